@@ -1,0 +1,124 @@
+"""Algorithm 1: the loop of Diversity Quality Optimization (arXiv 2509.04784), one line a stage.
+
+    prompts → rollouts → rewards ┐
+     task      rollout    reward ├→ credits → estimates → targets → update → weights back
+                    └→ embeddings┘   credit    learner   advantage  learner   rollout.load_weights
+                         embed
+
+It knows neither Hydra nor an engine. A group is never split, and one rank owns it: the credit needs all of it and
+nothing else, so data parallelism costs no communication beyond the learner's own.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from dqo import distributed
+from dqo.batching import join, split
+from dqo.records import Experience, Rollouts, Step
+from dqo.stages import Stages
+
+Observer = Callable[[Step], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much of what. Example: 40 steps of 4 prompts × 8 completions, alpha = 1."""
+
+    steps: int
+    prompts: int  # a step, on this rank
+    k: int
+    alpha: float
+    seed: int
+    ahead: int = 0  # 1: sample step n+1 while the learner is on step n
+    redraws: int = 0  # dynamic sampling: rounds that replace groups without signal
+
+
+@dataclass
+class Clock:
+    """Seconds by stage; stages that overlap are each timed on their own."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def train(stages: Stages, plan: Plan, observers: Sequence[Observer] = (), *, step: int = 0, cursor: int = 0) -> None:
+    """Run steps ``step + 1`` to ``plan.steps``. ``observers`` see each finished step, in order: log, evaluate,
+    checkpoint. A resumed run passes the step and cursor of its checkpoint."""
+    with ThreadPoolExecutor(1) as background, ThreadPoolExecutor(2) as judges:
+        coming: Future | None = None
+        for number in range(step + 1, plan.steps + 1):
+            experience, cursor, clock = coming.result() if coming else collect(stages, plan, judges, cursor)
+            overlap = plan.ahead and number < plan.steps
+            coming = background.submit(collect, stages, plan, judges, cursor) if overlap else None
+            if not coming:
+                stages.rollout.pause()
+            with clock("learner"):
+                estimates = stages.learner.estimate(experience.rollouts)
+                targets = stages.advantage(experience, estimates, alpha=plan.alpha)
+                report = stages.learner.update(experience, estimates, targets)
+            if coming:
+                wait([coming])  # weights never change under a sampling engine
+            with clock("sync"):
+                stages.rollout.load_weights(stages.learner.weights(), version=number)
+            done = Step(
+                number=number,
+                cursor=cursor,
+                experience=experience,
+                targets=targets,
+                report=report,
+                seconds=clock.seconds,
+            )
+            for observe in observers:
+                observe(done)
+
+
+def collect(stages: Stages, plan: Plan, judges: ThreadPoolExecutor, cursor: int) -> tuple[Experience, int, Clock]:
+    """Sample, judge and credit one step's groups; the cursor returned stands behind the last prompt drawn."""
+    kept: list[Experience] = []
+    dropped: list[Experience] = []
+    clock, world, rank = Clock(), distributed.world(), distributed.rank()
+    for _ in range(1 + plan.redraws):
+        missing = distributed.largest(plan.prompts - len(kept))  # ranks stay in step
+        if missing <= 0:
+            break
+        prompts, cursor = stages.task.draw(cursor, missing * world)
+        with clock("rollout"):  # groups are judged while others are still being sampled
+            judged = [
+                (
+                    rollouts,
+                    judges.submit(_score, stages, clock, rollouts),
+                    judges.submit(_encode, stages, clock, rollouts),
+                )
+                for rollouts in stages.rollout.generate(prompts[rank::world], k=plan.k, seed=plan.seed)
+            ]
+        for group in split(join([_credit(stages, clock, *chunk) for chunk in judged])):
+            signal = not plan.redraws or stages.advantage.has_signal(group, alpha=plan.alpha)
+            (kept if signal else dropped).append(group)
+    return join((kept + dropped)[: plan.prompts]), cursor, clock
+
+
+def _score(stages: Stages, clock: Clock, rollouts: Rollouts):
+    with clock("reward"):
+        return stages.reward.score(rollouts)
+
+
+def _encode(stages: Stages, clock: Clock, rollouts: Rollouts):
+    if not stages.credit.uses_embeddings:
+        return None
+    with clock("embed"):
+        return stages.embed.encode(rollouts)
+
+
+def _credit(stages: Stages, clock: Clock, rollouts: Rollouts, rewards: Future, embeddings: Future) -> Experience:
+    rewards, embeddings_PKD = rewards.result(), embeddings.result()
+    with clock("credit"):
+        credits_PK = stages.credit.assign(rollouts, rewards, embeddings_PKD)
+    return Experience(rollouts=rollouts, rewards=rewards, embeddings_PKD=embeddings_PKD, credits_PK=credits_PK)

@@ -1,0 +1,122 @@
+"""Both tables of docs/results.md: cities on SmolLM2-135M and concepts on the tiny model, seeds 0-2.
+
+    python scripts/reproduce.py [cities] [concepts] [--seeds 0,1,2] [--runs runs/reproduce]
+
+Each row is a `dqo-train` of its own; a run that has its summary.json is not repeated.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a table."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    common: tuple[str, ...]
+    settings: tuple[Setting, ...]  # the first is the baseline the ratios are taken against
+    columns: dict[str, str]  # heading: key of summary.json's "after"
+
+
+TABLES = {
+    "cities": Table(
+        common=(
+            "task=cities",
+            "eval.n=40",
+            "eval.prompts=16",
+            "eval.every=0",
+            "checkpoint.every=0",
+            "checkpoint.final=false",
+        ),
+        settings=(
+            Setting("alpha = 0 (GRPO)", ("alpha=0",)),
+            Setting("alpha = 1", ("alpha=1",)),
+            Setting("alpha = 2", ("alpha=2",)),
+        ),
+        columns={
+            "valid": "pass@1",
+            "distinct valid of 40": "distinct_correct@40",
+            "cosine distance": "cosine_distance",
+            "log det": "logdet",
+        },
+    ),
+    "concepts": Table(
+        common=(
+            "task=concepts",
+            "eval.n=10",
+            "eval.prompts=200",
+            "eval.every=0",
+            "checkpoint.every=0",
+            "checkpoint.final=false",
+        ),
+        settings=(Setting("alpha = 0 (GRPO)", ("alpha=0",)), Setting("alpha = 1", ("alpha=1",))),
+        columns={
+            "pass@1": "pass@1",
+            "pass@10": "pass@10",
+            "distinct correct of 10": "distinct_correct",
+            "cosine distance": "cosine_distance",
+        },
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
+    options = parser.parse_args()
+    for name in options.tables or TABLES:
+        table, seeds = TABLES[name], [int(seed) for seed in options.seeds.split(",")]
+        print(f"\n{name}: dqo-train {' '.join(table.common)}, seeds {options.seeds}\n")
+        rows = {
+            setting.name: [after(table, setting, seed, options.runs / name) for seed in seeds]
+            for setting in table.settings
+        }
+        print(markdown(table, rows), flush=True)
+
+
+def after(table: Table, setting: Setting, seed: int, folder: Path) -> dict[str, float]:
+    """The metrics after training; trains if that was not done yet."""
+    run = folder / f"{'_'.join(setting.overrides)}_seed={seed}"
+    if not (run / "summary.json").exists():
+        arguments = [
+            *table.common,
+            *setting.overrides,
+            f"seed={seed}",
+            f"run_dir={run}",
+            "log.every=20",
+            "log.live=false",
+        ]
+        subprocess.run([sys.executable, "-m", "dqo.cli.train", *arguments], check=True, stdout=sys.stderr)
+    return json.loads((run / "summary.json").read_text())["after"]
+
+
+def markdown(table: Table, rows: dict[str, list[dict[str, float]]]) -> str:
+    """Mean over seeds, each seed's number behind it, and the ratio to the first row."""
+    lines = [f"| | {' | '.join(table.columns)} |", "|---" * (len(table.columns) + 1) + "|"]
+    baseline = next(iter(rows.values()))
+    for name, runs in rows.items():
+        cells = []
+        for key in table.columns.values():
+            values = [run[key] for run in runs]
+            mean, base = statistics.mean(values), statistics.mean(run[key] for run in baseline)
+            seeds = " ".join(f"{value:.3g}" for value in values)
+            cells.append(f"{mean:.3g} ({seeds})" + (f", {mean / base:.2f}×" if runs is not baseline and base else ""))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

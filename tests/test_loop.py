@@ -1,0 +1,224 @@
+"""The loop with toy stages built to the Protocols: order, repeatability, overlap, redraws."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dqo.loop import Plan, train
+from dqo.records import Estimates, Experience, Prompt, Rewards, Targets
+from dqo.stages import Stages, Verdict
+from tests.factories import WORDS, make_rollouts
+
+
+class CountingTask:
+    """Prompt n of the stream is the word n."""
+
+    def draw(self, cursor: int, count: int):
+        return [self._prompt(n) for n in range(cursor, cursor + count)], cursor + count
+
+    def held_out(self):
+        return [self._prompt(0)]
+
+    def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
+        return Verdict(reward=0.0, correct=False)
+
+    def key(self, prompt: Prompt, text: str) -> str:
+        return text
+
+    @staticmethod
+    def _prompt(n: int) -> Prompt:
+        return Prompt(position=n, tokens=(3 + n % 60,), content=WORDS[n % 60], columns={})
+
+
+class ShuffledRollout:
+    """Finishes groups one by one, in a random order that differs from run to run; texts depend on position alone."""
+
+    def __init__(self, log: list[str]):
+        self.version, self.log = 0, log
+
+    def generate(self, prompts, *, k: int, seed: int):
+        for index in torch.randperm(len(prompts)).tolist():
+            prompt = prompts[index]
+            generator = torch.Generator().manual_seed(seed * 1000 + prompt.position)
+            texts = [WORDS[int(torch.randint(60, (), generator=generator))] for _ in range(k)]
+            group = make_rollouts(texts, k, prompts=[prompt])
+            yield replace(group, versions_B=torch.full_like(group.versions_B, self.version))
+        self.log.append(f"sampled {min(p.position for p in prompts)} at {self.version}")
+
+    def load_weights(self, weights, *, version: int) -> None:
+        for _ in weights:
+            pass
+        self.version = version
+        self.log.append(f"weights {version}")
+
+    def pause(self) -> None:
+        self.log.append("pause")
+
+
+class EvenReward:
+    """1 where the sampled word's number is even."""
+
+    def score(self, rollouts) -> Rewards:
+        total_PK = torch.tensor([float(int(text[1:]) % 2 == 0) for text in rollouts.texts]).view(-1, rollouts.k)
+        return Rewards(
+            total_PK=total_PK,
+            parts={"even": total_PK},
+            correct_PK=total_PK > 0,
+            valid_PK=torch.ones_like(total_PK, dtype=torch.bool),
+        )
+
+
+class OneHotEmbed:
+    def encode(self, rollouts):
+        numbers = torch.tensor([int(text[1:]) for text in rollouts.texts])
+        return torch.nn.functional.one_hot(numbers, 60).float().view(-1, rollouts.k, 60)
+
+
+class RareCredit:
+    uses_embeddings = True
+
+    def assign(self, rollouts, rewards, embeddings_PKD):
+        return 1.0 / (embeddings_PKD @ embeddings_PKD.mT).sum(-1)
+
+
+class SumAdvantage:
+    def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
+        scores_PK = experience.rewards.total_PK + alpha * experience.credits_PK
+        return Targets(advantages_BT=scores_PK.view(-1, 1) * experience.rollouts.sampled_BT)
+
+    def has_signal(self, experience: Experience, *, alpha: float) -> bool:
+        return bool((experience.rewards.total_PK + alpha * experience.credits_PK).std() > 0)
+
+
+class SummingLearner:
+    """Its one weight is the sum of all advantages seen."""
+
+    def __init__(self):
+        self.weight = torch.zeros(())
+
+    def estimate(self, rollouts) -> Estimates:
+        return Estimates()
+
+    def update(self, experience, estimates, targets) -> Mapping[str, float]:
+        self.weight = self.weight + targets.advantages_BT.sum()
+        return {"weight": float(self.weight)}
+
+    def weights(self):
+        yield "weight", self.weight
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+@pytest.fixture
+def log() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def stages(log) -> Stages:
+    return Stages(
+        task=CountingTask(), rollout=ShuffledRollout(log), reward=EvenReward(), embed=OneHotEmbed(),
+        credit=RareCredit(), advantage=SumAdvantage(), learner=SummingLearner(),
+    )  # fmt: skip
+
+
+PLAN = Plan(steps=4, prompts=3, k=4, alpha=1.0, seed=0)
+
+
+def observed(stages: Stages, plan: Plan, **start: int) -> list[tuple]:
+    seen = []
+    train(
+        stages,
+        plan,
+        [lambda done: seen.append((done.number, done.cursor, done.experience.rollouts.texts, done.report["weight"]))],
+        **start,
+    )
+    return seen
+
+
+def test_groups_finishing_in_any_order_give_the_same_run(stages, log):
+    first = observed(stages, PLAN)
+    torch.seed()
+    stages = replace(stages, learner=SummingLearner(), rollout=ShuffledRollout([]))
+    assert observed(stages, PLAN) == first
+    assert [step[:2] for step in first] == [(1, 3), (2, 6), (3, 9), (4, 12)]
+
+
+def test_credit_of_each_completion_is_its_own(stages):
+    steps = []
+    train(stages, replace(PLAN, steps=1), [steps.append])
+    experience = steps[0].experience
+    for p in range(3):
+        texts = experience.rollouts.texts[4 * p : 4 * p + 4]
+        assert experience.credits_PK[p].tolist() == pytest.approx([1 / texts.count(text) for text in texts])
+
+
+def test_sampling_waits_for_the_new_weights(stages, log):
+    observed(stages, replace(PLAN, steps=2))
+    assert log == ["sampled 0 at 0", "pause", "weights 1", "sampled 3 at 1", "pause", "weights 2"]
+
+
+def test_one_step_ahead_lags_by_exactly_one_version(stages):
+    lags = []
+    train(
+        stages,
+        replace(PLAN, ahead=1),
+        [lambda done: lags.append(done.number - 1 - int(done.experience.rollouts.versions_B[0]))],
+    )
+    assert lags == [0, 1, 1, 1]
+
+
+def test_a_resumed_run_goes_on_as_the_uninterrupted_one(stages):
+    whole = observed(stages, PLAN)
+    rest = replace(stages, learner=SummingLearner(), rollout=ShuffledRollout([]))
+    rest.learner.weight = torch.tensor(whole[1][3])
+    assert observed(rest, PLAN, step=2, cursor=whole[1][1]) == whole[2:]
+
+
+class EvenPositionsTeach(SumAdvantage):
+    def has_signal(self, experience: Experience, *, alpha: float) -> bool:
+        return experience.rollouts.prompts[0].position % 2 == 0
+
+
+def test_redraws_replace_groups_without_signal(stages):
+    stages = replace(stages, advantage=EvenPositionsTeach())
+    positions = []
+    plan = replace(PLAN, steps=1, redraws=3)
+    train(stages, plan, [lambda done: positions.extend(p.position for p in done.experience.rollouts.prompts)])
+    assert positions == [0, 2, 4]  # 0 1 2, then 3, then 4: each round draws what is missing
+
+
+def test_without_enough_signal_the_step_is_filled_up(stages):
+    stages = replace(stages, advantage=EvenPositionsTeach())
+    steps = []
+    train(stages, replace(PLAN, steps=1, redraws=1), [steps.append])
+    assert [p.position for p in steps[0].experience.rollouts.prompts] == [0, 2, 1]
+    assert steps[0].cursor == 4
+
+
+def test_the_rollout_is_judged_without_embeddings_where_the_credit_has_no_use_for_them(stages):
+    class Nothing(RareCredit):
+        uses_embeddings = False
+
+        def assign(self, rollouts, rewards, embeddings_PKD):
+            assert embeddings_PKD is None
+            return torch.zeros_like(rewards.total_PK)
+
+    steps = []
+    train(replace(stages, credit=Nothing()), replace(PLAN, steps=1), [steps.append])
+    assert steps[0].experience.embeddings_PKD is None
+    assert "embed" not in steps[0].seconds
+
+
+def test_a_failing_reward_ends_the_run_with_its_own_error(stages):
+    class Broken(EvenReward):
+        def score(self, rollouts):
+            raise RuntimeError("reward server is gone")
+
+    with pytest.raises(RuntimeError, match="reward server is gone"):
+        observed(replace(stages, reward=Broken()), PLAN)
