@@ -1,8 +1,8 @@
 """What flows between the stages: frozen records of CPU tensors.
 
 Axes: P prompts · K completions of each · B = P*K rows, completion i of prompt p being row p*K + i · T tokens · D
-embedding width. A field's suffix names its axes (``rewards_PK``), and ``batching`` cuts and joins records by that suffix
-alone. A field has one meaning for life, and nothing is written into a record's tensors.
+embedding width. A field's suffix names its axes (``rewards_PK``), and ``batching`` cuts and joins records by that
+suffix alone. A field has one meaning for life, and nothing is written into a record's tensors.
 """
 
 from collections.abc import Mapping

@@ -18,6 +18,7 @@ from dqo.stages import Stages, Task
 class Policy:
     """The model to train and what belongs to it."""
 
+    name: str  # where it came from: a hub name, a folder, "tiny"
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device

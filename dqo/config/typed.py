@@ -93,7 +93,7 @@ def _merged(schema: DictConfig, given: DictConfig, key: str) -> DictConfig:
     try:
         return OmegaConf.merge(schema, given)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise _readable(error, key, known=list(schema)) from error
+        raise _readable(error, key, known=[f"{key}.{name}" if key else name for name in schema]) from error
 
 
 def _chosen(hint: Any, value: Any, key: str) -> Any:
@@ -113,7 +113,7 @@ def _readable(error: OmegaConfBaseException, key: str, known: list[Any] | None =
     inner = getattr(error, "full_key", None) or ""
     full = f"{key}.{inner}" if key and inner and not inner.startswith(f"{key}.") else inner or key
     if isinstance(error, ConfigKeyError):
-        return ConfigError(f"unknown key {full}{suggestion(inner, known or [])}")
+        return ConfigError(f"unknown key {full}{suggestion(full, known or [])}")
     needed = f"; type {full}={_needed(error)}" if isinstance(error, ValidationError) else ""
     return ConfigError(f"{full}: {_first_line(error)}{needed}")
 

@@ -1,0 +1,128 @@
+"""Measuring a policy: quality and diversity of n samples of each held-out prompt."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dqo.metrics.diversity import cosine_distance, distinct_n, logdet, vendi
+from dqo.metrics.quality import distinct_correct_of, pass_at
+from dqo.records import Prompt, Rewards, Rollouts
+from dqo.stages import Stages
+
+CURVE = (1, 2, 5, 10, 20, 50, 100)  # pass@n is reported at these n and at the number of samples
+SHORT = 10  # ``distinct_correct`` is of this many
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What was sampled for one prompt. Example: 40 answers to "Recommend a city …", 31 of them correct."""
+
+    prompt: Prompt
+    texts: tuple[str, ...]
+    keys: tuple[str, ...]  # the task's: equal keys are the same answer
+    correct: tuple[bool, ...] | None  # None: this reward has no such notion
+    rewards: tuple[float, ...]  # NaN where invalid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One measurement of a policy; docs/metrics.md defines the keys."""
+
+    n: int  # samples a prompt
+    seed: int
+    metrics: Mapping[str, float]  # means over prompts; NaN where undefined for all of them
+    answers: tuple[Answers, ...]  # by position
+
+
+def evaluate(stages: Stages, prompts: Sequence[Prompt], *, n: int, seed: int) -> Evaluation:
+    """Sample n completions of every prompt, judge and embed them. Pure: no stage changes.
+
+    Completions are embedded even where the credit needs no embeddings. Raises ValueError without prompts.
+    """
+    if not prompts:
+        raise ValueError("no prompts to evaluate")
+    judged = [
+        group for rollouts in stages.rollout.generate(prompts, k=n, seed=seed) for group in _judge(stages, rollouts)
+    ]
+    judged.sort(key=lambda group: group[0].prompt.position)
+    return Evaluation(
+        n=n,
+        seed=seed,
+        metrics=_means([metrics for _, metrics in judged]),
+        answers=tuple(answers for answers, _ in judged),
+    )
+
+
+def _judge(stages: Stages, rollouts: Rollouts) -> list[tuple[Answers, dict[str, float]]]:
+    """Each group's answers and metrics."""
+    rewards, embeddings_PKD = stages.reward.score(rollouts), stages.embed.encode(rollouts)
+    groups = []
+    for p in range(len(rollouts.prompts)):
+        answers = _answers(stages, rollouts, rewards, p)
+        rows = slice(p * rollouts.k, (p + 1) * rollouts.k)
+        form = {
+            "valid": float(rewards.valid_PK[p].float().mean()),
+            "finished": float(rollouts.finished_B[rows].float().mean()),
+            "mean_length": float(rollouts.sampled_BT[rows].sum(1).float().mean()),
+        }
+        groups.append((answers, {**_quality(answers), **_diversity(answers, embeddings_PKD[p]), **form}))
+    return groups
+
+
+def _answers(stages: Stages, rollouts: Rollouts, rewards: Rewards, p: int) -> Answers:
+    prompt, texts = rollouts.prompts[p], rollouts.texts[p * rollouts.k : (p + 1) * rollouts.k]
+    correct_PK = rewards.correct_PK
+    return Answers(
+        prompt=prompt,
+        texts=texts,
+        keys=tuple(stages.task.key(prompt, text) for text in texts),
+        correct=None if correct_PK is None else tuple((correct_PK[p] & rewards.valid_PK[p]).tolist()),
+        rewards=tuple(rewards.total_PK[p].masked_fill(~rewards.valid_PK[p], math.nan).tolist()),
+    )
+
+
+def _quality(answers: Answers) -> dict[str, float]:
+    m, short = len(answers.texts), min(SHORT, len(answers.texts))
+    curve = sorted({n for n in CURVE if n <= m} | {m})
+    right = (
+        None if answers.correct is None else [key for key, ok in zip(answers.keys, answers.correct, strict=True) if ok]
+    )
+    known = [reward for reward in answers.rewards if not math.isnan(reward)]
+    return {
+        "reward": sum(known) / len(known) if known else math.nan,
+        "reward_best": max(known, default=math.nan),
+        **{f"pass@{n}": math.nan if right is None else pass_at(n, samples=m, correct=len(right)) for n in curve},
+        **{
+            name: math.nan if right is None else distinct_correct_of(n, samples=m, keys=right)
+            for name, n in (("distinct_correct", short), (f"distinct_correct@{m}", m))
+        },
+    }
+
+
+def _diversity(answers: Answers, embeddings_KD: Float[Tensor, "k dim"]) -> dict[str, float]:
+    """Over all completions, and under ``…/correct`` over the correct ones, so that noise cannot pass for diversity."""
+    metrics = _of_group(answers.texts, embeddings_KD)
+    if answers.correct is None:
+        correct = dict.fromkeys([*metrics, "compared"], math.nan)
+    else:
+        rows = [i for i, ok in enumerate(answers.correct) if ok]
+        correct = {**_of_group([answers.texts[i] for i in rows], embeddings_KD[rows]), "compared": float(len(rows) > 1)}
+    return {**metrics, **{f"{name}/correct": value for name, value in correct.items()}}
+
+
+def _of_group(texts: Sequence[str], embeddings_KD: Float[Tensor, "k dim"]) -> dict[str, float]:
+    return {
+        "cosine_distance": cosine_distance(embeddings_KD),
+        "logdet": logdet(embeddings_KD),
+        "vendi": vendi(embeddings_KD),
+        **{f"distinct_{n}": distinct_n(texts, n) for n in (1, 2, 4)},
+    }
+
+
+def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the prompts for which a metric is defined."""
+    defined = {key: [row[key] for row in metrics if not math.isnan(row[key])] for key in metrics[0]}
+    return {key: sum(values) / len(values) if values else math.nan for key, values in defined.items()}

@@ -1,0 +1,64 @@
+"""How different the completions of one prompt are. Each function takes one group and says what it gives for fewer than
+two completions: a mean over pairs is then undefined (NaN), a volume and a count are not.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dqo.dpp import kernel_matrix, log_det
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def words(text: str) -> list[str]:
+    """Case-folded runs of letters, digits and underscores; any other sign that is not white space is a word of its own.
+
+    Example: ``words("It's Paris!")`` gives ``["it", "'", "s", "paris", "!"]``. Scripts without spaces come out as runs.
+    """
+    return _WORD.findall(text.casefold())
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Different n-grams of words over all n-grams, pooled over the group (Li et al. 2016, 1510.03055): 0 to 1.
+
+    NaN for fewer than two texts, where it would measure repetition inside one text, and where every text is shorter
+    than n words. Falls with the number of texts: compare at equal n.
+    """
+    grams = [tuple(tokens[i : i + n]) for tokens in map(words, texts) for i in range(len(tokens) - n + 1)]
+    return len(set(grams)) / len(grams) if len(texts) > 1 and grams else math.nan
+
+
+def cosine_distance(embeddings_KD: Float[Tensor, "k dim"]) -> float:
+    """Mean of 1 - cos over all pairs of unit embeddings: 0 to 2, in practice at most 1. NaN for fewer than two."""
+    k = len(embeddings_KD)
+    if k < 2:
+        return math.nan
+    embeddings_KD = embeddings_KD.double()
+    pairs = embeddings_KD.sum(0).square().sum() - embeddings_KD.square().sum()  # twice the sum of cos over i < j
+    return 1.0 - float(pairs) / (k * (k - 1))
+
+
+def logdet(embeddings_KD: Float[Tensor, "k dim"]) -> float:
+    """log det(L + I) in nats, L the cosine kernel: log(1 + k) for k copies of one text, k log 2 for orthogonal ones.
+
+    0.0 for none. Grows with k: compare at equal k. Source: the objective of arXiv 2509.04784.
+    """
+    if len(embeddings_KD) == 0:
+        return 0.0
+    return float(log_det(kernel_matrix(embeddings_KD.double(), kind="cosine")))
+
+
+def vendi(embeddings_KD: Float[Tensor, "k dim"]) -> float:
+    """Vendi score (Friedman & Dieng 2023, 2210.02410): exp of the entropy of L / k's eigenvalues, the effective number
+    of different completions, 1 to k. 0.0 for none."""
+    k = len(embeddings_KD)
+    if k == 0:
+        return 0.0
+    kernel_KK = kernel_matrix(embeddings_KD.double(), kind="cosine")
+    eigenvalues_K = torch.linalg.eigvalsh(kernel_KK / k).clamp_min(0.0)  # rounding puts zeros at -1e-17
+    return float(torch.special.entr(eigenvalues_K).sum().exp())

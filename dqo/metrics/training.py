@@ -1,0 +1,105 @@
+"""The numbers logged of a training step. Names are TRL's where the meaning is; docs/metrics.md defines every one."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dqo.records import Experience, Step
+
+_OVERLAPPING = ("rollout", "reward", "embed")  # judged while others are sampled: the longest counts
+
+
+def describe(step: Step, alpha: float) -> dict[str, float]:
+    """All metrics of one step, the learner's report included. NaN where undefined: keys do not depend on the data."""
+    return {
+        **_of_rewards(step.experience, alpha),
+        **_of_completions(step.experience),
+        **_of_credits(step),
+        **_of_time(step),
+        **step.report,
+    }
+
+
+def _of_rewards(experience: Experience, alpha: float) -> dict[str, float]:
+    rewards = experience.rewards
+    total_PK, valid_PK, correct_PK = rewards.total_PK, rewards.valid_PK, rewards.correct_PK
+    scores_PK = total_PK + alpha * experience.credits_PK
+    valid = total_PK[valid_PK]
+    return {
+        "reward": _mean(valid),
+        "reward_std": float(valid.std()) if len(valid) > 1 else math.nan,
+        "frac_reward_zero_std": _tied(total_PK, valid_PK),
+        "frac_score_zero_std": _tied(scores_PK, valid_PK),
+        "correct": math.nan if correct_PK is None else _mean((correct_PK & valid_PK).float()),
+        "invalid": float((~valid_PK).sum()),
+        **{
+            f"rewards/{name}/mean": _mean(part_PK[valid_PK & ~part_PK.isnan()])
+            for name, part_PK in rewards.parts.items()
+        },
+    }
+
+
+def _of_completions(experience: Experience) -> dict[str, float]:
+    rollouts = experience.rollouts
+    lengths_B = rollouts.sampled_BT.sum(1).float()
+    groups = [rollouts.texts[i : i + rollouts.k] for i in range(0, len(rollouts.texts), rollouts.k)]
+    return {
+        "completions/mean_length": float(lengths_B.mean()),
+        "completions/min_length": float(lengths_B.min()),
+        "completions/max_length": float(lengths_B.max()),
+        "completions/clipped_ratio": _mean((~rollouts.finished_B).float()),
+        "completions/distinct": sum(len({text.strip() for text in group}) for group in groups) / len(groups),
+        "num_tokens": float(lengths_B.sum()),
+    }
+
+
+def _of_credits(step: Step) -> dict[str, float]:
+    experience, rollouts = step.experience, step.experience.rollouts
+    credits_PK, valid_PK, correct_PK = experience.credits_PK, experience.rewards.valid_PK, experience.rewards.correct_PK
+    sampled_BT = rollouts.sampled_BT
+    advantages_B = (step.targets.advantages_BT * sampled_BT).sum(1) / sampled_BT.sum(1).clamp_min(1)
+    earned = float(credits_PK[valid_PK].sum())
+    wrong = math.nan if correct_PK is None else float(credits_PK[valid_PK & ~correct_PK].sum())
+    return {
+        "credit": _mean(credits_PK[valid_PK]),
+        "credit_spread": _spread(credits_PK, valid_PK),
+        "credit_wrong_share": wrong / earned if earned > 0 else math.nan,
+        "advantage_spread": _spread(advantages_B.view(-1, rollouts.k), valid_PK),
+    }
+
+
+def _of_time(step: Step) -> dict[str, float]:
+    tokens = float(step.experience.rollouts.sampled_BT.sum())
+    seconds = step.seconds
+    alone = sum(spent for stage, spent in seconds.items() if stage not in _OVERLAPPING)
+    return {
+        "step_time": alone + max(seconds.get(stage, 0.0) for stage in _OVERLAPPING),
+        **{f"tokens_per_second/{stage}": _per(tokens, seconds.get(stage)) for stage in ("rollout", "learner")},
+        **{f"seconds/{stage}": spent for stage, spent in seconds.items()},
+    }
+
+
+def _per(amount: float, seconds: float | None) -> float:
+    return amount / seconds if seconds else math.nan
+
+
+def _mean(values: Float[Tensor, "..."]) -> float:
+    return float(values.mean()) if values.numel() else math.nan
+
+
+def _range(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> Float[Tensor, " prompts"]:
+    """Largest minus smallest valid value of each group; NaN for fewer than two."""
+    largest_P = values_PK.masked_fill(~valid_PK, -math.inf).amax(1)
+    smallest_P = values_PK.masked_fill(~valid_PK, math.inf).amin(1)
+    return torch.where(valid_PK.sum(1) > 1, largest_P - smallest_P, math.nan)
+
+
+def _spread(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> float:
+    return float(_range(values_PK, valid_PK).nanmean())
+
+
+def _tied(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> float:
+    """Share of groups that teach nothing: all valid values equal, or fewer than two of them."""
+    return _mean((~(_range(values_PK, valid_PK) > 1e-6)).float())

@@ -1,0 +1,100 @@
+"""The model card of a trained policy: README.md of its folder, with the front matter the hub reads."""
+
+import json
+import math
+import re
+from collections import Counter
+
+from dqo.evaluation import Answers, Evaluation
+from dqo.observe.text import prompt_text, shorten, visible
+
+SHOWN = 10  # answers of the example
+METRICS = (
+    "reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "logdet", "vendi", "distinct_1", "distinct_2",
+    "distinct_4",
+)  # fmt: skip
+
+
+def model_card(
+    *,
+    name: str,
+    base_model: str,
+    task: str,
+    alpha: float,
+    beta: float,
+    k: int,
+    steps: int,
+    learning_rate: float,
+    command: str,
+    before: Evaluation,
+    after: Evaluation,
+    hub_name: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Markdown. ``command``: what was typed; ``hub_name`` and ``license``: the base model's, where known.
+
+    Answers are model output: they stand in a fence that they cannot close, control characters spelled out.
+    """
+    rows = [f"| `{key}` | {_form(before, key)} | {_form(after, key)} |" for key in METRICS if key in after.metrics]
+    return f"""{_front_matter(hub_name, license)}
+# {visible(name)}
+
+`{base_model}`, post-trained with [Diversity Quality Optimization](https://arxiv.org/abs/2509.04784) for answers that
+are good and different from one another: the reward of each completion plus α times what it adds to the
+log-determinant of its group's embeddings.
+
+| task | α (diversity) | β (KL) | k (group) | steps | learning rate |
+|---|---|---|---|---|---|
+| {task} | {alpha:g} | {beta:g} | {k} | {steps} | {learning_rate:g} |
+
+```sh
+{command}
+```
+
+## Held-out prompts, before and after
+
+Means over {len(after.answers)} prompts × {after.n} completions.
+
+| metric | before | after |
+|---|---|---|
+{chr(10).join(rows)}
+
+## Answers to one of them
+
+{_example(after.answers[0])}
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+```
+
+Trained by reinforcement learning on the reward of its task and nothing else: what that reward does not see was not
+looked after. Sample at temperature 1; a lower one gives away the diversity it was trained for.
+"""
+
+
+def _front_matter(hub_name: str | None, license: str | None) -> str:
+    lines = [
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *([f"base_model: {json.dumps(hub_name)}"] if hub_name else []),
+        *([f"license: {json.dumps(license)}"] if license else []),
+        "tags: [dqo, diversity, reinforcement-learning]",
+    ]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _example(answers: Answers) -> str:
+    """The prompt and its most frequent answers, each with how often it was given."""
+    counts = Counter(shorten(visible(text.strip()), 300) for text in answers.texts).most_common(SHOWN)
+    block = "\n".join([visible(prompt_text(answers.prompt)), "", *(f"{count} × {text}" for text, count in counts)])
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", block)), default=2))
+    return f"{fence}text\n{block}\n{fence}"
+
+
+def _form(evaluation: Evaluation, key: str) -> str:
+    value = evaluation.metrics.get(key, math.nan)
+    return "–" if math.isnan(value) else f"{value:.3f}"

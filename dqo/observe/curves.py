@@ -1,0 +1,84 @@
+"""``curves.png``: quality and diversity over the steps of a run, from its metrics.jsonl."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+INK, GRID = "#222222", "#e3e6e8"
+BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito: told apart by colour-blind eyes
+
+Lines = Sequence[Mapping[str, Any]]  # of metrics.jsonl
+
+
+def draw_curves(path: Path, *, lines: Lines, title: str) -> None:
+    """Four panels, 1600 × 1000 pixels: quality, distinct answers, distance of meaning, credit.
+
+    Held-out measurements are points; the training batch is a line, smoothed over a tenth of the run, above its faint
+    raw values.
+    """
+    figure = Figure(figsize=(16, 10), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.2))
+    figure.suptitle(title, fontsize=20, color=INK, fontweight="bold", x=0.01, ha="left", parse_math=False)
+    quality, distinct, meaning, credit = figure.subplots(2, 2, sharex=True).flat
+    _panel(quality, "Quality", "reward · share of correct answers")
+    _training(quality, lines, "reward", "reward", BLUE)
+    if any(line.get("correct") != line.get("reward") for line in lines):  # 0/1 rewards: the same curve
+        _training(quality, lines, "correct", "correct", GREEN)
+    _held_out(quality, lines, "pass@1", "pass@1", ORANGE, "o")
+    _held_out(quality, lines, "pass@10", "pass@10", PINK, "s")
+    _panel(distinct, "Different answers", "answers")
+    _held_out(distinct, lines, "distinct_correct", "distinct correct of 10", ORANGE, "o")
+    _training(distinct, lines, "completions/distinct", "different texts in a group", BLUE)
+    _panel(meaning, "Distance of meaning", "mean 1 − cos of two answers")
+    _held_out(meaning, lines, "cosine_distance", "all answers", BLUE, "s")
+    _held_out(meaning, lines, "cosine_distance/correct", "correct answers", ORANGE, "o")
+    _panel(credit, "Credit", "nats")
+    _training(credit, lines, "credit", "mean", BLUE)
+    _training(credit, lines, "credit_spread", "spread in a group", ORANGE)
+    for axes in (meaning, credit):
+        axes.set_xlabel("step", fontsize=14, color=INK)
+    for axes in (quality, distinct, meaning, credit):
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        if axes.get_lines():
+            axes.legend(frameon=False, fontsize=13, labelcolor=INK)
+    figure.savefig(path)
+
+
+def _panel(axes: Axes, title: str, unit: str) -> None:
+    axes.set_title(title, loc="left", fontsize=16, color=INK, fontweight="bold")
+    axes.set_ylabel(unit, fontsize=13, color=INK)
+    axes.tick_params(labelsize=12, colors=INK, length=0)
+    axes.grid(color=GRID, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+
+
+def _training(axes: Axes, lines: Lines, key: str, label: str, colour: str) -> None:
+    steps, values = _points(lines, key)
+    if values:
+        smooth = _smooth(values, max(1, len(values) // 10))
+        axes.plot(steps, values, color=colour, linewidth=1, alpha=0.25)
+        axes.plot(steps, smooth, color=colour, linewidth=2.5, label=f"{label} (training)")
+
+
+def _held_out(axes: Axes, lines: Lines, key: str, label: str, colour: str, marker: str) -> None:
+    steps, values = _points(lines, f"eval/{key}")
+    if values:
+        axes.plot(
+            steps, values, color=colour, linewidth=2.5, label=f"{label} (held out)",
+            marker=marker, markersize=9, markeredgecolor="white",
+        )  # fmt: skip
+
+
+def _points(lines: Lines, key: str) -> tuple[list[int], list[float]]:
+    known = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+    return [step for step, _ in known], [value for _, value in known]
+
+
+def _smooth(values: Sequence[float], window: int) -> list[float]:
+    """Mean of the last ``window`` values, of fewer at the start."""
+    recent = [values[max(0, i + 1 - window) : i + 1] for i in range(len(values))]
+    return [sum(few) / len(few) for few in recent]

@@ -1,0 +1,105 @@
+"""How a run ends: summary.json, and on the screen before and after, where everything is and what to type next."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dqo.evaluation import Evaluation
+
+CONTENTS = {
+    "policy": "the trained model, Hugging Face format",
+    "summary.json": "before and after, all numbers",
+    "curves.png": "quality and diversity over the steps",
+    "answers.png": "each answer at its place, before and after",
+    "completions": "every completion with reward and credit (parquet)",
+    "evaluations": "every held-out answer (JSON)",
+    "metrics.jsonl": "a line a step, a line an evaluation",
+    "tensorboard": "tensorboard --logdir",
+    "checkpoints": "what resume= goes on from",
+    "config.yaml": "the resolved configuration",
+}
+LONGEST_PROMPT = 300  # characters; a longer one does not go into a command
+HEADLINE = (
+    "reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "cosine_distance/correct", "logdet", "vendi",
+    "distinct_4", "finished", "mean_length",
+)  # fmt: skip
+
+
+def write_summary(path: Path, *, settings: Mapping[str, Any], before: Evaluation, after: Evaluation) -> None:
+    """``summary.json``: the settings (JSON: task, alpha, k, steps …) beside ``before`` and ``after``, each with all
+    metrics of an evaluation; null where undefined."""
+    record = {
+        **settings,
+        "n": after.n,
+        **{name: _finite(each.metrics) for name, each in (("before", before), ("after", after))},
+    }
+    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def print_end(console: Console, *, run_dir: Path, steps: int, before: Evaluation, after: Evaluation) -> None:
+    """Before and after side by side, the run's files, and commands that can be pasted."""
+    console.print()
+    console.print(_comparison(before, after))
+    console.print(Text(f"\nmeans over {len(after.answers)} held-out prompts × {after.n} completions\n", "dim"))
+    places = Table.grid(padding=(0, 3, 0, 0))
+    for name, meaning in CONTENTS.items():
+        if (run_dir / name).exists():
+            places.add_row(Text(str(run_dir / name), "bold"), Text(meaning, "dim"))
+    console.print(places)
+    console.print(Text("\nnext", "bold"))
+    for what, command in next_commands(run_dir, steps, after):
+        console.print(Text.assemble((f"  # {what}\n", "dim"), f"  {command}"), soft_wrap=True)
+
+
+def next_commands(run_dir: Path, steps: int, evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What is likely typed next, as (purpose, shell line)."""
+    commands = []
+    if (run_dir / "policy").exists():
+        sampling = f"python -c {shlex.quote(_sampling(run_dir, evaluation))}"
+        commands.append(("eight answers of the trained model", sampling))
+    if (run_dir / "checkpoints").exists():
+        commands.append(("train on", f"dqo-train resume={shlex.quote(str(run_dir))} steps={2 * steps}"))
+    commands.append(("quality against diversity", "dqo-train -m alpha=0,0.5,1,2"))
+    return commands
+
+
+def _sampling(run_dir: Path, evaluation: Evaluation) -> str:
+    """Python that samples from the policy, on the first held-out prompt where that is short enough to be read."""
+    content = evaluation.answers[0].prompt.content
+    given = content if isinstance(content, str) else [dict(message) for message in content]
+    if len(repr(given)) > LONGEST_PROMPT:
+        given = "YOUR PROMPT" if isinstance(content, str) else [{"role": "user", "content": "YOUR PROMPT"}]
+    lines = (
+        "from transformers import pipeline",
+        f'generate = pipeline("text-generation", {json.dumps(str(run_dir / "policy"))})',
+        f"outs = generate({json.dumps(given)}, num_return_sequences=8, do_sample=True, return_full_text=False)",
+        'print(*[out["generated_text"] for out in outs], sep="\\n")',
+    )
+    return "; ".join(lines)
+
+
+def _comparison(before: Evaluation, after: Evaluation) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim underline", pad_edge=False)
+    table.add_column("held out")
+    for name in ("before", "after", "change"):
+        table.add_column(name, justify="right")
+    keys = [*HEADLINE, f"distinct_correct@{after.n}"]
+    for key in (key for key in keys if key in before.metrics and key in after.metrics):
+        old, new = before.metrics[key], after.metrics[key]
+        table.add_row(Text(key), Text(_form(old), "dim"), Text(_form(new), "bold"), Text(_form(new - old, "+")))
+    return table
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+
+
+def _form(value: float, sign: str = "") -> str:
+    return "–" if math.isnan(value) else f"{value:{sign}.3f}"

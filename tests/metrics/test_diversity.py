@@ -1,0 +1,51 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from dqo.metrics.diversity import cosine_distance, distinct_n, logdet, vendi, words
+
+ORTHOGONAL, SAME = torch.eye(4), torch.tensor([[1.0, 0.0]]).repeat(4, 1)
+
+
+def test_words_fold_case_and_split_signs():
+    assert words("It's PARIS!\n 3+4") == ["it", "'", "s", "paris", "!", "3", "+", "4"]
+    assert words("Straße") == words("STRASSE")
+
+
+def test_distinct_n_by_hand():
+    texts = ["a b a b", "a b c"]  # 1-grams abababc: 3 of 7; 2-grams ab ba ab, ab bc: 3 of 5
+    assert distinct_n(texts, 1) == pytest.approx(3 / 7)
+    assert distinct_n(texts, 2) == pytest.approx(3 / 5)
+    assert distinct_n(texts, 4) == 1.0  # only the first has one
+
+
+def test_distinct_n_is_undefined_without_two_texts_or_without_grams():
+    assert math.isnan(distinct_n([], 1))
+    assert math.isnan(distinct_n(["a b c"], 1))
+    assert math.isnan(distinct_n(["a b", "c d"], 4))
+
+
+def test_cosine_distance_equals_its_definition():
+    generator = torch.Generator().manual_seed(0)
+    embeddings_KD = torch.nn.functional.normalize(torch.randn(5, 3, generator=generator), dim=-1)
+    pairs = [1 - float(a @ b) for a, b in itertools.combinations(embeddings_KD, 2)]
+    assert cosine_distance(embeddings_KD) == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+    assert cosine_distance(ORTHOGONAL) == pytest.approx(1.0)
+    assert cosine_distance(SAME) == pytest.approx(0.0)
+    assert math.isnan(cosine_distance(SAME[:1]))
+
+
+def test_logdet_at_its_extremes():
+    assert logdet(ORTHOGONAL) == pytest.approx(4 * math.log(2))
+    assert logdet(SAME) == pytest.approx(math.log(5))
+    assert logdet(SAME[:1]) == pytest.approx(math.log(2))
+    assert logdet(SAME[:0]) == 0.0
+
+
+def test_vendi_counts_effective_completions():
+    assert vendi(ORTHOGONAL) == pytest.approx(4.0)
+    assert vendi(SAME) == pytest.approx(1.0)
+    assert vendi(torch.cat([torch.eye(2), torch.eye(2)])) == pytest.approx(2.0)  # two answers, each twice
+    assert vendi(SAME[:0]) == 0.0

@@ -1,0 +1,37 @@
+"""docs/metrics.md against the keys that are really emitted."""
+
+import re
+from pathlib import Path
+
+from dqo.evaluation import evaluate
+from dqo.metrics.training import describe
+from tests.observe.records import make_step
+from tests.test_evaluation import scripted_stages
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def documented(section: str) -> list[str]:
+    """First column of a section's table, in order."""
+    body = DOCS.read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    return re.findall(r"^\| `([^`]+)` \|", body, flags=re.MULTILINE)
+
+
+def matches(pattern: str, key: str) -> bool:
+    return re.fullmatch(re.sub(r"<\w+>", r"\\w+", pattern), key) is not None
+
+
+def assert_same(patterns: list[str], keys: set[str]) -> None:
+    assert len(patterns) == len(set(patterns)), "defined twice"
+    assert [key for key in keys if not any(matches(pattern, key) for pattern in patterns)] == [], "not documented"
+    assert [pattern for pattern in patterns if not any(matches(pattern, key) for key in keys)] == [], "never emitted"
+
+
+def test_keys_of_a_step():
+    step = make_step()
+    assert_same(documented("Of a training step"), set(describe(step, alpha=1.0)) - set(step.report))
+
+
+def test_keys_of_an_evaluation():
+    stages, prompts = scripted_stages({0: ["a"] * 12, 1: ["b"] * 12})
+    assert_same(documented("Of an evaluation"), set(evaluate(stages, prompts, n=12, seed=0).metrics))

@@ -1,0 +1,73 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dqo.metrics.training import describe
+from tests.factories import make_rewards
+from tests.observe.records import make_step
+
+
+def test_every_number_by_hand():
+    metrics = describe(make_step(), alpha=1.0)
+    lengths = [2.0, 2.0, 2.0, 4.0]  # "Paris" and its end; the hostile text has four words and no end
+    expected = {
+        "reward": 2.5 / 3,
+        "reward_std": torch.tensor([1.0, 1.0, 0.5]).std().item(),
+        "frac_reward_zero_std": 1.0,  # the second group has one valid completion
+        "frac_score_zero_std": 1.0,
+        "correct": 0.5,
+        "invalid": 1.0,
+        "rewards/check/mean": 2.5 / 3,
+        "rewards/style/mean": 0.3,
+        "completions/mean_length": sum(lengths) / 4,
+        "completions/min_length": 2.0,
+        "completions/max_length": 4.0,
+        "completions/clipped_ratio": 0.25,
+        "completions/distinct": 1.5,
+        "num_tokens": 10.0,
+        "credit": 1.4 / 3,
+        "credit_spread": 0.0,
+        "credit_wrong_share": 0.6 / 1.4,
+        "advantage_spread": 1.5,
+        "step_time": 3.0 + 0.25 + 1.0 + 0.75,
+        "tokens_per_second/rollout": 5.0,
+        "tokens_per_second/learner": 10.0,
+        "loss": 0.1,
+        "entropy": 1.5,
+    }
+    assert {key: metrics[key] for key in expected} == pytest.approx(expected, rel=1e-6)
+    assert metrics["seconds/embed"] == 3.0
+
+
+def test_undefined_is_nan_and_keys_do_not_depend_on_the_data():
+    step = make_step()
+    rewards = replace(step.experience.rewards, correct_PK=None, valid_PK=torch.zeros(2, 2, dtype=torch.bool))
+    nothing = replace(step, experience=replace(step.experience, rewards=rewards))
+    metrics = describe(nothing, alpha=1.0)
+    assert metrics.keys() == describe(step, alpha=1.0).keys()
+    for key in (
+        "reward",
+        "reward_std",
+        "correct",
+        "rewards/style/mean",
+        "credit",
+        "credit_spread",
+        "credit_wrong_share",
+    ):
+        assert math.isnan(metrics[key]), key
+    assert metrics["frac_reward_zero_std"] == 1.0
+
+
+def test_tied_rewards_still_teach_through_the_credit():
+    step = make_step()
+    experience = replace(
+        step.experience,
+        rewards=make_rewards([[1.0, 1.0], [0.0, 1.0]]),
+        credits_PK=torch.tensor([[0.4, 0.5], [0.3, 0.3]]),
+    )
+    metrics = describe(replace(step, experience=experience), alpha=1.0)
+    assert (metrics["frac_reward_zero_std"], metrics["frac_score_zero_std"]) == (0.5, 0.0)
+    assert metrics["credit_spread"] == pytest.approx(0.05)
+    assert describe(replace(step, experience=experience), alpha=0.0)["frac_score_zero_std"] == 0.5

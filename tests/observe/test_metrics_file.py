@@ -1,0 +1,51 @@
+import json
+
+import pytest
+
+from dqo.errors import ConfigError
+from dqo.observe.metrics_file import MetricsFile, read_metrics
+from tests.observe.records import make_evaluation, make_step
+
+
+def strict(line: str):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def test_a_line_a_step_and_an_evaluation(tmp_path):
+    file = MetricsFile(path=tmp_path / "metrics.jsonl", alpha=1.0)
+    file.evaluated(0, make_evaluation(0.25))
+    file(make_step(1))
+    lines = [strict(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]  # flushed, though open
+    assert lines[0] == {"step": 0, **{f"eval/{key}": 0.25 for key in make_evaluation().metrics}} | {
+        "eval/cosine_distance/correct": None
+    }
+    assert (lines[1]["step"], lines[1]["correct"], lines[1]["kl"]) == (1, 0.5, None)
+
+
+def test_truncate_forgets_what_came_after_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path=path, alpha=1.0)
+    file(make_step(1))
+    offset = file.offset
+    assert offset == path.stat().st_size
+    file(make_step(2))
+    file.close()
+    resumed = MetricsFile(path=path, alpha=1.0)
+    resumed.truncate(offset)
+    resumed(make_step(2))
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]
+    assert resumed.offset == path.stat().st_size
+
+
+def test_a_file_shorter_than_the_checkpoint_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="the checkpoint was taken at 99"):
+        MetricsFile(path=tmp_path / "metrics.jsonl", alpha=1.0).truncate(99)
+
+
+def test_a_half_written_last_line_is_no_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "rew')
+    assert read_metrics(path) == [{"step": 1}]

@@ -1,0 +1,65 @@
+import logging
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dqo.observe.trackers import TensorBoard, Wandb
+from tests.observe.records import make_evaluation, make_step
+
+
+def read(folder) -> EventAccumulator:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+def test_tensorboard_holds_the_numbers_and_leaves_out_the_undefined(tmp_path):
+    board = TensorBoard(folder=tmp_path, alpha=1.0)
+    board.evaluated(0, make_evaluation(0.25))
+    board(make_step(1))
+    board.close()
+    events = read(tmp_path)
+    assert [(point.step, point.value) for point in events.Scalars("correct")] == [(1, 0.5)]
+    assert [(point.step, point.value) for point in events.Scalars("eval/pass@1")] == [(0, 0.25)]
+    assert "kl" not in events.Tags()["scalars"]
+
+
+def test_tensorboard_drops_what_a_resumed_run_repeats(tmp_path):
+    board = TensorBoard(folder=tmp_path, alpha=1.0)
+    for number in (1, 2, 3):
+        board(make_step(number))
+    board.close()
+    board = TensorBoard(folder=tmp_path, alpha=1.0, resumed_at=1)
+    board(make_step(2))
+    board.close()
+    assert [point.step for point in read(tmp_path).Scalars("correct")] == [1, 2]
+
+
+@pytest.fixture
+def no_key(monkeypatch, tmp_path):
+    pytest.importorskip("wandb")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.slow
+def test_wandb_runs_offline_without_a_key(tmp_path, no_key):
+    tracker = Wandb(folder=tmp_path, alpha=1.0, project="dqo", name="run", config={"k": 8})
+    tracker(make_step(1))
+    tracker.evaluated(1, make_evaluation())
+    tracker.close()
+    assert tracker.failures == 0
+    assert tracker.id
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+@pytest.mark.slow
+def test_wandb_is_never_fatal_and_complains_once(tmp_path, no_key, caplog):
+    with caplog.at_level(logging.WARNING, "dqo"):
+        tracker = Wandb(folder=tmp_path, alpha=1.0, project="no/such/project", name="run", config={})
+        tracker(make_step(1))
+        tracker.close()
+    assert tracker.failures == 2  # as found and offline
+    assert caplog.text.count("; the run goes on") == 1
