@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from dqo import distributed
 from dqo.batching import join, split
 from dqo.records import Experience, Rollouts, Step
-from dqo.stages import Stages
+from dqo.stages import Counting, Stages
 
 Observer = Callable[[Step], None]
 
@@ -73,7 +73,7 @@ def train(stages: Stages, plan: Plan, observers: Sequence[Observer] = (), *, ste
                 cursor=cursor,
                 experience=experience,
                 targets=targets,
-                report=report,
+                report={**report, **_tolerated(stages)},
                 seconds=clock.seconds,
             )
             for observe in observers:
@@ -122,3 +122,9 @@ def _credit(stages: Stages, clock: Clock, rollouts: Rollouts, rewards: Future, e
     with clock("credit"):
         credits_PK = stages.credit.assign(rollouts, rewards, embeddings_PKD)
     return Experience(rollouts=rollouts, rewards=rewards, embeddings_PKD=embeddings_PKD, credits_PK=credits_PK)
+
+
+def _tolerated(stages: Stages) -> dict[str, float]:
+    """Failures of the reward that did not end the run, counted since its start."""
+    counters = stages.reward.counters() if isinstance(stages.reward, Counting) else {}
+    return {f"rewards/{name}": float(count) for name, count in counters.items()}

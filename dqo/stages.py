@@ -27,6 +27,13 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A stage that tolerates failures, and counts them: what it tolerated since the start, by name, is logged."""
+
+    def counters(self) -> Mapping[str, int]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """A task's own judgement of one completion."""

@@ -1,0 +1,38 @@
+"""The task's own check as the reward."""
+
+import math
+
+import torch
+
+from dqo.errors import StageError
+from dqo.records import Rewards, Rollouts
+from dqo.reward.totals import counted
+from dqo.stages import Task
+
+
+class Check:
+    """``task.check`` on each completion; correct where the verdict says so."""
+
+    def __init__(self, task: Task, *, mask_truncated_completions: bool):
+        """Raises the task's ConfigError where it has no check of its own."""
+        prompts, _ = task.draw(0, 1)
+        task.check(prompts[0], "", True)
+        self._task, self._mask_truncated = task, mask_truncated_completions
+
+    def score(self, rollouts: Rollouts) -> Rewards:
+        """One part, ``check``. Raises StageError for a verdict that is no finite number."""
+        prompts = [prompt for prompt in rollouts.prompts for _ in range(rollouts.k)]
+        rows = zip(prompts, rollouts.texts, rollouts.finished_B.tolist(), strict=True)
+        verdicts = [self._task.check(prompt, text, finished) for prompt, text, finished in rows]
+        for prompt, verdict in zip(prompts, verdicts, strict=True):
+            if not math.isfinite(verdict.reward):
+                raise StageError("reward", f"the task's check gave {verdict.reward}", positions=[prompt.position])
+        valid_PK = counted(rollouts, mask_truncated_completions=self._mask_truncated)
+        reward_PK = torch.tensor([v.reward for v in verdicts], dtype=torch.float32).view_as(valid_PK)
+        correct_PK = torch.tensor([v.correct for v in verdicts]).view_as(valid_PK)
+        return Rewards(
+            total_PK=torch.where(valid_PK, reward_PK, 0.0),
+            parts={"check": reward_PK},
+            correct_PK=correct_PK & valid_PK,
+            valid_PK=valid_PK,
+        )

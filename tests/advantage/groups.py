@@ -1,0 +1,34 @@
+"""Experience of given rewards and credits; completions are two tokens (a word and the end)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dqo.records import Experience
+from tests.factories import make_rewards, make_rollouts
+
+
+def experience_of(
+    rewards: Sequence[Sequence[float]],
+    credits: Sequence[Sequence[float]],
+    valid: Sequence[Sequence[bool]] | None = None,
+) -> Experience:
+    k = len(rewards[0])
+    texts = [f"w{i % 60}" for i in range(len(rewards) * k)]
+    return Experience(
+        rollouts=make_rollouts(texts, k),
+        rewards=make_rewards(rewards, valid=None if valid is None else torch.tensor(valid)),
+        embeddings_PKD=None,
+        credits_PK=torch.tensor(credits, dtype=torch.float32),
+    )
+
+
+def per_completion(experience: Experience, advantages_BT: Tensor) -> Tensor:
+    """The advantage of each completion; checks that its sampled tokens share it, and that the others have none."""
+    sampled_BT = experience.rollouts.sampled_BT
+    assert advantages_BT.shape == sampled_BT.shape
+    assert advantages_BT[~sampled_BT].eq(0).all()
+    values_B = (advantages_BT * sampled_BT).sum(1) / sampled_BT.sum(1)
+    torch.testing.assert_close(advantages_BT, values_B[:, None] * sampled_BT)
+    return values_B.view(-1, experience.rollouts.k)

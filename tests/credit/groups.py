@@ -1,0 +1,24 @@
+"""Groups with given embeddings, rewards and validity, for the credits' tests."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dqo.records import Rewards, Rollouts
+from tests.factories import WORDS, make_prompts, make_rewards, make_rollouts
+
+
+def unit_vectors(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+def group(
+    rewards: Sequence[Sequence[float]], valid: Sequence[Sequence[bool]] | None = None
+) -> tuple[Rollouts, Rewards]:
+    """Prompts at positions 10, 11 … of the stream; a completion is correct where its reward is above 0."""
+    count, k = len(rewards), len(rewards[0])
+    prompts = [prompt for prompt in make_prompts(10 + count) if prompt.position >= 10]
+    rollouts = make_rollouts(WORDS[: count * k], k, prompts=prompts)
+    return rollouts, make_rewards(rewards, valid=None if valid is None else torch.tensor(valid))

@@ -1,0 +1,9 @@
+from dqo.credit.none import NoCredit
+from dqo.stages import Credit
+from tests.credit.groups import group
+
+
+def test_gives_zeros_and_embeds_nothing():
+    credit = NoCredit()
+    assert isinstance(credit, Credit) and not credit.uses_embeddings
+    assert credit.assign(*group([[1.0, 0.0, 2.0]] * 2), None).tolist() == [[0.0] * 3] * 2

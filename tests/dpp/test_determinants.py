@@ -1,0 +1,256 @@
+import math
+
+import pytest
+import torch
+
+from dqo.dpp import KernelError, determinants, kernel_matrix, leave_one_out_credits, log_det
+from tests.dpp.definitions import credits_by_deletion, eye, unit_vectors
+
+
+def spread(credits_PK):
+    return credits_PK.amax(-1) - credits_PK.amin(-1)
+
+
+def one_outlier(k):
+    """k - 1 identical vectors and one orthogonal to them."""
+    return torch.stack([eye(k)[0]] * (k - 1) + [eye(k)[1]])
+
+
+# Against the definition
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 8, 17])
+@pytest.mark.parametrize("kind", ["cosine", "rbf", "polynomial"])
+def test_credits_are_what_deleting_a_row_takes_away(k, kind):
+    kernel_PKK = kernel_matrix(unit_vectors(6, k, 5), kind=kind, offset=1.0)
+    torch.testing.assert_close(leave_one_out_credits(kernel_PKK), credits_by_deletion(kernel_PKK), rtol=0, atol=1e-12)
+
+
+def test_quality_weighted_credits_are_what_deleting_a_row_takes_away():
+    kernel_PKK = kernel_matrix(unit_vectors(6, 8, 5), quality_PK=4 * torch.rand(6, 8, dtype=torch.float64))
+    torch.testing.assert_close(leave_one_out_credits(kernel_PKK), credits_by_deletion(kernel_PKK), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [8, 64])
+def test_float32_is_right_to_six_digits(k):
+    embeddings_PKD = unit_vectors(20, k, 384)
+    credits_PK = leave_one_out_credits(kernel_matrix(embeddings_PKD.float()))
+    assert credits_PK.dtype == torch.float32
+    exact_PK = credits_by_deletion(kernel_matrix(embeddings_PKD))
+    torch.testing.assert_close(credits_PK.double(), exact_PK, rtol=0, atol=2e-6)
+
+
+def test_log_det_is_of_the_kernel_plus_identity():
+    kernel_PKK = kernel_matrix(unit_vectors(6, 8, 5))
+    torch.testing.assert_close(log_det(kernel_PKK), torch.logdet(kernel_PKK + eye(8)), rtol=1e-12, atol=1e-12)
+
+
+def test_credits_do_not_depend_on_how_prompts_are_chunked(monkeypatch):
+    kernel_PKK = kernel_matrix(unit_vectors(7, 4, 5))
+    whole_PK = leave_one_out_credits(kernel_PKK)
+    monkeypatch.setattr(determinants, "CHUNK", 2 * 4 * 4)
+    assert torch.equal(leave_one_out_credits(kernel_PKK), whole_PK)
+
+
+def test_any_leading_dimensions():
+    kernel = kernel_matrix(unit_vectors(2, 3, 4, 5))
+    credits, volumes = leave_one_out_credits(kernel), log_det(kernel)
+    assert credits.shape == (2, 3, 4) and volumes.shape == (2, 3)
+    torch.testing.assert_close(leave_one_out_credits(kernel[1, 2]), credits[1, 2])
+    torch.testing.assert_close(log_det(kernel[1, 2]), volumes[1, 2])
+    assert leave_one_out_credits(kernel[:0]).shape == (0, 3, 4)
+    assert torch.equal(log_det(kernel[..., :0, :0]), torch.zeros(2, 3, dtype=torch.float64))
+    assert leave_one_out_credits(kernel[..., :0, :0]).shape == (2, 3, 0)
+
+
+def test_the_kernel_is_not_written_into():
+    kernel_PKK = kernel_matrix(unit_vectors(1, 1, 5))  # k = 1 is contiguous in every order
+    before_PKK = kernel_PKK.clone()
+    leave_one_out_credits(kernel_PKK)
+    log_det(kernel_PKK)
+    assert torch.equal(kernel_PKK, before_PKK)
+
+
+# Range and spread
+
+
+def test_alone_earns_log_2():
+    credits_K = leave_one_out_credits(kernel_matrix(unit_vectors(1, 5)))
+    torch.testing.assert_close(credits_K, torch.tensor([math.log(2)], dtype=torch.float64))
+
+
+def test_two_earn_the_same():
+    credits_PK = leave_one_out_credits(kernel_matrix(unit_vectors(50, 2, 3)))
+    assert spread(credits_PK).max() < 1e-15
+
+
+@pytest.mark.parametrize("k", [2, 3, 8, 16])
+def test_the_ends_of_the_range_are_attained(k):
+    same_K = leave_one_out_credits(kernel_matrix(unit_vectors(1, 5).expand(k, -1)))
+    torch.testing.assert_close(same_K, torch.full((k,), math.log(1 + 1 / k), dtype=torch.float64))
+    orthogonal_K = leave_one_out_credits(kernel_matrix(eye(k)))
+    torch.testing.assert_close(orthogonal_K, torch.full((k,), math.log(2), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "rbf", "polynomial"])
+@pytest.mark.parametrize("k", [2, 3, 8])
+def test_the_range_holds_for_a_unit_diagonal(k, kind):
+    for dim in (1, 2, 3, 16):
+        credits_PK = leave_one_out_credits(kernel_matrix(unit_vectors(500, k, dim), kind=kind))
+        assert credits_PK.min() >= math.log(1 + 1 / k) - 1e-12
+        assert credits_PK.max() <= math.log(2) + 1e-12
+
+
+@pytest.mark.parametrize(("k", "largest"), [(2, 0.0), (3, 0.288), (4, 0.405), (8, 0.560)])
+def test_the_largest_spread_is_attained_by_one_outlier(k, largest):
+    attained = spread(leave_one_out_credits(kernel_matrix(one_outlier(k)))).item()
+    assert attained == pytest.approx(math.log(2 * (k - 1) / k), abs=1e-12)
+    assert attained == pytest.approx(largest, abs=5e-4)
+
+
+@pytest.mark.parametrize("k", [3, 4, 8])
+def test_no_group_has_a_larger_spread(k):
+    """Steps up the gradient of the spread from 100 random groups climb to the bound and never above it."""
+    vectors_PKD, largest = unit_vectors(100, k, 3), 0.0
+    for _ in range(150):
+        vectors_PKD.requires_grad_()
+        credits_PK = -torch.linalg.inv(kernel_matrix(vectors_PKD) + eye(k)).diagonal(dim1=-2, dim2=-1).log()
+        largest = max(largest, spread(credits_PK).max().item())
+        (uphill_PKD,) = torch.autograd.grad(spread(credits_PK).sum(), vectors_PKD)
+        step_PKD = 0.1 * torch.nn.functional.normalize(uphill_PKD.flatten(1)).reshape_as(uphill_PKD)
+        vectors_PKD = torch.nn.functional.normalize(vectors_PKD.detach() + step_PKD, dim=-1)
+    bound = math.log(2 * (k - 1) / k)
+    assert bound - 1e-2 < largest <= bound + 1e-12
+
+
+def test_lemma_1_bounds_every_kernel():
+    """1 + λ_min <= exp(c_i) <= 1 + λ_max, for lengths from 0.1 to 10 too, where the sharper range does not hold."""
+    lengths_PK1 = 10 ** (2 * torch.rand(300, 6, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1)
+    vectors_PKD = lengths_PK1 * unit_vectors(300, 6, 4)
+    kernel_PKK = kernel_matrix(vectors_PKD, kind="polynomial", degree=1)
+    credits_PK = leave_one_out_credits(kernel_PKK)
+    eigenvalues_PK = torch.linalg.eigvalsh(kernel_PKK)
+    assert (credits_PK >= (eigenvalues_PK[:, :1].clamp(min=0) + 1).log() - 1e-12).all()
+    assert (credits_PK <= (eigenvalues_PK[:, -1:] + 1).log() + 1e-12).all()
+    assert credits_PK.max() > math.log(2) and credits_PK.min() < math.log(1 + 1 / 6)
+
+
+# Symmetries
+
+
+def test_permuting_the_group_permutes_its_credits():
+    vectors_PKD, order = unit_vectors(5, 8, 6), torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    credits_PK = leave_one_out_credits(kernel_matrix(vectors_PKD))
+    torch.testing.assert_close(leave_one_out_credits(kernel_matrix(vectors_PKD[:, order])), credits_PK[:, order])
+
+
+def test_duplicates_earn_the_same_and_less():
+    vectors_KD = unit_vectors(4, 6)
+    alone_K = leave_one_out_credits(kernel_matrix(vectors_KD))
+    twice_K = leave_one_out_credits(kernel_matrix(torch.cat([vectors_KD, vectors_KD[:1]])))
+    assert twice_K[0].item() == pytest.approx(twice_K[4].item(), abs=1e-14)
+    assert twice_K[0] < alone_K[0] - 0.1
+    assert log_det(kernel_matrix(torch.cat([vectors_KD, vectors_KD[:1]]))).isfinite()
+
+
+# Masks
+
+
+@pytest.mark.parametrize("garbage", [1e6, math.nan, math.inf])
+def test_invalid_items_earn_zero_and_change_nothing(garbage):
+    vectors_PKD = unit_vectors(3, 6, 4)
+    valid_PK = torch.tensor([[1, 0, 1, 1, 0, 1], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
+    kernel_PKK = kernel_matrix(vectors_PKD.masked_fill(~valid_PK[..., None], garbage))
+    credits_PK, volumes_P = leave_one_out_credits(kernel_PKK, valid_PK), log_det(kernel_PKK, valid_PK)
+    assert credits_PK[~valid_PK].tolist() == [0.0] * 13
+    for vectors_KD, valid_K, credits_K, volume in zip(vectors_PKD, valid_PK, credits_PK, volumes_P, strict=True):
+        kept_KK = kernel_matrix(vectors_KD[valid_K])
+        torch.testing.assert_close(credits_K[valid_K], leave_one_out_credits(kept_KK))
+        torch.testing.assert_close(volume, log_det(kept_KK))
+
+
+# Gradients
+
+
+def test_no_gradient_flows_through_credits():
+    vectors_PKD = unit_vectors(2, 4, 3).requires_grad_()
+    credits_PK = leave_one_out_credits(kernel_matrix(vectors_PKD))
+    assert not credits_PK.requires_grad and credits_PK.grad_fn is None
+
+
+def test_log_det_is_differentiable():
+    kernel_PKK = kernel_matrix(unit_vectors(2, 4, 3)).requires_grad_()
+    log_det(kernel_PKK).sum().backward()
+    torch.testing.assert_close(kernel_PKK.grad, torch.linalg.inv(kernel_PKK.detach() + eye(4)))
+
+
+# Errors
+
+
+@pytest.mark.parametrize("function", [leave_one_out_credits, log_det])
+def test_too_large_for_float32_names_the_prompts_and_the_way_out(function):
+    kernel_PKK = kernel_matrix(unit_vectors(1, 4).expand(5, 3, 4), quality_PK=torch.ones(5, 3, dtype=torch.float64))
+    kernel_PKK[1] *= 1e8  # duplicates: L + I is L in float32
+    kernel_PKK[3] *= 1e8
+    with pytest.raises(KernelError) as caught:
+        function(kernel_PKK.float())
+    assert caught.value.prompts == (1, 3)
+    assert str(caught.value) == (
+        "kernel of prompts 1, 3 is not positive definite in float32 (largest entry 1e+08); "
+        "compute it in float64 (credit.dtype=float64)"
+    )
+    function(kernel_PKK)  # float64 carries it
+
+
+@pytest.mark.parametrize("size", [1e1, 1e2, 1e3, 8e3, 1e4, 1e6])
+def test_credits_are_right_to_a_thousandth_or_refused(size):
+    """Entries of 1e6 factor in float32 without a complaint, and some credits come out wrong by a tenth."""
+    kernel_PKK = size * kernel_matrix(unit_vectors(500, 8, 2))
+    assert not torch.linalg.cholesky_ex(kernel_PKK.float() + torch.eye(8)).info.any()
+    if size > 9e3:
+        for function in (leave_one_out_credits, log_det):
+            with pytest.raises(KernelError, match="float32"):
+                function(kernel_PKK.float())
+    else:
+        credits_PK = leave_one_out_credits(kernel_PKK.float()).double()
+        torch.testing.assert_close(credits_PK, credits_by_deletion(kernel_PKK), rtol=0, atol=determinants.ACCURACY)
+
+
+@pytest.mark.parametrize("function", [leave_one_out_credits, log_det])
+@pytest.mark.parametrize("shifted", [[[2.0, 3.0], [3.0, 2.0]], [[-1 / 3, 2 / 3], [2 / 3, -1 / 3]]])
+def test_what_is_no_kernel_is_an_error(function, shifted):
+    """The inverse of the second one has a diagonal of ones: its credits would look right."""
+    with pytest.raises(KernelError, match=r"prompt 0 is not positive definite in float64 .*; it may be no kernel"):
+        function(torch.tensor(shifted, dtype=torch.float64) - eye(2))
+
+
+@pytest.mark.parametrize("function", [leave_one_out_credits, log_det])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_an_error_that_says_so(function, value):
+    kernel_PKK = kernel_matrix(unit_vectors(4, 3, 5))
+    kernel_PKK[2, 1, 1] = value
+    with pytest.raises(KernelError, match="prompt 2 is not finite") as caught:
+        function(kernel_PKK)
+    assert caught.value.prompts == (2,)
+
+
+@pytest.mark.parametrize("function", [leave_one_out_credits, log_det])
+def test_refuses_wrong_shapes(function):
+    with pytest.raises(ValueError, match=r"kernel of shape \(2, 3\)"):
+        function(torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"kernel of shape \(3,\)"):
+        function(torch.ones(3))
+    with pytest.raises(ValueError, match=r"valid is torch.bool of shape \(4,\): torch.bool of shape \(3,\)"):
+        function(torch.eye(3), torch.ones(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"valid is torch\.float32"):
+        function(torch.eye(3), torch.ones(3))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_runs_where_its_input_lies():
+    embeddings_PKD = unit_vectors(6, 8, 5)
+    valid_PK = torch.arange(48).reshape(6, 8) % 5 > 0
+    credits_PK = leave_one_out_credits(kernel_matrix(embeddings_PKD.cuda()), valid_PK.cuda())
+    assert credits_PK.is_cuda
+    torch.testing.assert_close(credits_PK.cpu(), leave_one_out_credits(kernel_matrix(embeddings_PKD), valid_PK))

@@ -1,0 +1,140 @@
+"""Learners, models and batches for these tests."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from dqo.advantage.groups import ScaleRewards
+from dqo.advantage.joint import Joint
+from dqo.learner.torch_single import TorchSingle
+from dqo.loss.clip import Clip, Level, LossType
+from dqo.optim.adamw import AdamW, Schedule
+from dqo.records import Estimates, Experience, Targets
+
+CPU = torch.device("cpu")
+
+
+class Recorder:
+    """An optimizer factory whose optimizer keeps each step's gradients by name and leaves the weights alone."""
+
+    def __init__(self, max_grad_norm: float | None = None):
+        self.max_grad_norm, self.gradients = max_grad_norm, []
+
+    def make(self, parameters: Iterable[tuple[str, Parameter]]) -> torch.optim.Optimizer:
+        named, gradients = {name: p for name, p in parameters if p.requires_grad}, self.gradients
+
+        class Recording(torch.optim.SGD):
+            def step(self, closure=None):
+                gradients.append({name: p.grad.clone() for name, p in named.items()})
+
+        return Recording(named.values(), lr=1.0)
+
+    def rate(self, step: int) -> float:
+        return 1.0
+
+
+def clip(
+    *,
+    loss_type: LossType = LossType.dapo,
+    level: Level = Level.token,
+    beta: float = 0.0,
+    max_completion_length: int = 10,
+) -> Clip:
+    return Clip(
+        loss_type=loss_type,
+        importance_sampling_level=level,
+        epsilon=0.2,
+        epsilon_high=None,
+        delta=None,
+        beta=beta,
+        max_completion_length=max_completion_length,
+    )
+
+
+def adamw(*, learning_rate: float = 1e-3, schedule: Schedule = Schedule.constant, steps: int = 10) -> AdamW:
+    return AdamW(
+        learning_rate=learning_rate,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        lr_scheduler_type=schedule,
+        warmup_steps=0,
+        steps=steps,
+    )
+
+
+def make_learner(
+    policy: PreTrainedModel,
+    *,
+    loss: Clip | None = None,
+    optim=None,
+    temperature: float = 1.0,
+    num_iterations: int = 1,
+    budget: int = 1024,
+    shared_prompt: bool = True,
+    gradient_checkpointing: bool = False,
+    bf16: bool | None = False,
+    lora_r: int | None = None,
+    lora_dropout: float = 0.0,
+    lora_target_modules: list[str] | None = None,
+) -> TorchSingle:
+    return TorchSingle(
+        policy,
+        CPU,
+        clip() if loss is None else loss,
+        adamw() if optim is None else optim,
+        temperature=temperature,
+        num_iterations=num_iterations,
+        max_tokens_per_micro_batch=budget,
+        shared_prompt=shared_prompt,
+        gradient_checkpointing=gradient_checkpointing,
+        bf16=bf16,
+        lora_r=lora_r,
+        lora_alpha=32,
+        lora_dropout=lora_dropout,
+        lora_target_modules=lora_target_modules,
+    )
+
+
+def tiny_qwen2(vocabulary: int = 63, *, seed: int = 0) -> Qwen2ForCausalLM:
+    """Biases in the attention, another RoPE base, untied."""
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False, initializer_range=0.2,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None, attn_implementation="sdpa",
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def targets_of(experience: Experience, *, alpha: float = 1.0) -> Targets:
+    return Joint(scale_rewards=ScaleRewards.none)(experience, Estimates(), alpha=alpha)
+
+
+def learn(learner: TorchSingle, experience: Experience, *, alpha: float = 1.0):
+    """One step as the loop takes it."""
+    estimates = learner.estimate(experience.rollouts)
+    return learner.update(experience, estimates, targets_of(experience, alpha=alpha))
+
+
+def gradient(policy: PreTrainedModel, experience: Experience, **settings) -> dict[str, Tensor]:
+    """Of one step, by parameter."""
+    recorder = Recorder()
+    learn(make_learner(policy, optim=recorder, **settings), experience)
+    (gradients,) = recorder.gradients
+    return gradients
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], *, atol: float) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=atol, msg=lambda m, name=name: f"{name}: {m}")

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from dqo.errors import ConfigError
+from dqo.learner.logprobs import check_shared_prompt, token_logprobs
+from dqo.learner.packing import micro_batches
+from tests.factories import make_experience, tiny_llama
+from tests.learner.builders import CPU, tiny_qwen2
+
+MODELS = {"tied": tiny_llama, "untied": lambda: tiny_llama(tied=False), "qwen2": tiny_qwen2}
+
+
+def by_definition(model, rollouts, temperature):
+    """One row at a time, all logits, log_softmax."""
+    logprobs, entropies = [], []
+    for row in range(len(rollouts.texts)):
+        tokens_T = rollouts.tokens_BT[row, : int(rollouts.lengths_B[row])]
+        logprobs_TV = (model(input_ids=tokens_T[None]).logits[0, :-1] / temperature).log_softmax(-1)
+        sampled_T = rollouts.sampled_BT[row, 1 : len(tokens_T)]
+        logprobs.append(logprobs_TV.gather(1, tokens_T[1:, None])[sampled_T, 0])
+        entropies.append(-(logprobs_TV.exp() * logprobs_TV).sum(-1)[sampled_T])
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_both_forms_are_the_definition_in_values_and_gradients(name, shared, temperature):
+    model, rollouts = MODELS[name](), make_experience(prompts=3, k=4).rollouts
+    (batch,) = micro_batches(rollouts, list(range(12)), budget=1000, shared=shared)
+    logprobs_N, entropies_N = token_logprobs(model, batch, temperature=temperature, device=CPU)
+    expected_N, expected_entropies_N = by_definition(model, rollouts, temperature)
+    torch.testing.assert_close(logprobs_N, expected_N, rtol=0, atol=1e-5)
+    torch.testing.assert_close(entropies_N, expected_entropies_N, rtol=0, atol=1e-5)
+    assert not entropies_N.requires_grad
+
+    weights_N = torch.randn(len(expected_N), generator=torch.Generator().manual_seed(1)) / len(expected_N)
+    got, expected = (
+        torch.autograd.grad((values_N * weights_N).sum(), list(model.parameters()))
+        for values_N in (logprobs_N, expected_N)
+    )
+    for parameter, of_form, of_definition in zip(model.parameters(), got, expected, strict=True):
+        assert of_definition.abs().max() > 1e-4, parameter.shape
+        torch.testing.assert_close(of_form, of_definition, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_that_take_the_mask_are_let_through(name):
+    check_shared_prompt(MODELS[name](), CPU)
+
+
+def test_gpt2_shares_prompts_too():
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=63, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2)
+    check_shared_prompt(GPT2LMHeadModel(config).eval(), CPU)
+
+
+def test_a_model_that_ignores_the_mask_is_refused():
+    class Unmasked(LlamaForCausalLM):
+        def forward(self, *args, attention_mask=None, **kwargs):
+            return super().forward(*args, attention_mask=None, **kwargs)
+
+    torch.manual_seed(0)
+    model = Unmasked(LlamaConfig(vocab_size=63, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+                                 num_attention_heads=2, initializer_range=0.5))  # fmt: skip
+    with pytest.raises(ConfigError, match=r"Unmasked is .* nats off .*; type learner\.shared_prompt=false"):
+        check_shared_prompt(model.eval(), CPU)
+
+
+def test_a_sliding_window_is_refused_since_our_mask_would_switch_it_off():
+    config = MistralConfig(vocab_size=63, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                           num_attention_heads=2, num_key_value_heads=2, sliding_window=8)  # fmt: skip
+    with pytest.raises(ConfigError, match=r"sliding_attention.*type learner\.shared_prompt=false"):
+        check_shared_prompt(MistralForCausalLM(config).eval(), CPU)

@@ -1,0 +1,176 @@
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from dqo.config.build import make
+from dqo.errors import ConfigError, StageError
+from dqo.reward.check import Check
+from dqo.reward.python import Python
+from dqo.reward.weighted import WeightedSum
+from dqo.stages import Reward
+from tests.factories import make_rollouts
+from tests.reward.tasks import FixedPrompts, prompt
+
+CONF = Path(__file__).parents[2] / "conf"
+PROMPTS = (prompt(3, answer="w1"), prompt(4, answer="w2"))
+TASK = FixedPrompts(prompts=PROMPTS)
+ROLLOUTS = make_rollouts(["w1", "w1 w1", "w2", "w2"], 2, prompts=PROMPTS, finished=[True, True, True, False])
+CHECK = Check(TASK, mask_truncated_completions=False)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "my_module.py").write_text(
+        "def style(completions): return [float(len(c)) for c in completions]\n"
+        "def some(completions): return [None if ' ' in c else 1.0 for c in completions]\n"
+        "def fails(completions): return [1.0]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def python(function, **changes) -> Python:
+    settings = {
+        "reward_weights": None, "correct_above": None, "timeout": 5.0, "start_timeout": 5.0, "on_error": "mask",
+        "mask_truncated_completions": False,
+    } | changes  # fmt: skip
+    return Python(TASK, function=function, **settings)
+
+
+def weighted(parts, weights, correct_from=None, mask=False) -> WeightedSum:
+    return WeightedSum(parts=parts, reward_weights=weights, correct_from=correct_from, mask_truncated_completions=mask)
+
+
+def test_totals_parts_and_correctness(folder):
+    parts = {"check": CHECK, "style": python("my_module.style")}
+    reward = weighted(parts, {"check": 2.0, "style": 0.5}, "check")
+    assert isinstance(reward, Reward)
+    rewards = reward.score(ROLLOUTS)
+    assert rewards.parts["check"].tolist() == [[0.75, 0.25], [0.75, 0.5]]
+    assert rewards.parts["style"].tolist() == [[2, 5], [2, 2]]
+    assert rewards.total_PK.tolist() == [[2.5, 3.0], [2.5, 2.0]]
+    assert rewards.correct_PK is not None and rewards.correct_PK.tolist() == [[True, False], [True, False]]
+    assert weighted(parts, {"check": 1.0, "style": 1.0}).score(ROLLOUTS).correct_PK is None
+    reward.close()
+
+
+def test_invalid_in_one_part_is_invalid(folder):
+    parts = {"check": Check(TASK, mask_truncated_completions=True), "some": python("my_module.some")}
+    reward = weighted(parts, {"check": 1.0, "some": 1.0}, "check")
+    rewards = reward.score(ROLLOUTS)
+    assert rewards.valid_PK.tolist() == [[True, False], [True, False]]
+    assert rewards.total_PK.tolist() == [[1.75, 0], [1.75, 0]]
+    assert rewards.parts["check"].isnan().tolist() == [[False, False], [False, True]]
+    assert rewards.parts["some"].isnan().tolist() == [[False, True], [False, False]]
+    assert rewards.correct_PK is not None and not (rewards.correct_PK & ~rewards.valid_PK).any()
+    reward.close()
+
+
+def test_truncated_completions_are_masked_for_all():
+    parts = {"check": CHECK}
+    rewards = weighted(parts, {"check": 1.0}, mask=True).score(ROLLOUTS)
+    assert rewards.valid_PK.tolist() == [[True, True], [True, False]] and rewards.total_PK[1, 1] == 0
+
+
+def test_a_part_of_several_functions_shows_them_and_counters_carry_the_parts_name(folder):
+    parts = {
+        "mine": python(["my_module.style", "my_module.fails"]),
+        "check": CHECK,
+    }
+    reward = weighted(parts, {"mine": 1.0, "check": 1.0})
+    rewards = reward.score(ROLLOUTS)
+    assert list(rewards.parts) == ["mine", "check", "mine/style", "mine/fails"]
+    assert rewards.parts["mine/style"].tolist() == [[2, 5], [2, 2]] and not rewards.valid_PK.any()
+    counters = reward.counters()
+    assert counters["mine/fails/errors"] == 4 and counters["mine/style/errors"] == 0
+    reward.close()
+
+
+def test_a_sum_beyond_float32_names_the_prompts():
+    with pytest.raises(StageError, match="weighted sum of a, b is beyond float32") as caught:
+        weighted({"a": CHECK, "b": CHECK}, {"a": 3e38, "b": 3e38}).score(ROLLOUTS)
+    assert caught.value.positions == (3, 4)
+
+
+def test_correct_from_a_part_that_does_not_say(folder):
+    reward = weighted({"style": python("my_module.style")}, {"style": 1.0}, "style")
+    with pytest.raises(StageError, match=r"type reward\.parts\.style\.correct_above=0\.5 or"):
+        reward.score(ROLLOUTS)
+    reward.close()
+
+
+@pytest.mark.parametrize(
+    ("parts", "weights", "correct_from", "message"),
+    [
+        ({}, {}, None, "reward=weighted has no parts.*check_and_python.yaml"),
+        ({"check": None}, {"check": 1.0}, None, "parts.check=None: an option of the group reward is needed"),
+        ({"check": CHECK}, {}, None, "one finite number each for check is needed"),
+        ({"check": CHECK}, {"check": 1.0, "other": 1.0}, None, "reward.reward_weights=.*other.*each for check"),
+        ({"check": CHECK}, {"check": float("inf")}, None, "one finite number"),
+        ({"check": CHECK}, {"check": 1.0}, "style", "reward.correct_from=style: one of check is needed, or null"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(parts, weights, correct_from, message):
+    with pytest.raises(ConfigError, match=message):
+        weighted(parts, weights, correct_from)
+
+
+def composed(tmp_path, *overrides, option=None):
+    """The node ``reward`` of a configuration that has nothing else; ``option`` is a file of the user's own."""
+    primary = f"defaults: [reward: check, _self_]\nhydra:\n  searchpath: ['file://{CONF}']\n"
+    (tmp_path / "only.yaml").write_text(primary)
+    (tmp_path / "reward").mkdir()
+    if option:
+        (tmp_path / "reward" / "mine.yaml").write_text(option)
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        config = compose("only", overrides=list(overrides))
+    return OmegaConf.create(OmegaConf.to_container(config, resolve=True)).reward
+
+
+def test_the_shipped_example(folder):
+    node = composed(folder, "reward=check_and_python", "reward.parts.style.function=my_module.style")
+    reward = make(node, "reward", {"task": TASK})
+    torch.testing.assert_close(reward.score(ROLLOUTS).total_PK, torch.tensor([[1.15, 1.25], [1.15, 0.9]]))
+    reward.close()
+
+
+def test_a_sum_of_the_users_own(folder):
+    option = (
+        "defaults: [weighted, check@parts.a, math@parts.b, _self_]\n"
+        "parts: {b: {on_error: '0'}}\nreward_weights: {a: 1, b: 0.5}\ncorrect_from: b\n"
+    )
+    node = composed(folder, "reward=mine", "reward.reward_weights.a=3", option=option)
+    task = FixedPrompts(prompts=(prompt(0, answer="7"),))
+    reward = make(node, "reward", {"task": task})
+    rewards = reward.score(make_rollouts(["7", "7.0"], 2, prompts=task.prompts))
+    assert rewards.total_PK.tolist() == [[2.75, 1.25]]
+    assert rewards.correct_PK is not None and rewards.correct_PK.all()
+    reward.close()
+
+
+def test_python_from_the_command_line(folder):
+    functions = [
+        "reward.function=[my_module.style,my_module.fails]",
+        "reward.reward_weights=[2,1]",
+        "reward.on_error=0",
+    ]
+    node = composed(folder, "reward=python", *functions, "reward.correct_above=5")
+    reward = make(node, "reward", {"task": TASK})
+    rewards = reward.score(ROLLOUTS)
+    assert rewards.total_PK.tolist() == [[4, 10], [4, 4]] and rewards.valid_PK.all()
+    assert rewards.correct_PK is not None and rewards.correct_PK.tolist() == [[False, True], [False, False]]
+    reward.close()
+
+
+@pytest.mark.parametrize("option", ["check", "math", "python", "weighted"])
+def test_the_file_lists_every_key_of_the_constructor(option):
+    node = OmegaConf.to_container(OmegaConf.load(CONF / "reward" / f"{option}.yaml"))
+    assert isinstance(node, dict)
+    parameters = inspect.signature(get_class(node["_target_"]).__init__).parameters.values()
+    assert set(node) == {"_target_", *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)}
+    assert not [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty]
