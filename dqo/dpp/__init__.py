@@ -1,0 +1,15 @@
+"""Determinantal point processes on torch alone: kernels, log-determinants, leave-one-out credits, greedy selection.
+
+>>> kernel_PKK = kernel_matrix(embeddings_PKD, kind="cosine")
+>>> credits_PK = leave_one_out_credits(kernel_PKK)
+
+Axes in names: P sets (the completions of P prompts) · K items of a set · D embedding width. P stands for any number of
+leading dimensions, none included. Everything runs on the input's device, in float64 where the input is float64 and in
+float32 otherwise.
+"""
+
+from dqo.dpp.determinants import KernelError, leave_one_out_credits, log_det
+from dqo.dpp.kernels import Kernel, kernel_matrix
+from dqo.dpp.selection import greedy_map
+
+__all__ = ["Kernel", "KernelError", "greedy_map", "kernel_matrix", "leave_one_out_credits", "log_det"]

@@ -1,0 +1,38 @@
+"""Picking the most diverse items of a set."""
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def greedy_map(kernel_PKK: Tensor, size: int) -> Tensor:
+    """Indices (…, size) of the items that greedily maximise log det L_S, in the order they are picked.
+
+    Each step picks the item that lies farthest from the span of those picked; O(K size²) a set (Chen, Zhang and Zhou
+    2018, arXiv 1709.05135, algorithm 1). Of equals the first, on a CPU. ``kernel_PKK`` is (…, K, K).
+
+    Raises ValueError if ``size`` is not within 0 … K, or above the rank of a kernel: no set of that size has a volume.
+    """
+    k = kernel_PKK.shape[-1]
+    if not 0 <= size <= k:
+        raise ValueError(f"size={size}: 0 to {k} can be picked of {k} items")
+    kernel_PKK = kernel_PKK.to(torch.promote_types(kernel_PKK.dtype, torch.float32))
+    gains_PK = kernel_PKK.diagonal(dim1=-2, dim2=-1).clone()  # squared distance to the span of the picked
+    least_P1 = gains_PK.sum(-1, keepdim=True) * torch.finfo(gains_PK.dtype).eps
+    rows_PSK = kernel_PKK.new_zeros(*gains_PK.shape[:-1], size, k)  # of the picked items' Cholesky factor
+    picks_PS = torch.empty(rows_PSK.shape[:-1], dtype=torch.long, device=kernel_PKK.device)
+    ranked_P1 = torch.ones_like(least_P1, dtype=torch.bool)
+    for s in range(size):
+        pick_P1 = gains_PK.argmax(-1, keepdim=True)
+        picks_PS[..., s] = pick_P1[..., 0]
+        gain_P1 = gains_PK.gather(-1, pick_P1)
+        ranked_P1 &= gain_P1 > least_P1
+        kernel_PK = kernel_PKK.take_along_dim(pick_P1[..., None], -2)[..., 0, :]
+        known_PSK = rows_PSK[..., :s, :]
+        known_PS1 = known_PSK.take_along_dim(pick_P1[..., None, :], -1)
+        row_PK = (kernel_PK - (known_PS1 * known_PSK).sum(-2)) / gain_P1.sqrt()
+        rows_PSK[..., s, :] = row_PK
+        gains_PK = (gains_PK - row_PK.square()).scatter(-1, pick_P1, -torch.inf)
+    if not ranked_P1.all():
+        raise ValueError(f"size={size} is above the rank of a kernel; add torch.eye({k}) to it to rank all the same")
+    return picks_PS

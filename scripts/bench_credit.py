@@ -1,0 +1,101 @@
+"""Leave-one-out credits against k + 1 determinants and against the Gram product, for docs/performance.md.
+
+    python scripts/bench_credit.py --threads 1 --json credit.json
+
+Prints the medians of rounds in which all three are timed in turn. Refuses to start on a busy machine.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from dqo.dpp import kernel_matrix, leave_one_out_credits
+
+TARGETS = {8: 6.0, 16: 11.0, 64: 25.0}  # times faster than k + 1 determinants
+SECONDS = 3.0  # least time of measuring for each k
+GRAM_UP_TO = 16  # up to this k, no slower than the Gram product
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--prompts", type=int, default=4096)
+    parser.add_argument("--dim", type=int, default=384)
+    parser.add_argument("--k", type=int, nargs="+", default=[8, 16, 64])
+    parser.add_argument("--rounds", type=int, default=5, help="5 or more, after a warm-up")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
+    arguments = parser.parse_args()
+    if arguments.rounds < 5:
+        parser.error(f"--rounds {arguments.rounds}: 5 or more are needed for a median")
+    torch.set_num_threads(arguments.threads)
+    machine = {
+        "busy_percent": psutil.cpu_percent(interval=2.0),  # of all cores
+        "load": os.getloadavg()[0],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+    }
+    print("  ".join(f"{name}={value}" for name, value in machine.items()))
+    if machine["busy_percent"] > 10 and not arguments.force:
+        print(f"the machine is busy ({machine['busy_percent']:.0f} % of all cores): wait, or add --force")
+        return 2
+    print("  k  credits ms  k+1 dets ms  Gram ms  dets/credits  Gram/credits  target")
+    rows = [measure(arguments.prompts, k, arguments.dim, arguments.rounds) for k in arguments.k]
+    if arguments.json:
+        result = {"machine": machine, "arguments": vars(arguments), "rows": rows}
+        Path(arguments.json).write_text(json.dumps(result, indent=1))
+    return 0 if all(row["met"] for row in rows) else 1
+
+
+def measure(prompts: int, k: int, dim: int, rounds: int) -> dict:
+    torch.manual_seed(0)
+    embeddings_PKD = torch.nn.functional.normalize(torch.randn(prompts, k, dim), dim=-1)
+    kernel_PKK = kernel_matrix(embeddings_PKD)
+    ways: dict[str, Callable[[], Tensor]] = {
+        "credits": lambda: leave_one_out_credits(kernel_PKK),
+        "determinants": lambda: by_determinants(kernel_PKK),
+        "gram": lambda: torch.bmm(embeddings_PKD, embeddings_PKD.mT),
+    }
+    warm = {name: way() for name, way in ways.items()}
+    difference = (warm["credits"] - warm["determinants"]).abs().max().item()
+    assert difference < 1e-4, f"the two differ by {difference}"
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    while len(times["gram"]) < rounds or sum(map(sum, times.values())) < SECONDS:
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - start)
+    ms = {name: 1000 * statistics.median(values) for name, values in times.items()}
+    faster, gram = ms["determinants"] / ms["credits"], ms["gram"] / ms["credits"]
+    met = faster >= TARGETS.get(k, 0) and (k > GRAM_UP_TO or gram >= 1)
+    target = f"≥ {TARGETS.get(k, 0):g}×{', Gram ≥ 1×' if k <= GRAM_UP_TO else ''}: {'met' if met else 'MISSED'}"
+    milliseconds = f"{ms['credits']:>10.2f}  {ms['determinants']:>11.1f}  {ms['gram']:>7.2f}"
+    print(f"{k:>3}  {milliseconds}  {faster:>11.1f}×  {gram:>11.1f}×  {target}")
+    return {"k": k, "ms": ms, "faster_than_determinants": faster, "faster_than_gram": gram, "met": met}
+
+
+def by_determinants(kernel_PKK: Tensor) -> Tensor:
+    """The definition: one determinant of the whole group, one without each completion."""
+    k = kernel_PKK.shape[-1]
+    shifted_PKK = kernel_PKK + torch.eye(k)
+    without_P = []
+    for i in range(k):
+        keep = [j for j in range(k) if j != i]
+        without_P.append(torch.linalg.slogdet(shifted_PKK[:, keep][:, :, keep]).logabsdet)
+    return torch.linalg.slogdet(shifted_PKK).logabsdet[:, None] - torch.stack(without_P, dim=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
