@@ -42,7 +42,8 @@ def _diversity(config: DictConfig) -> None:
         raise ConfigError(f"k=1: {alone}, and a group of one has no others; type k=8, or alpha=0")
     if config.credit["_target_"].startswith("dqo.credit.none."):
         raise ConfigError(f"credit=none: {alone}, and this credit pays nothing; type credit=dpp, or alpha=0")
-    if config.k == 2 and not config.advantage["_target_"].startswith("dqo.advantage.unbiased."):
+    tied = config.credit.get("gate", "none") == "none" and config.credit.get("quality", "none") == "none"
+    if config.k == 2 and tied and not config.advantage["_target_"].startswith("dqo.advantage.unbiased."):
         raise ConfigError(
             f"k=2: {alone}, but in a group of two both credits are equal, and the group's mean as the baseline removes "
             "them entirely; type k=3 or more, or advantage=unbiased, or alpha=0"

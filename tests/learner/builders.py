@@ -41,6 +41,7 @@ def clip(
     loss_type: LossType = LossType.dapo,
     level: Level = Level.token,
     beta: float = 0.0,
+    use_bias_correction_kl: bool = True,
     max_completion_length: int = 10,
 ) -> Clip:
     return Clip(
@@ -50,6 +51,7 @@ def clip(
         epsilon_high=None,
         delta=None,
         beta=beta,
+        use_bias_correction_kl=use_bias_correction_kl,
         max_completion_length=max_completion_length,
     )
 

@@ -44,10 +44,11 @@ def trl_trainer(folder, loss_type: LossType, level: Level, beta: float):
 
 def as_experience(inputs) -> Experience:
     """trl's batch in our records."""
-    completions = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["completion_ids"], inputs["completion_mask"], strict=True)]
+    pairs = zip(inputs["completion_ids"], inputs["completion_mask"].bool(), strict=True)
+    completions = [ids[mask].tolist() for ids, mask in pairs]
     words = {i: word for word, i in word_tokenizer().get_vocab().items()}
     finished = [ids[-1] == 1 for ids in completions]
-    texts = [" ".join(words[i] for i in ids[: len(ids) - done]) for ids, done in zip(completions, finished, strict=True)]
+    texts = [" ".join(words[i] for i in ids if i != 1) for ids in completions]
     total_PK = torch.tensor(reward(completions)).view(P, K)
     return Experience(
         rollouts=make_rollouts(texts, K, prompts=make_prompts(P), finished=finished),

@@ -15,6 +15,7 @@ def clip(
     epsilon_high: float | None = None,
     delta: float | None = None,
     beta: float = 0.0,
+    use_bias_correction_kl: bool = False,
     max_completion_length: int = 10,
 ) -> Clip:
     return Clip(
@@ -24,6 +25,7 @@ def clip(
         epsilon_high=epsilon_high,
         delta=delta,
         beta=beta,
+        use_bias_correction_kl=use_bias_correction_kl,
         max_completion_length=max_completion_length,
     )
 
@@ -130,6 +132,33 @@ def test_the_kl_is_k3_with_its_coefficient():
     assert value == pytest.approx(beta * sum(kl), abs=1e-6)
     torch.testing.assert_close(gradient_N, torch.tensor([beta * (1 - 2), beta * (1 - 0.5)]))
     assert means["kl"] == pytest.approx(sum(kl) / 2, abs=1e-6)
+
+
+def test_the_corrected_kl_is_multiplied_by_the_ratio_and_differentiated_through_it():
+    value, gradient_N, means = apply(
+        clip(beta=0.1, use_bias_correction_kl=True), ratios=[1.0], advantages=[0.0], ref=[math.log(2)]
+    )
+    kl = 2 - math.log(2) - 1
+    assert value == pytest.approx(0.1 * kl)
+    assert gradient_N.item() == pytest.approx(0.1 * (kl + 1 - 2))  # 0.1 * (log policy - log reference)
+    assert means["kl"] == pytest.approx(kl)
+
+
+@pytest.mark.parametrize(("corrected", "exact"), [(True, True), (False, False)])
+def test_only_the_corrected_kl_has_the_gradient_of_the_kl(corrected, exact):
+    """Expectation over all tokens of a softmax policy, against autograd through the closed form."""
+    generator = torch.Generator().manual_seed(0)
+    logits, reference = torch.randn(2, 6, generator=generator)
+    logits.requires_grad_()
+    logprobs_N = logits.log_softmax(-1)
+    ref_N = reference.log_softmax(-1)
+    (expected,) = torch.autograd.grad((logprobs_N.exp() * (logprobs_N - ref_N)).sum(), logits, retain_graph=True)
+    value, _ = clip(beta=1.0, use_bias_correction_kl=corrected)(
+        logprobs_N=logprobs_N, old_logprobs_N=logprobs_N.detach(), ref_logprobs_N=ref_N,
+        advantages_N=torch.zeros(6), weights_N=logprobs_N.detach().exp(), rows_N=torch.zeros(6, dtype=torch.long),
+    )  # fmt: skip
+    (got,) = torch.autograd.grad(value, logits)
+    assert torch.allclose(got, expected, atol=1e-6) == exact
 
 
 @pytest.mark.parametrize("level", Level)

@@ -1,15 +1,19 @@
 """Which answers are cities, and which city they are."""
 
+import csv
+
 import pytest
 
 from dqo.errors import ConfigError
-from dqo.task.cities import HELD_OUT, TRAINING, Cities, fold
+from dqo.task.cities import HELD_OUT, TABLE, TRAINING, Cities, _index, fold
 from tests.factories import word_tokenizer
 
 
 def cities(**keys) -> Cities:
     return Cities(
-        word_tokenizer(["city"]), 256, **{"seed": 0, "max_completion_length": 12, "chat_template": True, "phrasings": 4, **keys}
+        word_tokenizer(["city"]),
+        256,
+        **{"seed": 0, "max_completion_length": 12, "chat_template": True, "phrasings": 4, **keys},
     )
 
 
@@ -37,6 +41,7 @@ def task() -> Cities:
         ("Columbus, Georgia", "Columbus", "United States"),
         ("Washington, D.C.", "Washington", "United States"),
         ("Washington DC", "Washington", "United States"),
+        ("Washington D.C., USA", "Washington", "United States"),
         ("Tokyo", "Tokyo", "Japan"),
         ("Sao Paulo", "São Paulo", "Brazil"),
         ("SÃO PAULO", "São Paulo", "Brazil"),
@@ -67,7 +72,7 @@ def test_place(task, text, name, country):
 @pytest.mark.parametrize(
     "text",
     [
-        "", ".", "**", "a city", "Paris is nice", "Paris\nLondon", "Paris, London", "Paris, Texas", "Paris, Franc", "Par.is",
+        "", ".", "**", "a city", "Paris is nice", "Paris\nLondon", "Paris, London", "Paris, Texas", "Paris, Franc", "Par.is", "- Paris", "Paris -",
         "Mexico", "Jamaica", "Atlantis", "Paris!", "Paris 🎈", "I recommend Paris.", "P", "NYC", "CDG", "Paris, France, Mars",
     ],
 )  # fmt: skip
@@ -100,16 +105,22 @@ def test_coordinates(task):
 
 
 def test_table():
-    from dqo.task import cities as module
-
-    names = module._index()
+    names = _index()
     cities = {city for entries in names.values() for city, _ in entries}
     assert 2900 <= len(cities) <= 3100
     assert min(city.population for city in cities) >= 200_000
     assert all(-90 <= city.latitude <= 90 and -180 <= city.longitude <= 180 for city in cities)
     assert not any(name.isascii() and len(name) < 2 for name in names)
-    assert module.TABLE.stat().st_size < 400_000
-    assert "CC BY 4.0" in (module.TABLE.parent / "README.md").read_text("utf-8")
+    assert TABLE.stat().st_size < 400_000
+    assert "CC BY 4.0" in (TABLE.parent / "README.md").read_text("utf-8")
+
+
+def test_every_name_of_the_table_is_found(task):
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            for name in [row["name"], *filter(None, row["other_names"].split(";"))]:
+                city = task.place(f"{name}, {row['country']}")
+                assert city is not None and city.country == row["country"], name
 
 
 def test_phrasings():

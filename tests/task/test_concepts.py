@@ -33,7 +33,9 @@ def test_vocabulary_is_complete_and_words_have_one_class(grammar):
     assert sorted({*classed, *literals, ":"}) == grammar.words
     assert not set(grammar.classes) & set(grammar.words)  # or "food" would be a food
     assert 120 <= len(grammar.words) <= 160
-    assert not any(word[0] in "aeiou" for name in grammar.classes for word in grammar.classes[name] if _follows_a(grammar, name))
+    assert not any(
+        word[0] in "aeiou" for name in grammar.classes for word in grammar.classes[name] if _follows_a(grammar, name)
+    )
 
 
 def _follows_a(grammar: Grammar, name: str) -> bool:

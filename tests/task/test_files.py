@@ -59,7 +59,10 @@ def offline(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("task", "files"),
-    [(gsm8k.Gsm8k, "train.jsonl and test.jsonl"), (commongen.CommonGen, r"commongen.\{train,dev\}.\{src_alpha,tgt\}.txt")],
+    [
+        (gsm8k.Gsm8k, "train.jsonl and test.jsonl"),
+        (commongen.CommonGen, r"commongen.\{train,dev\}.\{src_alpha,tgt\}.txt"),
+    ],
 )
 def test_hub_out_of_reach(offline, task, files):
     keys = {"seed": 0, "max_completion_length": 8, "chat_template": True, "data_dir": None, "held_out": 2}

@@ -14,7 +14,10 @@ TRAIN = [
     {"question": "What is 3 times 4?", "answer": "It is 3*4=<<3*4=12>>12.\n#### 12"},
     {"question": "How much are 2 of $1,000?", "answer": "2*1,000=$<<2*1000=2000>>2,000\n#### 2,000"},
 ]
-TEST = [{"question": "What is 1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"}, {"question": "And 5-8?", "answer": "5-8=-3\n#### -3"}]
+TEST = [
+    {"question": "What is 1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"},
+    {"question": "And 5-8?", "answer": "5-8=-3\n#### -3"},
+]
 
 
 def write(folder: Path, train=TRAIN, test=TEST) -> Path:
@@ -103,7 +106,9 @@ def test_malformed_line(tmp_path, row, message):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(ConfigError, match=r"none/train.jsonl: No such file .*; type task.data_dir=FOLDER with train.jsonl"):
+    with pytest.raises(
+        ConfigError, match=r"none/train.jsonl: No such file .*; type task.data_dir=FOLDER with train.jsonl"
+    ):
         task(tmp_path / "none")
 
 

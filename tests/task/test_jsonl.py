@@ -136,19 +136,39 @@ USER = {"role": "user", "content": "hello"}
         ({"prompt": [USER, {"role": "bot", "content": "x"}]}, {}, "message 2: role 'bot' is none of system, user"),
         ({"prompt": [{"role": "user", "content": None}]}, {}, "message 1: the content is null; text is needed"),
         ({"prompt": [USER, {"role": "assistant", "content": "x"}]}, {}, "ends with the assistant's words"),
-        ({"prompt": [USER]}, {"chat_template": False}, "line 11: messages need a chat template; type task.chat_template=true"),
+        (
+            {"prompt": [USER]},
+            {"chat_template": False},
+            "line 11: messages need a chat template; type task.chat_template=true",
+        ),
         ({"prompt": [USER]}, {"template_of_model": None}, "line 11: messages need a chat template; type model.path="),
         (
             {"prompt": [{"role": "system", "content": "x"}, USER]},
             {"system_prompt": "y"},
             "line 11: the messages have a system prompt already; type task.system_prompt=null",
         ),
-        ({"prompt": "new"}, {"answer_column": "answer"}, r'line 11: there is no "answer", only prompt; type task.answer_column='),
+        (
+            {"prompt": "new"},
+            {"answer_column": "answer"},
+            r'line 11: there is no "answer", only prompt; type task.answer_column=',
+        ),
         ({"prompt": "new", "answer": [1]}, {"answer_column": "answer"}, r'"answer" \(task.answer_column\) is an array'),
-        ({"prompt": "new", "answer": True}, {"answer_column": "answer"}, r"is a truth value; text or a number is needed"),
+        (
+            {"prompt": "new", "answer": True},
+            {"answer_column": "answer"},
+            r"is a truth value; text or a number is needed",
+        ),
         ({"prompt": "new"}, {"completion_column": "answer"}, r"line 11: .* type task.completion_column="),
-        ({"prompt": "new"}, {"columns": {"a": "answer"}}, r'line 11: there is no "answer", only prompt; type task.columns.a='),
-        ({"prompt": "new"}, {"template": "{{ topic }}"}, "line 11: task.template fails: 'topic' is undefined; the line has prompt"),
+        (
+            {"prompt": "new"},
+            {"columns": {"a": "answer"}},
+            r'line 11: there is no "answer", only prompt; type task.columns.a=',
+        ),
+        (
+            {"prompt": "new"},
+            {"template": "{{ topic }}"},
+            "line 11: task.template fails: 'topic' is undefined; the line has prompt",
+        ),
         ({"prompt": "new", "topic": 3}, {"template": "{{ topic + 'x' }}"}, "line 1[01]?: task.template fails"),
         ({"prompt": "new", "completions": 1}, {}, r'line 1: "completions" is an argument .* type task.columns='),
     ],
@@ -174,7 +194,11 @@ def test_template_is_sandboxed(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "held_out", "message"),
     [
-        (10, 10, r"task.held_out=10: .*my.jsonl has 10 different prompts .*type task.held_out=1, or task.eval_path=FILE"),
+        (
+            10,
+            10,
+            r"task.held_out=10: .*my.jsonl has 10 different prompts .*type task.held_out=1, or task.eval_path=FILE",
+        ),
         (10, 64, r"task.held_out=64"),
         (1, 1, r"has 1 different prompts .* add lines, or task.eval_path=FILE"),
         (10, 0, r"task.held_out=0: .* type task.held_out=64"),

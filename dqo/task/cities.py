@@ -1,0 +1,171 @@
+"""``task=cities``: the quick start. "Recommend a city to visit. Answer with only its name."
+
+The answers are places, so what a policy has lost can be seen on a map (the paper's Figure 3). The question is asked in
+several wordings; those of the evaluation are never trained on.
+"""
+
+import csv
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from dqo.errors import ConfigError
+from dqo.records import Prompt
+from dqo.stages import Verdict
+from dqo.task.rows import Row, RowTask
+
+TABLE = Path(__file__).parents[1] / "data" / "cities.csv"
+
+ONLY = "Answer with only its name."
+TRAINING = (
+    f"Recommend a city to visit. {ONLY}",
+    f"Suggest a city for my next holiday. {ONLY}",
+    f"Where in the world would you study for a year? Choose one city. {ONLY}",
+    f"Pick a city to spend a summer in. {ONLY}",
+    f"We are looking for a city to hold our conference in. {ONLY}",
+    f"Choose a city for a honeymoon. {ONLY}",
+    f"Name a city for a long weekend. {ONLY}",
+    f"Which city should I move to? {ONLY}",
+    f"I have a free week and like to walk. Which city should I see? {ONLY}",
+    f"In which city would you open a small restaurant? {ONLY}",
+    f"Tell me a city that is worth a long train ride. {ONLY}",
+    f"My parents want to see something new. Propose a city. {ONLY}",
+    f"Name a city where a painter should live. {ONLY}",
+    f"Give me a city to write a novel about. {ONLY}",
+    f"I can work from anywhere. Which city should I try first? {ONLY}",
+    f"Which city would you show to a friend from abroad? {ONLY}",
+    f"Recommend a city with good food. {ONLY}",
+    f"Propose a city for a school trip. {ONLY}",
+    f"What city should a film about music be set in? {ONLY}",
+    f"I collect old maps. Which city should I look for one of? {ONLY}",
+    f"Suggest a city for a family with two children. {ONLY}",
+    f"Pick a city to learn a new language in. {ONLY}",
+    f"Which city deserves more visitors? {ONLY}",
+    f"Name a city you can reach by ship or by plane. {ONLY}",
+)
+HELD_OUT = (
+    f"I would like to travel somewhere. Name one city. {ONLY}",
+    f"Which city is good for a short break? {ONLY}",
+    f"Where should I spend my birthday? Give me a city. {ONLY}",
+    f"Choose a city for a student exchange. {ONLY}",
+    f"Propose a city to live in after retirement. {ONLY}",
+    f"What city should we fly to this winter? {ONLY}",
+    f"Tell me a city that photographers would enjoy. {ONLY}",
+    f"Recommend a city for a first trip abroad. {ONLY}",
+    f"We need a city for a meeting of twenty people. {ONLY}",
+    f"Pick any city that you find interesting. {ONLY}",
+    f"Suggest a city to start a company in. {ONLY}",
+    f"My sister loves museums. Which city should she go to? {ONLY}",
+    f"In what city would you spend a month? {ONLY}",
+    f"Name a city for a detective story. {ONLY}",
+    f"Which city would make a good surprise for two friends? {ONLY}",
+    f"Give me a city to dream about. {ONLY}",
+)
+
+COUNTRIES = {  # what people write for what GeoNames writes
+    "america": "united states", "britain": "united kingdom", "burma": "myanmar", "czech republic": "czechia",
+    "great britain": "united kingdom", "holland": "netherlands", "korea": "south korea", "prc": "china",
+    "republic of ireland": "ireland", "the netherlands": "netherlands", "turkiye": "turkey", "u.k": "united kingdom",
+    "u.s": "united states", "u.s.a": "united states", "uae": "united arab emirates", "uk": "united kingdom",
+    "united states of america": "united states", "us": "united states", "usa": "united states", "viet nam": "vietnam",
+}  # fmt: skip
+LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th", "ə": "e",
+                         "‘": "'", "’": "'", "ʻ": "'", "ʼ": "'", "`": "'"})  # fmt: skip
+WRAPPED = re.compile(r"""["'“”‘’`*_]{0,3}(\w(?:.*[\w)])?)\.?["'“”‘’`*_]{0,3}\.?""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class City:
+    """A city of the table. Example: Paris, France, 48.853 north, 2.349 east, 2,138,551 people."""
+
+    name: str
+    country: str
+    latitude: float  # degrees, north positive
+    longitude: float  # degrees, east positive
+    population: int
+
+
+class Cities(RowTask):
+    """Reward 1 if the answer is finished and is one city of over 200,000 people, nothing else."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        context_length: int,
+        *,
+        seed: int,
+        max_completion_length: int,
+        chat_template: bool,
+        phrasings: int,
+    ):
+        if not 1 <= phrasings <= len(TRAINING):
+            raise ConfigError(f"task.phrasings={phrasings}: there are 1 to {len(TRAINING)}; type task.phrasings=4")
+        super().__init__(
+            tokenizer,
+            context_length,
+            seed=seed,
+            max_completion_length=max_completion_length,
+            chat_template=chat_template,
+            training=[Row(content=text, source=f"phrasing {n}") for n, text in enumerate(TRAINING[:phrasings], 1)],
+            held_out=[Row(content=text, source=f"held-out phrasing {n}") for n, text in enumerate(HELD_OUT, 1)],
+        )
+
+    def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
+        right = finished and self.place(text) is not None
+        return Verdict(reward=float(right), correct=right)
+
+    def key(self, prompt: Prompt, text: str) -> str:
+        """The city, however it is spelled; any other text is itself."""
+        city = self.place(text)
+        return f"{city.name}, {city.country}" if city else super().key(prompt, text)
+
+    def place(self, text: str) -> City | None:
+        """The city that an answer names: "Paris", "paris.", "**Paris**", also "Paris, France" or "Austin, Texas, USA".
+
+        What follows a comma must be that city's country or region. Of cities of one name it is the most populous.
+        """
+        match = WRAPPED.fullmatch(text.strip())
+        name, *places = [fold(part) for part in match[1].split(",")] if match else [""]
+        for city, regions in _index().get(name, ()):
+            if all(COUNTRIES.get(place, place) in regions for place in places):
+                return city
+        return None
+
+
+def fold(text: str) -> str:
+    """One spelling for "São Paulo", "SAO PAULO" and "Sao-Paulo": no case, accents or hyphens; "St." is "Saint"."""
+    text = re.sub(r"(?<=\w)[-–](?=\w)", " ", text)
+    letters = unicodedata.normalize("NFKD", text.casefold().translate(LETTERS))
+    words = "".join(letter for letter in letters if not unicodedata.combining(letter)).split()
+    return " ".join("saint" if word in ("st", "st.") else word for word in words)
+
+
+@cache
+def _index() -> dict[str, list[tuple[City, set[str]]]]:
+    """Folded name → its cities, each with what may follow its comma; by own names first, then by population."""
+    names: dict[str, list[tuple[City, set[str]]]] = {}
+    others: dict[str, list[tuple[City, set[str]]]] = {}
+    with TABLE.open(encoding="utf-8", newline="") as file:  # the most populous first
+        for row in csv.DictReader(file):
+            city = City(
+                name=row["name"],
+                country=row["country"],
+                latitude=float(row["latitude"]),
+                longitude=float(row["longitude"]),
+                population=int(row["population"]),
+            )
+            entry = (city, {fold(part) for part in (city.country, *row["region"].split(";")) if part})
+            _enter(names, city.name, entry)
+            for name in filter(None, row["other_names"].split(";")):
+                _enter(others, name, entry)
+    return {name: names.get(name, []) + others.get(name, []) for name in names | others}
+
+
+def _enter(index: dict[str, list[tuple[City, set[str]]]], name: str, entry: tuple[City, set[str]]) -> None:
+    folded = fold(name)
+    for spelling in {folded, folded.replace("'", ""), folded.rstrip(".")}:  # Xi'an is Xian too, D.C. is D.C
+        index.setdefault(spelling, []).append(entry)
