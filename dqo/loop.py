@@ -117,8 +117,8 @@ def _encode(stages: Stages, clock: Clock, rollouts: Rollouts):
         return stages.embed.encode(rollouts)
 
 
-def _credit(stages: Stages, clock: Clock, rollouts: Rollouts, rewards: Future, embeddings: Future) -> Experience:
-    rewards, embeddings_PKD = rewards.result(), embeddings.result()
+def _credit(stages: Stages, clock: Clock, rollouts: Rollouts, scored: Future, encoded: Future) -> Experience:
+    rewards, embeddings_PKD = scored.result(), encoded.result()
     with clock("credit"):
         credits_PK = stages.credit.assign(rollouts, rewards, embeddings_PKD)
     return Experience(rollouts=rollouts, rewards=rewards, embeddings_PKD=embeddings_PKD, credits_PK=credits_PK)

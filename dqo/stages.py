@@ -64,6 +64,13 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Demonstrating(Protocol):
+    """A task that can show answers, for supervised fine-tuning."""
+
+    def demonstrations(self, count: int, seed: int) -> Sequence[tuple[Prompt, str]]: ...
+
+
+@runtime_checkable
 class Rollout(Protocol):
     """Samples completions. Row seeds come from (seed, prompt position, i), so results do not depend on batching."""
 

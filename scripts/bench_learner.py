@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from dqo.learner.torch_single import TorchSingle
 from dqo.loss.clip import Clip, Level, LossType
+from dqo.models.precision import Dtype
 from dqo.optim.adamw import AdamW, Schedule
 from dqo.records import Estimates, Experience, Prompt, Rewards, Rollouts, Targets
 
@@ -107,7 +108,8 @@ def smollm2_learner(arguments: argparse.Namespace) -> TorchSingle:
     return TorchSingle(
         LlamaForCausalLM(config).eval(), torch.device("cpu"), loss, optim, temperature=1.0, num_iterations=1,
         max_tokens_per_micro_batch=arguments.budget, shared_prompt=True, gradient_checkpointing=False,
-        bf16=arguments.bf16, lora_r=None, lora_alpha=32, lora_dropout=0.0, lora_target_modules=None,
+        dtype=Dtype.BFLOAT16 if arguments.bf16 else Dtype.FLOAT32,
+        lora_r=None, lora_alpha=32, lora_dropout=0.0, lora_target_modules=None,
     )  # fmt: skip
 
 

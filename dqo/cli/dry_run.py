@@ -33,4 +33,4 @@ def run(config: DictConfig) -> None:
         soft_wrap=True,
     )
     console.print(f"the first prompt, {len(prompts[0].tokens)} tokens:")
-    console.print(Text(policy.tokenizer.decode(prompts[0].tokens)))
+    console.print(Text(str(policy.tokenizer.decode(list(prompts[0].tokens)))))

@@ -116,12 +116,11 @@ def one_line(error: BaseException, command: str) -> str:
 def _close_keys(key: str, command: str) -> str:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
 
-    from dqo.config.typed import flat, suggestion
+    from dqo.config.typed import flat, plain, suggestion
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        known = flat(OmegaConf.to_container(compose(command), resolve=False))
+        known = flat(plain(compose(command)))
     node = key.rpartition(".")[0]
     return suggestion(key, [k for k in known if not node or k.startswith(f"{node}.")] or list(known))

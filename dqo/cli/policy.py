@@ -6,16 +6,18 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dqo import __version__
 from dqo.config.build import Policy, device, make, make_task
+from dqo.config.typed import plain
 from dqo.errors import ConfigError
 from dqo.models import cached_folder, save_policy
 from dqo.records import Prompt
 from dqo.sft import finetune
-from dqo.stages import Task
+from dqo.stages import Demonstrating, Task
 
 Demonstrations = Sequence[tuple[Prompt, str]]
 
@@ -33,7 +35,12 @@ def load(config: DictConfig) -> tuple[Policy, Task]:
     task = make_task(config, tokenizer, context_length(model))
     if config.warm_start:
         model = _warmed(config, model, tokenizer, task)
-    return Policy(name=source.name, model=model.to(place), tokenizer=tokenizer, device=place), task
+    return Policy(name=source.name, model=_moved(model, place), tokenizer=tokenizer, device=place), task
+
+
+def _moved(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
+    torch.nn.Module.to(model, place)  # in place; transformers' own ``to`` hides its types
+    return model
 
 
 def context_length(model: PreTrainedModel) -> int:
@@ -46,9 +53,8 @@ def warm_up(
     observe: Callable[[int, float], None],
 ) -> float:  # fmt: skip
     """Fine-tune in place by the numbers of ``sft``; the final loss in nats a token."""
-    model.to(device(config))
     return finetune(
-        model,
+        _moved(model, device(config)),
         tokenizer,
         shown,
         steps=config.sft.steps,
@@ -61,7 +67,7 @@ def warm_up(
 
 def demonstrations(config: DictConfig, task: Task) -> Demonstrations:
     """The task's example answers. Raises ConfigError for a task that has none."""
-    if not hasattr(task, "demonstrations"):
+    if not isinstance(task, Demonstrating):
         raise ConfigError(f"{type(task).__name__} shows no answers to fine-tune on; type warm_start=false")
     return task.demonstrations(DEMONSTRATIONS, seed=config.sft.seed)
 
@@ -78,7 +84,7 @@ def _warmed(
         log.info("warm start: loss %.3f nats a token", loss)
         save_policy(model, tokenizer, folder)
 
-    numbers = OmegaConf.to_container(OmegaConf.masked_copy(config, ["model", "sft"]))
+    numbers = plain(OmegaConf.masked_copy(config, ["model", "sft"]))
     pairs = [(prompt.tokens, text) for prompt, text in shown]
     key = hashlib.sha256(json.dumps([__version__, numbers, pairs], sort_keys=True).encode()).hexdigest()
     folder = cached_folder(f"warm-{key[:16]}", build)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dqo.cli.policy import demonstrations, load, warm_up
 from dqo.models import save_policy
@@ -14,7 +14,8 @@ def run(config: DictConfig) -> None:
     """Writes ``RUN_DIR/policy``; prints a line every twentieth of the steps. A task's own warm start is left out: this
     is it."""
     torch.manual_seed(config.sft.seed)
-    policy, task = load(OmegaConf.merge(config, {"warm_start": False}))
+    config.warm_start = False
+    policy, task = load(config)
     every = max(1, config.sft.steps // 20)
 
     def show(step: int, loss: float) -> None:

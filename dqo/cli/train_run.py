@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from dqo.checkpoint import Checkpoints, Resumed, restore
 from dqo.cli.policy import load
 from dqo.config.build import Policy, make_plan, make_stages
+from dqo.config.resume import saved_overrides
+from dqo.config.typed import plain
 from dqo.evaluation import Evaluation
 from dqo.loop import train
 from dqo.models import save_policy
@@ -118,7 +120,7 @@ def _trackers(config: DictConfig, folder: Path, resumed: Resumed) -> Iterator[Te
     if config.log.wandb:
         yield Wandb(
             folder=folder, alpha=config.alpha, project=config.log.project, name=folder.name,
-            config=OmegaConf.to_container(config), id=resumed.extra.get("wandb_id"),
+            config=plain(config), id=resumed.extra.get("wandb_id"),
         )  # fmt: skip
 
 
@@ -189,8 +191,7 @@ def _write(run: Run, before: Evaluation, after: Evaluation) -> None:
 
 
 def _command(config: DictConfig) -> str:
-    overrides = OmegaConf.load(Path(config.run_dir) / "overrides.yaml")
-    return shlex.join(["dqo-train", *(o for o in overrides if not o.startswith("run_dir="))])
+    return shlex.join(["dqo-train", *saved_overrides(Path(config.run_dir))])
 
 
 def _name(config: DictConfig) -> str:

@@ -15,8 +15,6 @@ if os.environ.get("DQO_TYPECHECK"):  # the test run's shape and type checks, whi
 
     install_import_hook("dqo", "beartype.beartype")
 
-from omegaconf import OmegaConf
-
 from dqo.errors import ConfigError, StageError
 
 PR_SET_PDEATHSIG = 1
@@ -33,8 +31,9 @@ def main() -> None:
 
 def _run(command: str, folder: Path) -> int:
     from dqo.cli import dry_run, sft_run, train_run
+    from dqo.config.typed import load
 
-    config = OmegaConf.load(folder / "config.yaml")
+    config = load(folder / "config.yaml")
     job = dry_run.run if config.dry_run else {"train": train_run.run, "sft": sft_run.run}[command]
     try:
         job(config)

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dqo.config.typed import flat
+from dqo.config.typed import flat, load, plain
 from dqo.errors import ConfigError
 
 MAY_CHANGE = ("steps", "log.", "eval.", "checkpoint.", "nproc", "device", "run_dir", "resume", "dry_run")
@@ -16,14 +16,14 @@ def saved_overrides(run: Path) -> list[str]:
     file = run / "overrides.yaml"
     if not file.exists():
         raise ConfigError(f"resume={run}: no run is there (no {file.name}); type resume=FOLDER_OF_A_RUN")
-    return [o for o in OmegaConf.to_container(OmegaConf.load(file)) if o.partition("=")[0] not in ("run_dir", "resume")]
+    return [text for text in map(str, OmegaConf.load(file)) if text.partition("=")[0] not in ("run_dir", "resume")]
 
 
 def refuse_changes(config: DictConfig, resolved: DictConfig) -> None:
     """Raises ConfigError naming each key whose value differs from the saved run's and may not (MAY_CHANGE)."""
-    now = flat(OmegaConf.to_container(resolved))
-    then = flat(OmegaConf.to_container(OmegaConf.load(Path(resolved.resume) / "config.yaml")))
-    texts = flat(OmegaConf.to_container(config, resolve=False))
+    now = flat(plain(resolved))
+    then = flat(plain(load(Path(resolved.resume) / "config.yaml")))
+    texts = flat(plain(config))
     changed = [
         f"{key}={now.get(key)} (the run has {then.get(key)})"
         for key in sorted(now.keys() | then.keys())

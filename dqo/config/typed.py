@@ -10,8 +10,9 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import field, make_dataclass
 from enum import Enum
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -24,7 +25,7 @@ from dqo.errors import ConfigError
 def check(config: DictConfig) -> DictConfig:
     """The configuration with every interpolation resolved and every type checked. Raises ConfigError."""
     try:
-        resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+        resolved = OmegaConf.create(plain(config, resolve=True))
     except OmegaConfBaseException as error:
         raise _readable(error, "") from error
     checked = _merged(OmegaConf.structured(Config), resolved, "")
@@ -53,13 +54,12 @@ def arguments(node: DictConfig, key: str) -> tuple[type, dict[str, Any]]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
     fields = [(p.name, _storable(hints.get(p.name, Any)), _default(p)) for p in parameters]
-    given = {name: value for name, value in OmegaConf.to_container(node).items() if name != "_target_"}
+    given = {name: value for name, value in plain(node).items() if name != "_target_"}
     merged = _merged(OmegaConf.structured(make_dataclass(cls.__name__, fields)), OmegaConf.create(given), key)
     for name in merged:
         if OmegaConf.is_missing(merged, name):
             raise ConfigError(f"{key}.{name} has no value; type {key}.{name}=…")
-    values = OmegaConf.to_container(merged)
-    return cls, {name: _chosen(hints.get(name, Any), value, f"{key}.{name}") for name, value in values.items()}
+    return cls, {name: _chosen(hints.get(name, Any), value, f"{key}.{name}") for name, value in plain(merged).items()}
 
 
 def _target(node: DictConfig, key: str) -> type:
@@ -133,6 +133,16 @@ def suggestion(name: str, known: list[Any]) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
+
+
+def plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
+    """As dicts and lists; ``resolve``: interpolations replaced by what they point at."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
+
+
+def load(path: Path) -> DictConfig:
+    """A configuration that was saved."""
+    return cast(DictConfig, OmegaConf.load(path))
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

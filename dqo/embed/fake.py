@@ -27,4 +27,5 @@ class Fake:
         return normalize(counts_BD, dim=1).view(len(rollouts.prompts), rollouts.k, self._dim)
 
     def _axis(self, word: str) -> int:
-        return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()) % self._dim
+        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest) % self._dim

@@ -37,7 +37,7 @@ class Sentence:
         if batch_size < 1:
             raise ConfigError(f"embed.batch_size={batch_size}: at least 1 is needed; type embed.batch_size=64")
         if max_seq_length is not None and max_seq_length < 1:
-            raise ConfigError(f"embed.max_seq_length={max_seq_length}: at least 1 token is needed; type embed.max_seq_length=null")
+            raise ConfigError(f"embed.max_seq_length={max_seq_length}: too short; type embed.max_seq_length=null")
         self._batch_size, self._lock, self._warned = batch_size, threading.Lock(), False
         self._encoder = _load(_folder(model, packaged), model, device, dtype.on(device))
         if max_seq_length is not None:
@@ -45,7 +45,7 @@ class Sentence:
 
     def encode(self, rollouts: Rollouts) -> Float[Tensor, "prompts k dim"]:
         """Unit length, float32, CPU. Raises StageError for a text whose embedding is not finite or has no direction."""
-        distinct = sorted(set(rollouts.texts), key=lambda text: (len(text), text))
+        distinct: list[str] = sorted(set(rollouts.texts), key=lambda text: (len(text), text))
         with self._lock:
             self._warn_of_cut(distinct)
             raw_ND = self._encoder.encode(
@@ -56,10 +56,10 @@ class Sentence:
         place = {text: n for n, text in enumerate(distinct)}
         return embeddings_ND[[place[text] for text in rollouts.texts]].view(len(rollouts.prompts), rollouts.k, -1)
 
-    def _check(self, embeddings_ND: Tensor, distinct: Sequence[str], rollouts: Rollouts) -> None:
-        bad_N = (embeddings_ND.norm(dim=1) - 1).abs() < 1e-3
-        if not bad_N.all():
-            texts = {distinct[n] for n in (~bad_N).nonzero()[:, 0].tolist()}
+    def _check(self, embeddings_ND: Tensor, distinct: list[str], rollouts: Rollouts) -> None:
+        unit_N = (embeddings_ND.norm(dim=1) - 1).abs() < 1e-3
+        if not unit_N.all():
+            texts: set[str] = {distinct[n] for n in (~unit_N).nonzero()[:, 0].tolist()}
             positions = [
                 prompt.position
                 for p, prompt in enumerate(rollouts.prompts)
@@ -70,12 +70,13 @@ class Sentence:
     def _warn_of_cut(self, texts: Sequence[str]) -> None:
         """Once: texts that are alike up to the encoder's limit have the same embedding, and count as the same."""
         limit = self._encoder.max_seq_length
-        long = [text for text in texts if limit and len(text) > limit]  # a token is a character or more
-        if long and not self._warned:
-            cut = sum(len(ids) > limit for ids in self._encoder.tokenizer(long)["input_ids"])
-            if cut:
-                log.warning("%d of %d texts are longer than the encoder's %d tokens: the rest is not seen", cut, len(texts), limit)
-                self._warned = True
+        if self._warned or limit is None:
+            return
+        long = [text for text in texts if len(text) > limit - 2]  # a token is a character or more, and two are added
+        cut = sum(len(ids) > limit for ids in self._encoder.tokenizer(long, verbose=False)["input_ids"]) if long else 0
+        if cut:
+            log.warning("%d of %d texts exceed the encoder's %d tokens; the rest is not seen", cut, len(texts), limit)
+            self._warned = True
 
 
 def _folder(model: str, packaged: str | None) -> Path:
@@ -97,10 +98,9 @@ def _folder(model: str, packaged: str | None) -> Path:
 def _load(folder: Path, model: str, device: torch.device, dtype: torch.dtype) -> SentenceTransformer:
     try:
         with no_progress_bars():
-            return SentenceTransformer(
-                str(folder), device=str(device), local_files_only=True, model_kwargs={"use_safetensors": True, "dtype": dtype}
-            ).eval()
+            settings = {"use_safetensors": True, "dtype": dtype}
+            encoder = SentenceTransformer(str(folder), device=str(device), local_files_only=True, model_kwargs=settings)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(
-            f"embed.model={model}: no sentence encoder could be read ({first_line(error)}); type embed.model=FOLDER or a hub name"
-        ) from error
+        cause = f"no sentence encoder could be read ({first_line(error)})"
+        raise ConfigError(f"embed.model={model}: {cause}; type embed.model=FOLDER or a name on the hub") from error
+    return encoder.eval()

@@ -16,6 +16,11 @@ def with_lora(
 ) -> PeftModel:
     """The policy with fresh adapters, changed in place: base frozen, adapters trained, nothing changed yet in what it
     computes. ``target_modules``: ends of module names; None: peft's choice for the architecture. Raises ConfigError."""
+    for key, value in (("lora_r", r), ("lora_alpha", alpha)):
+        if value < 1:
+            raise ConfigError(f"learner.{key}={value}: 1 or more is needed; type learner.{key}=16")
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"learner.lora_dropout={dropout}: 0 to below 1 is allowed; type learner.lora_dropout=0.05")
     ends = (policy.get_input_embeddings(), policy.get_output_embeddings())
     allowed = f"type learner.lora_target_modules=[{','.join(_linear_names(policy))}], or some of these"
     for target in target_modules or []:

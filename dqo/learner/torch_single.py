@@ -12,13 +12,14 @@ from transformers import PreTrainedModel
 
 from dqo.errors import ConfigError, StageError
 from dqo.learner import state
+from dqo.learner.dropout import disable_dropout
 from dqo.learner.logprobs import check_shared_prompt, token_logprobs
 from dqo.learner.lora import merged_weights, with_lora
-from dqo.learner.modes import computes_bf16, disable_dropout
 from dqo.learner.objective import Objective, Tally, counts, objective
 from dqo.learner.packing import MicroBatch, micro_batches
 from dqo.learner.parts import Loss, Optim
 from dqo.learner.reference import Reference
+from dqo.models.precision import Dtype
 from dqo.records import Estimates, Experience, Rollouts, Targets
 from dqo.stages import Weights
 
@@ -26,8 +27,8 @@ log = logging.getLogger("dqo")
 
 
 class TorchSingle:
-    """Owns the policy: fp32 weights, bf16 autocast, gradients summed over micro-batches, ``num_iterations`` optimizer
-    steps on each batch.
+    """Owns the policy: fp32 weights, autocast to ``dtype``, gradients summed over micro-batches, ``num_iterations``
+    optimizer steps on each batch.
 
     A step whose completions are all invalid takes no optimizer step and says so (``skipped_updates``); one whose
     advantages are all zero takes it, as in TRL: momentum moves the weights. The learning rate follows the run's steps,
@@ -46,23 +47,21 @@ class TorchSingle:
         max_tokens_per_micro_batch: int,
         shared_prompt: bool,
         gradient_checkpointing: bool,
-        bf16: bool | None,
+        dtype: Dtype,
         lora_r: int | None,
         lora_alpha: int,
         lora_dropout: float,
         lora_target_modules: list[str] | None,
     ):
-        at_least = {"num_iterations": num_iterations, "max_tokens_per_micro_batch": max_tokens_per_micro_batch}
-        at_least |= {"lora_alpha": lora_alpha} | ({} if lora_r is None else {"lora_r": lora_r})
-        for key, value in at_least.items():
+        at_least_1 = {"num_iterations": num_iterations, "max_tokens_per_micro_batch": max_tokens_per_micro_batch}
+        for key, value in at_least_1.items():
             if value < 1:
                 raise ConfigError(f"learner.{key}={value}: 1 or more is needed; type learner.{key}=1")
-        if not 0 <= lora_dropout < 1:
-            raise ConfigError(f"learner.lora_dropout={lora_dropout}: 0 to below 1; type learner.lora_dropout=0.05")
+        if dtype is Dtype.FLOAT16:
+            raise ConfigError("learner.dtype=float16: gradients would underflow; type learner.dtype=bfloat16 or auto")
         self.policy, self.device, self.loss, self.optim = policy, device, loss, optim
-        self.temperature, self.num_iterations = temperature, num_iterations
-        self.budget, self.shared_prompt = max_tokens_per_micro_batch, shared_prompt
-        self.bf16 = computes_bf16(device) if bf16 is None else bf16
+        self.temperature, self.num_iterations, self.shared_prompt = temperature, num_iterations, shared_prompt
+        self.budget, self.bf16 = max_tokens_per_micro_batch, dtype.on(device) == torch.bfloat16
         self.version = 0  # updates behind the weights
 
         disable_dropout(policy)

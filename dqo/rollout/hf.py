@@ -64,9 +64,10 @@ class Hf:
         arrived = set()
         for name, tensor in weights:
             if name not in own:
-                raise StageError("rollout", f"the learner sent {name}, which {type(self._model).__name__} does not have")
+                raise StageError("rollout", f"the learner sent {name}; {type(self._model).__name__} has no such tensor")
             if tensor.shape != own[name].shape:
-                raise StageError("rollout", f"{name} has shape {[*own[name].shape]}; the learner sent {[*tensor.shape]}")
+                shapes = f"{[*own[name].shape]}; the learner sent {[*tensor.shape]}"
+                raise StageError("rollout", f"{name} has the shape {shapes}")
             own[name].copy_(tensor)
             arrived.add(own[name].data_ptr())
         absent = [name for name, own_tensor in self._model.named_parameters() if own_tensor.data_ptr() not in arrived]
@@ -103,13 +104,15 @@ class Hf:
 def _end_tokens(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[str]) -> set[int]:
     """Every token that ends a completion: the generation config's, one or several, the tokenizer's, the user's."""
     configured = policy.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *([configured] if isinstance(configured, int) else configured or [])}
+    ends = set() if configured is None else {configured} if isinstance(configured, int) else set(configured)
+    if isinstance(tokenizer.eos_token_id, int):
+        ends.add(tokenizer.eos_token_id)
     for text in stop_tokens:
         tokens = tokenizer.encode(text, add_special_tokens=False)
-        if len(tokens) != 1 or tokens[0] == tokenizer.unk_token_id:
-            raise ConfigError(f"rollout.stop_tokens: {text!r} is not one token of this model but {len(tokens)}, or unknown")
+        if len(tokens) != 1 or (tokens[0] == tokenizer.unk_token_id and text != tokenizer.unk_token):
+            raise ConfigError(f"rollout.stop_tokens={stop_tokens}: {text!r} is not one token of this model")
         ends.add(tokens[0])
-    return ends - {None}
+    return ends
 
 
 def _copy(policy: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -15,17 +15,16 @@ class Sampler:
 
     def __init__(self, *, temperature: float, top_p: float, top_k: int, min_p: float, repetition_penalty: float):
         if not 0 <= temperature < math.inf:
-            raise ConfigError(f"temperature={temperature}: 0 (the likeliest token) or more is needed; type temperature=1.0")
+            raise ConfigError(f"temperature={temperature}: 0 (greedy) or more is needed; type temperature=1.0")
         if not 0 < top_p <= 1:
             raise ConfigError(f"rollout.top_p={top_p}: more than 0 and at most 1 is needed; type rollout.top_p=1.0")
         if top_k < 0:
             raise ConfigError(f"rollout.top_k={top_k}: 0 (all tokens) or more is needed; type rollout.top_k=0")
         if not 0 <= min_p < 1:
-            raise ConfigError(f"rollout.min_p={min_p}: 0 (all tokens) or more and less than 1 is needed; type rollout.min_p=0.0")
+            raise ConfigError(f"rollout.min_p={min_p}: 0 (all tokens) to below 1 is needed; type rollout.min_p=0.0")
         if not 0 < repetition_penalty < math.inf:
-            raise ConfigError(
-                f"rollout.repetition_penalty={repetition_penalty}: more than 0 is needed; type rollout.repetition_penalty=1.0"
-            )
+            key = "rollout.repetition_penalty"
+            raise ConfigError(f"{key}={repetition_penalty}: more than 0 is needed; type {key}=1.0")
         self.penalty = repetition_penalty
         self._greedy, self._temperature = temperature == 0, temperature or 1.0
         self._top_p, self._top_k, self._min_p = top_p, top_k, min_p

@@ -75,7 +75,7 @@ COUNTRIES = {  # what people write for what GeoNames writes
 }  # fmt: skip
 LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th", "ə": "e",
                          "‘": "'", "’": "'", "ʻ": "'", "ʼ": "'", "`": "'"})  # fmt: skip
-WRAPPED = re.compile(r"""["'“”‘’`*_]{0,3}(\w(?:.*[\w)])?)\.?["'“”‘’`*_]{0,3}\.?""")
+WRAPPED = re.compile(r"""["'“”‘’`*_]{0,3}([^\W_](?:.*(?:[^\W_]|\)))?)\.?["'“”‘’`*_]{0,3}\.?""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +128,16 @@ class Cities(RowTask):
 
         What follows a comma must be that city's country or region. Of cities of one name it is the most populous.
         """
-        match = WRAPPED.fullmatch(text.strip())
+        match = WRAPPED.fullmatch(unicodedata.normalize("NFC", text.strip()))
         name, *places = [fold(part) for part in match[1].split(",")] if match else [""]
         for city, regions in _index().get(name, ()):
             if all(COUNTRIES.get(place, place) in regions for place in places):
                 return city
         return None
+
+    def places(self) -> list[City]:
+        """All cities of the table, the most populous first."""
+        return sorted({city for entries in _index().values() for city, _ in entries}, key=lambda city: -city.population)
 
 
 def fold(text: str) -> str:

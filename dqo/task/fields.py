@@ -25,7 +25,7 @@ class Fields:
     prompt_column: str
     template: str | None
     system_prompt: str | None
-    columns: Mapping[str, str]
+    columns: Mapping[str, str] | None
     answer_column: str | None
     completion_column: str | None
 
@@ -33,9 +33,7 @@ class Fields:
         """The rows of a file. Raises ConfigError naming file and line; ``key`` is what the path was typed for."""
         template = self._compiled()
         lines = read_jsonl(Path(path), key=key)
-        names = list(
-            dict.fromkeys(name for _, line in lines for name in line)
-        )  # a field that a line lacks is None there
+        names = list(dict.fromkeys(name for _, line in lines for name in line))
         rows = []
         for number, line in lines:
             source = f"{path}, line {number}"
@@ -80,11 +78,13 @@ class Fields:
         return ({"role": "system", "content": self.system_prompt}, *messages)
 
     def _columns(self, line: Line, names: Sequence[str], source: str) -> dict[str, Any]:
-        """What the reward is told: the chosen fields, or all but the prompt."""
-        own = {name: name for name in names if name != self.prompt_column or self.template is not None}
-        columns = {}
-        for name, field in (self.columns or own).items():
-            columns[name] = self._field(line, field, f"columns.{name}", source) if self.columns else line.get(field)
+        """What the reward is told: the chosen fields, or all but the prompt; None where a line lacks one of these."""
+        if self.columns:
+            wanted = self.columns.items()
+            columns = {name: self._field(line, field, f"columns.{name}", source) for name, field in wanted}
+        else:
+            prompt = self.prompt_column if self.template is None else None
+            columns = {name: line.get(name) for name in names if name != prompt}
         if clash := TAKEN & set(columns):
             raise ConfigError(
                 f'{source}: "{min(clash)}" is an argument that reward functions have already; type '

@@ -29,7 +29,7 @@ class Jsonl(RowTask):
         prompt_column: str,
         template: str | None,
         system_prompt: str | None,
-        columns: dict[str, str],
+        columns: dict[str, str] | None,
         answer_column: str | None,
         completion_column: str | None,
         skip_long: bool,

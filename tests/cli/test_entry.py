@@ -13,7 +13,12 @@ ROOT = Path(__file__).parents[2]
 def command(*arguments: str, cwd: Path, module: str = "dqo.cli.train") -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{cwd}", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -42,7 +47,13 @@ def test_help_and_configuration_do_not_import_torch(arguments, plant, tmp_path):
 
 def test_help_lists_groups_keys_and_examples(tmp_path):
     text = command("--help", cwd=tmp_path).stdout
-    for expected in ("credit: distance, dpp", "task: cities", "alpha 1.0", "dqo-train task=gsm8k alpha=1.0 k=4", "-sc install=bash"):
+    for expected in (
+        "credit: distance, dpp",
+        "task: cities",
+        "alpha 1.0",
+        "task=gsm8k alpha=1.0 k=4",
+        "-sc install=bash",
+    ):
         assert expected in text
 
 

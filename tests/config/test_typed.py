@@ -70,7 +70,7 @@ def test_values_come_out_in_their_types():
         ({"weights": {"a": "much"}}, r"credit\.weights"),
         ({"sise": 3}, r"unknown key credit\.sise; did you mean credit\.size\?"),
         ({"task": "mine"}, r"unknown key credit\.task"),
-        ({"_target_": "dqo.credit.missing.Missing"}, r"credit\._target_=dqo\.credit\.missing\.Missing: cannot be imported"),
+        ({"_target_": "dqo.missing.Missing"}, r"credit\._target_=dqo\.missing\.Missing: cannot be imported"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named_with_their_whole_key(changes, message):

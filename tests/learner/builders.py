@@ -11,6 +11,7 @@ from dqo.advantage.groups import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.learner.torch_single import TorchSingle
 from dqo.loss.clip import Clip, Level, LossType
+from dqo.models.precision import Dtype
 from dqo.optim.adamw import AdamW, Schedule
 from dqo.records import Estimates, Experience, Targets
 
@@ -80,7 +81,7 @@ def make_learner(
     budget: int = 1024,
     shared_prompt: bool = True,
     gradient_checkpointing: bool = False,
-    bf16: bool | None = False,
+    dtype: Dtype = Dtype.FLOAT32,
     lora_r: int | None = None,
     lora_dropout: float = 0.0,
     lora_target_modules: list[str] | None = None,
@@ -95,7 +96,7 @@ def make_learner(
         max_tokens_per_micro_batch=budget,
         shared_prompt=shared_prompt,
         gradient_checkpointing=gradient_checkpointing,
-        bf16=bf16,
+        dtype=dtype,
         lora_r=lora_r,
         lora_alpha=32,
         lora_dropout=lora_dropout,

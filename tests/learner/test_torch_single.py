@@ -6,8 +6,8 @@ import torch
 
 from dqo.batching import join, split
 from dqo.errors import ConfigError, StageError
-from dqo.learner.modes import computes_bf16
 from dqo.loss.clip import Level, LossType
+from dqo.models.precision import Dtype
 from dqo.optim.adamw import Schedule
 from dqo.records import Estimates
 from dqo.stages import Learner
@@ -273,14 +273,19 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step_and_names_the_micro
 
 
 def test_bf16_differs_from_fp32_by_its_rounding(experience):
-    exact, rounded = (gradient(tiny_llama(), experience, bf16=bf16) for bf16 in (False, True))
+    exact, rounded = (gradient(tiny_llama(), experience, dtype=dtype) for dtype in (Dtype.FLOAT32, Dtype.BFLOAT16))
     for name in exact:
         error = (exact[name] - rounded[name]).norm() / exact[name].norm()
         assert 1e-4 < error < 0.1, name
 
 
 def test_bf16_is_chosen_where_the_device_has_it(policy):
-    assert make_learner(policy, bf16=None).bf16 == computes_bf16(CPU)
+    assert make_learner(policy, dtype=Dtype.AUTO).bf16 == (Dtype.AUTO.on(CPU) == torch.bfloat16)
+
+
+def test_float16_is_refused(policy):
+    with pytest.raises(ConfigError, match=r"^learner\.dtype=float16: .*type learner\.dtype="):
+        make_learner(policy, dtype=Dtype.FLOAT16)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -302,7 +307,7 @@ def test_weights_spell_out_the_head(tied, experience):
         ("num_iterations", {"num_iterations": 0}),
         ("max_tokens_per_micro_batch", {"budget": 0}),
         ("lora_r", {"lora_r": 0}),
-        ("lora_dropout", {"lora_dropout": 1.0}),
+        ("lora_dropout", {"lora_r": 4, "lora_dropout": 1.0}),
     ],
 )
 def test_numbers_out_of_range_name_the_key(policy, key, settings):

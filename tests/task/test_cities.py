@@ -10,11 +10,8 @@ from tests.factories import word_tokenizer
 
 
 def cities(**keys) -> Cities:
-    return Cities(
-        word_tokenizer(["city"]),
-        256,
-        **{"seed": 0, "max_completion_length": 12, "chat_template": True, "phrasings": 4, **keys},
-    )
+    keys = {"seed": 0, "max_completion_length": 12, "chat_template": True, "phrasings": 4, **keys}
+    return Cities(word_tokenizer(["city"]), 256, **keys)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +28,8 @@ def task() -> Cities:
         ("**Paris**", "Paris", "France"),
         ("**Paris.**", "Paris", "France"),
         ("“Paris”.", "Paris", "France"),
+        ("_Paris_", "Paris", "France"),
+        ("Bogota\u0301", "Bogotá", "Colombia"),
         ("Paris, France", "Paris", "France"),
         ("New York", "New York City", "United States"),
         ("New York City, USA", "New York City", "United States"),
@@ -72,8 +71,9 @@ def test_place(task, text, name, country):
 @pytest.mark.parametrize(
     "text",
     [
-        "", ".", "**", "a city", "Paris is nice", "Paris\nLondon", "Paris, London", "Paris, Texas", "Paris, Franc", "Par.is", "- Paris", "Paris -",
-        "Mexico", "Jamaica", "Atlantis", "Paris!", "Paris 🎈", "I recommend Paris.", "P", "NYC", "CDG", "Paris, France, Mars",
+        "", ".", "**", "a city", "Paris is nice", "Paris\nLondon", "Paris, London", "Paris, Texas", "Paris, Franc",
+        "Par.is", "- Paris", "Paris -", "Mexico", "Jamaica", "Atlantis", "Paris!", "Paris 🎈", "I recommend Paris.",
+        "P", "NYC", "CDG", "Paris, France, Mars",
     ],
 )  # fmt: skip
 def test_no_place(task, text):

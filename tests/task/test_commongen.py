@@ -83,18 +83,14 @@ def test_check(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"commongen.train.src_alpha.txt: No such file .*; type task.data_dir=FOLDER with"
-    ):
+    with pytest.raises(ConfigError, match=r"commongen.train.src_alpha.txt: No such file .*; type task.data_dir=FOLDER"):
         task(tmp_path)
 
 
 def test_files_that_do_not_belong_together(tmp_path):
     folder = write(tmp_path)
     (folder / "commongen.dev.tgt.txt").write_text("one line\n", "utf-8")
-    with pytest.raises(
-        ConfigError, match=r"commongen.dev.src_alpha.txt, line 2: .*commongen.dev.tgt.txt.*line by line"
-    ):
+    with pytest.raises(ConfigError, match=r"dev.src_alpha.txt, line 2: .*commongen.dev.tgt.txt.*line by line"):
         task(folder)
 
 

@@ -4,45 +4,19 @@ import pytest
 
 from dqo.task.english import fault, forms, used, words_of
 
-KNOWN = set(
-    [
-        "a",
-        "dog",
-        "throw",
-        "throws",
-        "ball",
-        "park",
-        "run",
-        "runs",
-        "catch",
-        "catches",
-        "chicken",
-        "cheese",
-        "pizza",
-        "broccoli",
-        "boy",
-        "man",
-        "stood",
-        "stand",
-        "look",
-        "looking",
-        "player",
-        "field",
-        "batter",
-        "grilled",
-        "hot",
-        "city",
-        "quick",
-    ]
-)
+KNOWN = {
+    "dog", "throw", "throws", "ball", "park", "run", "runs", "catches", "chicken", "cheese", "pizza", "broccoli", "man",
+    "stood", "looking", "player", "field", "batter", "grilled", "quick",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("word", "form"),
     [
-        ("dog", "dogs"), ("carry", "carries"), ("carry", "carried"), ("carry", "carrying"), ("run", "running"), ("run", "ran"),
-        ("stand", "stood"), ("ride", "riding"), ("ride", "rode"), ("catch", "catches"), ("catch", "caught"), ("hold", "held"),
-        ("leaf", "leaves"), ("fireman", "firemen"), ("child", "children"), ("know", "knew"), ("dance", "danced"),
+        ("dog", "dogs"), ("carry", "carries"), ("carry", "carried"), ("carry", "carrying"), ("run", "running"),
+        ("run", "ran"), ("stand", "stood"), ("ride", "riding"), ("ride", "rode"), ("catch", "catches"),
+        ("catch", "caught"), ("hold", "held"), ("leaf", "leaves"), ("fireman", "firemen"), ("child", "children"),
+        ("know", "knew"), ("dance", "danced"),
     ],
 )  # fmt: skip
 def test_forms(word, form):

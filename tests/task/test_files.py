@@ -78,7 +78,7 @@ def test_hub_data_set(offline, tmp_path):
         (folder / f"{split}.jsonl").write_text(json.dumps({"question": split, "answer": "#### 1"}) + "\n", "utf-8")
     train, test = read_hub(str(folder), None, ["train", "test"], files="x")
     assert (train, test) == ([{"question": "train", "answer": "#### 1"}], [{"question": "test", "answer": "#### 1"}])
-    with pytest.raises(ConfigError, match="type task.data_dir=FOLDER with x"):
+    with pytest.raises(ConfigError, match=r"type task.data_dir=FOLDER with x"):
         read_hub(str(folder), None, ["dev"], files="x")
 
 

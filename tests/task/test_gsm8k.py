@@ -106,9 +106,7 @@ def test_malformed_line(tmp_path, row, message):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"none/train.jsonl: No such file .*; type task.data_dir=FOLDER with train.jsonl"
-    ):
+    with pytest.raises(ConfigError, match=r"none/train.jsonl: No such file .*; type task.data_dir=FOLDER with train"):
         task(tmp_path / "none")
 
 

@@ -23,7 +23,7 @@ def task(path: str | None, *, context: int = 64, template_of_model: str | None =
     tokenizer.chat_template = template_of_model
     given = {
         "seed": 0, "max_completion_length": 8, "chat_template": True, "path": path, "eval_path": None, "held_out": 2,
-        "prompt_column": "prompt", "template": None, "system_prompt": None, "columns": {}, "answer_column": None,
+        "prompt_column": "prompt", "template": None, "system_prompt": None, "columns": None, "answer_column": None,
         "completion_column": None, "skip_long": False,
     }  # fmt: skip
     return Jsonl(tokenizer, context, **{**given, **keys})
@@ -78,11 +78,11 @@ def test_template_over_fields(tmp_path):
 def test_messages_and_system_prompt(tmp_path):
     lines = [{"prompt": [{"role": "user", "content": f"question {n}"}]} for n in range(4)]
     subject = task(write(tmp_path, lines), system_prompt="Be brief.")
-    system, user = subject.held_out()[0].content
-    assert system == {"role": "system", "content": "Be brief."}
-    assert user["role"] == "user"
-    plain = task(write(tmp_path, LINES), system_prompt="Be brief.").held_out()[0].content
-    assert [message["role"] for message in plain] == ["system", "user"]
+    expected = [({"role": "system", "content": "Be brief."}, line["prompt"][0]) for line in lines]
+    assert all(prompt.content in expected for prompt in subject.held_out())
+    plain = task(write(tmp_path, LINES), system_prompt="Be brief.").draw(0, 8)[0]
+    expected = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "question 7"})
+    assert expected in [prompt.content for prompt in plain]
 
 
 def test_check_by_answer_column(tmp_path):
@@ -139,9 +139,9 @@ USER = {"role": "user", "content": "hello"}
         (
             {"prompt": [USER]},
             {"chat_template": False},
-            "line 11: messages need a chat template; type task.chat_template=true",
+            "line 11: messages need .*; type task.chat_template=true",
         ),
-        ({"prompt": [USER]}, {"template_of_model": None}, "line 11: messages need a chat template; type model.path="),
+        ({"prompt": [USER]}, {"template_of_model": None}, "line 11: messages need .*; type model.path="),
         (
             {"prompt": [{"role": "system", "content": "x"}, USER]},
             {"system_prompt": "y"},
@@ -150,24 +150,24 @@ USER = {"role": "user", "content": "hello"}
         (
             {"prompt": "new"},
             {"answer_column": "answer"},
-            r'line 11: there is no "answer", only prompt; type task.answer_column=',
+            r'there is no "answer", only prompt; type task.answer_column=',
         ),
         ({"prompt": "new", "answer": [1]}, {"answer_column": "answer"}, r'"answer" \(task.answer_column\) is an array'),
         (
             {"prompt": "new", "answer": True},
             {"answer_column": "answer"},
-            r"is a truth value; text or a number is needed",
+            "is a truth value; text or a number",
         ),
         ({"prompt": "new"}, {"completion_column": "answer"}, r"line 11: .* type task.completion_column="),
         (
             {"prompt": "new"},
             {"columns": {"a": "answer"}},
-            r'line 11: there is no "answer", only prompt; type task.columns.a=',
+            r'there is no "answer", only prompt; type task.columns.a=',
         ),
         (
             {"prompt": "new"},
             {"template": "{{ topic }}"},
-            "line 11: task.template fails: 'topic' is undefined; the line has prompt",
+            "line 11: task.template fails: 'topic' is undefined; .* has prompt",
         ),
         ({"prompt": "new", "topic": 3}, {"template": "{{ topic + 'x' }}"}, "line 1[01]?: task.template fails"),
         ({"prompt": "new", "completions": 1}, {}, r'line 1: "completions" is an argument .* type task.columns='),
@@ -187,7 +187,7 @@ def test_template_that_is_no_template(tmp_path):
 
 
 def test_template_is_sandboxed(tmp_path):
-    with pytest.raises(ConfigError, match="line 1: task.template fails: access to attribute '__class__'"):
+    with pytest.raises(ConfigError, match=r"line 1: task.template fails: access to attribute '__class__'"):
         task(write(tmp_path, LINES), template="{{ prompt.__class__.__mro__ }}")
 
 
@@ -197,7 +197,7 @@ def test_template_is_sandboxed(tmp_path):
         (
             10,
             10,
-            r"task.held_out=10: .*my.jsonl has 10 different prompts .*type task.held_out=1, or task.eval_path=FILE",
+            r"task.held_out=10: .* has 10 different prompts .*type task.held_out=1, or task.eval_path=",
         ),
         (10, 64, r"task.held_out=64"),
         (1, 1, r"has 1 different prompts .* add lines, or task.eval_path=FILE"),

@@ -1,0 +1,159 @@
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from dqo.errors import ConfigError
+from dqo.models.folders import HubUnreachable, cached_folder, hub_folder, packaged_files, save_policy
+from tests.factories import tiny_llama
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DQO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def write_number(folder: Path) -> None:
+    (folder / "number").write_text("7")
+
+
+def test_the_cache_is_built_once(cache):
+    first = cached_folder("seven", write_number)
+    assert first == cache / "seven"
+    assert (first / "number").read_text() == "7"
+
+    def again(folder: Path) -> None:
+        raise AssertionError("was there already")
+
+    assert cached_folder("seven", again) == first
+
+
+def test_a_failed_build_leaves_nothing_and_the_next_one_works(cache):
+    def fails(folder: Path) -> None:
+        (folder / "half").write_text("")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        cached_folder("seven", fails)
+    assert [path.name for path in cache.iterdir()] == ["seven.lock"]
+    assert (cached_folder("seven", write_number) / "number").exists()
+
+
+def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DQO_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="DQO_CACHE=FOLDER"):
+        cached_folder("seven", write_number)
+
+
+def count_builds(home: str, barrier, builds) -> None:
+    os.environ["DQO_CACHE"] = home
+
+    def build(folder: Path) -> None:
+        with builds.get_lock():
+            builds.value += 1
+        for part in range(200):
+            (folder / str(part)).write_text("x" * 1000)
+
+    barrier.wait()
+    assert len(list(cached_folder("big", build).iterdir())) == 200
+
+
+def test_two_processes_at_once_build_once(cache):
+    context = multiprocessing.get_context("fork")
+    barrier, builds = context.Barrier(2), context.Value("i", 0)
+    processes = [context.Process(target=count_builds, args=(str(cache), barrier, builds)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert builds.value == 1
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_saved_policy_is_read_back_exactly(tmp_path, tokenizer, tied):
+    model = tiny_llama(tied=tied)
+    save_policy(model, tokenizer, tmp_path / "policy")
+    back = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in back.state_dict().items())
+    assert back.generation_config.eos_token_id == 1
+    assert AutoTokenizer.from_pretrained(tmp_path / "policy")("w1 w2")["input_ids"] == [4, 5]
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def test_a_policy_takes_the_place_of_an_older_one(tmp_path, tokenizer):
+    for seed in (1, 2):
+        save_policy(tiny_llama(seed=seed), tokenizer, tmp_path / "policy")
+    back = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    assert torch.equal(back.lm_head.weight, tiny_llama(seed=2).lm_head.weight)
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_learners_weights_are_saved_without_its_adapters(tmp_path, tokenizer, tied):
+    """A learner with LoRA has changed the model in place; what it hands over are merged weights, heads spelled out."""
+    trained = tiny_llama(tied=tied, seed=5)
+    weights = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    model = tiny_llama(tied=tied)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    save_policy(model, tokenizer, tmp_path / "policy", weights=iter(weights.items()))
+    back, report = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in back.state_dict().items())
+
+
+def test_a_generation_config_that_transformers_would_not_write(tmp_path, tokenizer, policy):
+    policy.generation_config = GenerationConfig(temperature=0.7, eos_token_id=[1, 2])
+    save_policy(policy, tokenizer, tmp_path / "policy")
+    back = GenerationConfig.from_pretrained(tmp_path / "policy")
+    assert (back.temperature, back.do_sample, back.eos_token_id) == (0.7, True, [1, 2])
+
+
+def test_offline_the_hub_is_out_of_reach_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(HubUnreachable, match=r"model.path=some/model: no such folder .* type model.path=FOLDER"):
+        hub_folder("some/model", revision=None, key="model.path")
+
+
+def test_a_hub_that_never_answers_is_given_up(monkeypatch, tmp_path):
+    monkeypatch.setattr("dqo.models.folders.PATIENCE", 0.2)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(HubUnreachable):
+            hub_folder("some/model", revision=None, key="model.path")
+
+
+def test_the_hubs_cache_serves_where_the_hub_is_out_of_reach(monkeypatch, tmp_path):
+    commit = "0" * 40
+    snapshot = tmp_path / "models--some--model" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--some--model" / "refs").mkdir()
+    (tmp_path / "models--some--model" / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert hub_folder("some/model", revision=None, key="model.path") == snapshot
+
+
+def test_a_name_that_the_hub_does_not_allow():
+    with pytest.raises(ConfigError, match=r"model\.path=some--/model: the hub says"):
+        hub_folder("some--/model", revision=None, key="model.path")
+
+
+def test_files_of_a_package_are_found_without_importing_it(monkeypatch, tmp_path):
+    package = tmp_path / "explosive"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError")
+    (package / "weights.gguf").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert packaged_files("explosive", "*.gguf") == [package / "weights.gguf"]
+    assert packaged_files("nowhere_to_be_found", "*") == []

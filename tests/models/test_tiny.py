@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from dqo.errors import ConfigError
+from dqo.models.tiny import Tiny
+
+SIZES = {"hidden_size": 128, "intermediate_size": 344, "layers": 4, "heads": 4, "context_length": 64}
+
+
+def test_the_model_that_the_design_asks_for():
+    model = Tiny(**SIZES, seed=0).load()
+    assert 0.75e6 < model.num_parameters() < 0.85e6
+    assert model.dtype == torch.float32
+    assert not model.training
+    assert model.config._attn_implementation == "sdpa"
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+def test_the_tokenizer_knows_every_word_of_the_language():
+    tokenizer = Tiny(**SIZES, seed=0).load_tokenizer()
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
+    text = "in the park , a shy dog hid the ball ."
+    tokens = tokenizer(text)["input_ids"]
+    assert len(tokens) == len(text.split())
+    assert tokenizer.unk_token_id not in tokens
+    assert tokenizer.decode(tokens) == text
+    assert tokenizer("zeppelin")["input_ids"] == [2]
+    assert len(tokenizer) == Tiny(**SIZES, seed=0).load().config.vocab_size
+
+
+def test_the_seed_makes_the_weights_and_leaves_the_programs_generator_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    weights = [Tiny(**SIZES, seed=seed).load().lm_head.weight for seed in (0, 0, 1)]
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"layers": 0}, {"hidden_size": -1}, {"heads": 3}, {"hidden_size": 100, "heads": 4}, {"context_length": 0}]
+)
+def test_sizes_that_make_no_model(sizes):
+    with pytest.raises(ConfigError, match=f"model.{next(iter(sizes))}|model.hidden_size"):
+        Tiny(**(SIZES | sizes), seed=0)

@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from dqo.rollout.attention import NAME, use_grouped_attention
+from tests.factories import tiny_llama
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_decoding_gives_the_same_logits_as_plain_attention(padding):
+    """tiny_llama has four heads on two key heads."""
+    tokens_BT = torch.randint(3, 63, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask_BT = torch.ones_like(tokens_BT)
+    mask_BT[0, :padding] = 0
+    plain, grouped = tiny_llama(), tiny_llama()
+    use_grouped_attention(grouped)
+    assert (plain.config._attn_implementation, grouped.config._attn_implementation) == ("sdpa", NAME)
+    steps = []
+    for model in (plain, grouped):
+        with torch.no_grad():
+            output = model(tokens_BT[:, :6], attention_mask=mask_BT[:, :6], use_cache=True)
+            logits = [output.logits]
+            for t in range(6, 9):
+                positions = mask_BT[:, : t + 1].sum(1, keepdim=True) - 1
+                output = model(
+                    tokens_BT[:, t : t + 1],
+                    attention_mask=mask_BT[:, : t + 1],
+                    position_ids=positions,
+                    past_key_values=output.past_key_values,
+                )
+                logits.append(output.logits)
+        steps.append(torch.cat(logits, 1)[mask_BT.bool()])
+    torch.testing.assert_close(steps[0], steps[1], atol=1e-5, rtol=1e-5)
+
+
+def test_other_attention_is_left_alone():
+    model = tiny_llama()
+    model.set_attn_implementation("eager")
+    use_grouped_attention(model)
+    assert model.config._attn_implementation == "eager"
