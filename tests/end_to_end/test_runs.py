@@ -1,0 +1,130 @@
+"""Whole runs, as a user types them: real processes, the tiny model, shapes checked inside the workers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "model=tiny", "task=concepts", "sft.steps=30", "steps=2", "prompts_per_step=2", "k=4", "eval.prompts=3",
+    "eval.every=0", "checkpoint.every=0", "log.tensorboard=false",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """One warm start for all runs of the session, and none of the user's."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def dqo(cache, tmp_path):
+    def run(*arguments: str, module: str = "train", code: int = 0) -> str:
+        environment = {
+            **os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "DQO_CACHE": str(cache), "DQO_TYPECHECK": "1",
+            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", f"dqo.cli.{module}", *arguments],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+def lines(run: Path) -> list[dict]:
+    """metrics.jsonl without the times."""
+    timed = ("seconds/", "tokens_per_second", "step_time")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not any(word in key for word in timed)} for row in rows]
+
+
+def test_a_run_leaves_what_the_readme_says(dqo, tmp_path):
+    text = dqo(*SMALL, "run_dir=run", "checkpoint.every=2", "eval.every=1", "log.tensorboard=true")
+    run = tmp_path / "run"
+    for name in ("config.yaml", "metrics.jsonl", "completions", "checkpoints", "policy", "summary.json", "curves.png"):
+        assert (run / name).exists(), name
+    summary = json.loads((run / "summary.json").read_text())
+    for moment in ("before", "after"):
+        assert {"reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "logdet"} <= summary[
+            moment
+        ].keys()
+    assert [row["step"] for row in lines(run)] == [0, 1, 1, 2, 2]
+    table = pq.read_table(run / "completions" / "step_00002.parquet")
+    assert table.num_rows == 8 and {"prompt", "completion", "reward", "credit", "advantage"} <= set(table.column_names)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(run / "policy"),
+        AutoTokenizer.from_pretrained(run / "policy"),
+    )
+    assert model.config.vocab_size == len(tokenizer)
+    assert "alpha" in (run / "policy" / "README.md").read_text() or "α" in (run / "policy" / "README.md").read_text()
+    assert "resume=run" in text and "before" in text and "after" in text
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(dqo, tmp_path):
+    exact = (*SMALL, "checkpoint.every=2", "checkpoint.final=false", "advantage=unbiased", "rollout.dtype=float32")
+    dqo(*exact, "steps=4", "run_dir=whole")
+    dqo(*exact, "steps=2", "run_dir=parts")
+    dqo("resume=parts", "steps=4")
+    whole, parts = lines(tmp_path / "whole"), lines(tmp_path / "parts")
+    assert parts == whole
+
+
+def test_a_resumed_run_may_not_change_what_it_trains(dqo):
+    dqo(*SMALL, "checkpoint.every=2", "checkpoint.final=false", "run_dir=run")
+    assert "alpha=2.0 (the run has 1.0)" in dqo("resume=run", "alpha=2", code=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("rollout=fake", "embed=fake", "warm_start=false"),
+        ("embed=fake", "credit=distance", "advantage=separate", "algorithm=dr_grpo", "credit.gate=correct"),
+        ("embed=fake", "learner.lora_r=4", "beta=0.05", "learner.num_iterations=2", "algorithm=gspo"),
+        ("embed=fake", "ahead=1", "redraws=1", "algorithm=rloo", "learner.shared_prompt=false", "k=2"),
+        ("credit=none", "alpha=0", "learner.gradient_checkpointing=true", "optim.lr_scheduler_type=cosine"),
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_options_run_together(dqo, tmp_path, options):
+    dqo(*SMALL, *options, "run_dir=run")
+    steps = [row for row in lines(tmp_path / "run") if "loss" in row]
+    assert len(steps) == 2 and all(row["loss"] is not None and row["grad_norm"] > 0 for row in steps)
+
+
+def test_warm_start_then_own_data_and_own_reward(dqo, tmp_path):
+    """dqo-sft writes a folder that model=hf reads; a jsonl file and a function of the user's do the rest."""
+    dqo("model=tiny", "task=concepts", "sft.steps=30", "run_dir=warm", module="sft")
+    rows = [{"prompt": f"{a} {b} park :", "must": a} for a, b in [("dog", "ball"), ("cat", "ball"), ("dog", "cat")]]
+    (tmp_path / "my.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "my_module.py").write_text(
+        "def score(prompts, completions, must, **columns):\n"
+        "    return [float(word in text.split()) for word, text in zip(must, completions)]\n"
+    )
+    dqo(
+        "model=hf", "model.path=warm/policy", "task=jsonl", "task.path=my.jsonl", "task.held_out=1", "task.chat_template=false",
+        "reward=python", "reward.function=my_module.score", "embed=fake", "steps=2", "prompts_per_step=2", "k=4",
+        "max_completion_length=12", "eval.every=0", "checkpoint.every=0", "run_dir=run",
+    )  # fmt: skip
+    assert "rewards/score/mean" in lines(tmp_path / "run")[1]
+
+
+def test_a_sweep_gives_a_folder_each_and_reports_a_bad_job_at_once(dqo, tmp_path):
+    text = dqo("-m", *SMALL, "rollout=fake", "embed=fake", "warm_start=false", "k=1,4", "run_dir=sweep", code=2)
+    assert "k=1: alpha=1 pays completions for differing" in text
+    (good,) = (tmp_path / "sweep").glob("1_*k=4*")
+    assert (good / "summary.json").exists()
+
+
+def test_a_dry_run_shows_batch_memory_and_prompt_and_writes_nothing(dqo, tmp_path):
+    text = dqo(*SMALL, "dry_run=true", "run_dir=run", "embed=fake", "warm_start=false")
+    assert "2 prompts × k=4 = 8 completions" in text and "memory:" in text and "the first prompt" in text
+    assert not (tmp_path / "run").exists()
