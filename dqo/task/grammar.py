@@ -44,16 +44,18 @@ class Grammar:
         return [tuple(chooser.sample(triple, 3)) for triple in triples]
 
     def is_sentence(self, text: str) -> bool:
-        """Whether the grammar makes this text, without a word twice (but "the" and "a", and those like "and")."""
+        """Whether the grammar makes this text, without a word twice (but "the" and "a")."""
         words = text.split()
         template = tuple(self._class_of.get(word, "") for word in words)
         once = [word for word, name in zip(words, template, strict=True) if name not in (word, DETERMINER)]
         return template in self.templates and len(set(once)) == len(once)
 
     def sentence(self, concepts: Sequence[str], chooser: random.Random) -> list[str]:
-        """A sentence with these concepts: a length is chosen first, then a template of this length, then its words."""
-        kind = tuple(sorted(self._class_of[word] for word in concepts))
-        template = chooser.choice(chooser.choice(self._by_length(kind)))
+        """A random sentence with these concepts, of the shorter of two lengths that are drawn."""
+        lengths = self._by_length(tuple(sorted(self._class_of[word] for word in concepts)))
+        template = chooser.choice(
+            min(chooser.choice(lengths), chooser.choice(lengths), key=lambda group: len(group[0]))
+        )
         words, slots = list(template), list(range(len(template)))
         chooser.shuffle(slots)
         for concept in concepts:
