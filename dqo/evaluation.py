@@ -36,6 +36,11 @@ class Evaluation:
     metrics: Mapping[str, float]  # means over prompts; NaN where undefined for all of them
     answers: tuple[Answers, ...]  # by position
 
+    @property
+    def texts(self) -> list[str]:
+        """All that was sampled, prompt by prompt."""
+        return [text for answers in self.answers for text in answers.texts]
+
 
 def evaluate(stages: Stages, prompts: Sequence[Prompt], *, n: int, seed: int) -> Evaluation:
     """Sample n completions of every prompt, judge and embed them. Pure: no stage changes.

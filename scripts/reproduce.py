@@ -13,6 +13,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dqo.observe.atlas import draw_answers
+from dqo.task import cities
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -85,11 +88,13 @@ def main() -> None:
             for setting in table.settings
         }
         print(markdown(table, rows), flush=True)
+        if name == "cities":
+            picture(table, seeds, options.runs)
 
 
 def after(table: Table, setting: Setting, seed: int, folder: Path) -> dict[str, float]:
     """The metrics after training; trains if that was not done yet."""
-    run = folder / f"{'_'.join(setting.overrides)}_seed={seed}"
+    run = run_folder(setting, seed, folder)
     if not (run / "summary.json").exists():
         arguments = [
             *table.common,
@@ -101,6 +106,24 @@ def after(table: Table, setting: Setting, seed: int, folder: Path) -> dict[str, 
         ]
         subprocess.run([sys.executable, "-m", "dqo.cli.train", *arguments], check=True, stdout=sys.stderr)
     return json.loads((run / "summary.json").read_text())["after"]
+
+
+def run_folder(setting: Setting, seed: int, folder: Path) -> Path:
+    return folder / f"{'_'.join(setting.overrides)}_seed={seed}"
+
+
+def picture(table: Table, seeds: list[int], runs: Path) -> None:
+    """One map a setting, all seeds together: where the answers are."""
+    panels = []
+    for setting in table.settings:
+        files = [
+            file for seed in seeds for file in run_folder(setting, seed, runs / "cities").glob("evaluations/*.json")
+        ]
+        last = [file for file in files if file.name != "step_00000.json"]
+        answers = [each for file in last for each in json.loads(file.read_text())["answers"]]
+        panels.append((setting.name, [text for each in answers for text in each["texts"]]))
+    draw_answers(runs / "cities.png", atlas=cities, panels=panels)
+    print(f"\nthe answers on a map: {runs / 'cities.png'}")
 
 
 def markdown(table: Table, rows: dict[str, list[dict[str, float]]]) -> str:

@@ -15,6 +15,7 @@ from dqo.config.build import Policy, device, make, make_task
 from dqo.config.typed import plain
 from dqo.errors import ConfigError
 from dqo.models import cached_folder, save_policy
+from dqo.models.folders import no_progress_bars
 from dqo.records import Prompt
 from dqo.sft import finetune
 from dqo.stages import Demonstrating, Task
@@ -88,4 +89,5 @@ def _warmed(
     pairs = [(prompt.tokens, text) for prompt, text in shown]
     key = hashlib.sha256(json.dumps([__version__, numbers, pairs], sort_keys=True).encode()).hexdigest()
     folder = cached_folder(f"warm-{key[:16]}", build)
-    return type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True).eval()
+    with no_progress_bars():
+        return type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True).eval()

@@ -178,7 +178,8 @@ def _write(run: Run, before: Evaluation, after: Evaluation) -> None:
     title = f"{_name(config)} · alpha = {config.alpha:g} · k = {config.k}"
     draw_curves(folder / "curves.png", lines=read_metrics(folder / "metrics.jsonl"), title=title)
     if isinstance(run.task, Atlas):
-        panels = [("before", before), (f"after {config.steps} steps, alpha = {config.alpha:g}", after)]
+        now = f"after {config.steps} steps, alpha = {config.alpha:g}"
+        panels = [("before", before.texts), (now, after.texts)]
         draw_answers(folder / "answers.png", atlas=run.task, panels=panels)
     if config.checkpoint.final:
         save_policy(run.policy.model, run.policy.tokenizer, folder / "policy", weights=run.stages.learner.weights())

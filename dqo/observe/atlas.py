@@ -13,8 +13,6 @@ from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
-from dqo.evaluation import Evaluation
-
 INK, PALE, LAND, DOTS, CIRCLE = "#222222", "#7d868c", "#e6ebee", "#b9c4cb", "#d55e00"
 LABELS = 8
 FULL = 0.55  # radius of a circle that holds every answer, in the map's units (the world is 5.4 wide)
@@ -41,16 +39,16 @@ class Atlas(Protocol):
     def places(self) -> Sequence[Place]: ...
 
 
-def draw_answers(path: Path, *, atlas: Atlas, panels: Sequence[tuple[str, Evaluation]]) -> None:
+def draw_answers(path: Path, *, atlas: Atlas, panels: Sequence[tuple[str, Sequence[str]]]) -> None:
     """One map a panel, side by side: each answer a circle at its place, its area the share of all answers.
 
-    The faint dots are all places that the task knows. Example: ``panels=[("before", before), ("after", after)]``.
+    The faint dots are all places that the task knows. Example: ``panels=[("after", ["Paris", "Paris", "Lima"])]``.
     """
     figure = Figure(figsize=(8.0 * len(panels), 4.7), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     shown = []
-    for axes, (title, evaluation) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        found = [atlas.place(text) for answers in evaluation.answers for text in answers.texts]
+    for axes, (title, answers) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        found = [atlas.place(text) for text in answers]
         counts = Counter((place.name, place.latitude, place.longitude) for place in found if place is not None)
         _world(axes, atlas.places())
         _title(axes, title, counts, len(found))

@@ -115,29 +115,37 @@ class Cities(RowTask):
         )
 
     def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
-        right = finished and self.place(text) is not None
+        right = finished and place(text) is not None
         return Verdict(reward=float(right), correct=right)
 
     def key(self, prompt: Prompt, text: str) -> str:
         """The city, however it is spelled; any other text is itself."""
-        city = self.place(text)
+        city = place(text)
         return f"{city.name}, {city.country}" if city else super().key(prompt, text)
 
     def place(self, text: str) -> City | None:
-        """The city that an answer names: "Paris", "paris.", "**Paris**", also "Paris, France" or "Austin, Texas, USA".
-
-        What follows a comma must be that city's country or region. Of cities of one name it is the most populous.
-        """
-        match = WRAPPED.fullmatch(unicodedata.normalize("NFC", text.strip()))
-        name, *places = [fold(part) for part in match[1].split(",")] if match else [""]
-        for city, regions in _index().get(name, ()):
-            if all(COUNTRIES.get(place, place) in regions for place in places):
-                return city
-        return None
+        return place(text)
 
     def places(self) -> list[City]:
-        """All cities of the table, the most populous first."""
-        return sorted({city for entries in _index().values() for city, _ in entries}, key=lambda city: -city.population)
+        return places()
+
+
+def place(text: str) -> City | None:
+    """The city that an answer names: "Paris", "paris.", "**Paris**", also "Paris, France" or "Austin, Texas, USA".
+
+    What follows a comma must be that city's country or region. Of cities of one name it is the most populous.
+    """
+    match = WRAPPED.fullmatch(unicodedata.normalize("NFC", text.strip()))
+    name, *regions = [fold(part) for part in match[1].split(",")] if match else [""]
+    for city, known in _index().get(name, ()):
+        if all(COUNTRIES.get(region, region) in known for region in regions):
+            return city
+    return None
+
+
+def places() -> list[City]:
+    """All cities of the table, the most populous first."""
+    return sorted({city for entries in _index().values() for city, _ in entries}, key=lambda city: -city.population)
 
 
 def fold(text: str) -> str:

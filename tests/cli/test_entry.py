@@ -39,9 +39,8 @@ sys.exit(3 if "torch" in sys.modules else 0)
 @pytest.mark.parametrize("plant", ["", "import torch"])
 def test_help_and_configuration_do_not_import_torch(arguments, plant, tmp_path):
     code = IMPORTS_TORCH.format(arguments=arguments, plant=plant)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == (3 if plant else 0), done.stderr
 
 

@@ -65,7 +65,7 @@ def test_a_run_leaves_what_the_readme_says(dqo, tmp_path):
         AutoTokenizer.from_pretrained(run / "policy"),
     )
     assert model.config.vocab_size == len(tokenizer)
-    assert "alpha" in (run / "policy" / "README.md").read_text() or "α" in (run / "policy" / "README.md").read_text()
+    assert "| concepts | 1 | 0 | 4 | 2 | 0.0005 |" in (run / "policy" / "README.md").read_text()
     assert "resume=run" in text and "before" in text and "after" in text
 
 
@@ -110,7 +110,8 @@ def test_warm_start_then_own_data_and_own_reward(dqo, tmp_path):
         "    return [float(word in text.split()) for word, text in zip(must, completions)]\n"
     )
     dqo(
-        "model=hf", "model.path=warm/policy", "task=jsonl", "task.path=my.jsonl", "task.held_out=1", "task.chat_template=false",
+        "model=hf", "model.path=warm/policy", "task=jsonl", "task.path=my.jsonl", "task.held_out=1",
+        "task.chat_template=false",
         "reward=python", "reward.function=my_module.score", "embed=fake", "steps=2", "prompts_per_step=2", "k=4",
         "max_completion_length=12", "eval.every=0", "checkpoint.every=0", "run_dir=run",
     )  # fmt: skip

@@ -40,7 +40,7 @@ def test_circles_grow_with_their_share(tmp_path):
     path = tmp_path / "answers.png"
     some = make_evaluation(text="0 0")
     few = replace(some, answers=tuple(replace(a, texts=("0 0", "nowhere", "nowhere", "nowhere")) for a in some.answers))
-    draw_answers(path, atlas=Globe(), panels=[("before", few), ("after $x_$", some)])
+    draw_answers(path, atlas=Globe(), panels=[("before", few.texts), ("after $x_$", some.texts)])
     pixels = imread(path)
     assert pixels.shape[1] == 1600
     left, right = (int(is_orange(half).sum()) for half in (pixels[:, :800], pixels[:, 800:]))
@@ -49,7 +49,7 @@ def test_circles_grow_with_their_share(tmp_path):
 
 
 def test_a_map_without_places_is_still_a_map(tmp_path):
-    draw_answers(tmp_path / "answers.png", atlas=Globe(), panels=[("before", make_evaluation(text="nowhere"))])
+    draw_answers(tmp_path / "answers.png", atlas=Globe(), panels=[("before", ["nowhere"] * 3)])
     pixels = imread(tmp_path / "answers.png")
     assert not is_orange(pixels).any()
     assert (pixels[..., :3] < 0.95).any(-1).mean() > 0.02  # the dots and the title

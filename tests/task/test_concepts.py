@@ -66,8 +66,8 @@ def test_sentences(grammar, text):
         "", ".", "the dog slept", "dog slept .", "the dog slept . .", "the dog the ball .", "the dog found .",
         "the dog ate a ball .", "the dog found a cake .", "the red dog slept .", "the dog found a shy ball .",
         "the dog slept at a park .", "the dog slept with the dog .", "the dog and the cat slept .",
-        "the dog slept quickly quickly .", "the actor act .", "the dog sleeps .", "The dog slept .", "park the in slept dog the .",
-        "the dog found a food .",
+        "the dog slept quickly quickly .", "the actor act .", "the dog sleeps .", "The dog slept .",
+        "park the in slept dog the .", "the dog found a food .",
     ],
 )  # fmt: skip
 def test_no_sentences(grammar, text):
@@ -97,7 +97,7 @@ def test_every_kind_of_prompt_has_dozens_of_short_answers(grammar, task):
 def test_prompts_have_hundreds_of_right_answers(grammar, task):
     chooser = random.Random(0)
     for prompt in task.held_out()[:20]:
-        drawn = [" ".join(grammar.sentence(prompt.columns["concepts"], chooser)) for _ in range(300)]
+        drawn = [" ".join(grammar.sentence(prompt.columns["concepts"], chooser)) for _ in range(600)]
         assert all(task.check(prompt, text, True).correct for text in drawn)
         assert len({task.key(prompt, text) for text in drawn}) > 200
 
