@@ -34,7 +34,7 @@ def run(command: str) -> None:
     code = 0
     try:
         _refuse_lists(sys.argv[1:])
-        sys.argv[1:] = _with_saved_overrides(sys.argv[1:])
+        sys.argv[1:] = [_quoted(argument) for argument in _with_saved_overrides(sys.argv[1:])]
         hydra.main(version_base="1.3", config_path=conf_dir(), config_name=command)(_job(command))()
     except JobFailed:
         code = 2
@@ -89,6 +89,13 @@ def _refuse_lists(arguments: list[str]) -> None:
                 else ""
             )
             raise ConfigError(f"{argument}: one option of a group is taken; type {group}={options[0].strip()}{more}")
+
+
+def _quoted(argument: str) -> str:
+    """Hydra ends a value at its second ``=``; folders of a sweep, ``0_alpha=0,k=4``, have one in their name."""
+    key, _, value = argument.partition("=")
+    plain = "=" in value and re.fullmatch(r"[\w.@/+~]+", key) and not re.search(r"""['"{}$\[\]()]""", value)
+    return f"{key}='{value}'" if plain else argument
 
 
 def _with_saved_overrides(arguments: list[str]) -> list[str]:

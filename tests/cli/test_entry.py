@@ -73,6 +73,7 @@ WRONG = [
     (["resume=nowhere"], "resume=nowhere: no run is there"),
     (["task=jsonl", "task.path=missing.jsonl"], "missing.jsonl: No such file or directory; type task.path=FILE"),
     (["model=hf", "model.path=nowhere/model"], "model.path=nowhere/model"),
+    (["resume=sweep/0_alpha=0,k=4"], "resume=sweep/0_alpha=0,k=4: no run is there"),
     (["--no-such-flag"], "--no-such-flag"),
     (["alpha"], "alpha"),
 ]
