@@ -22,14 +22,17 @@ def start(command: str, config: DictConfig, *, overrides: list[str]) -> int:
             OmegaConf.save(config, Path(folder) / "config.yaml")
             return _run(command, Path(folder))
     folder = Path(config.run_dir)
-    fresh = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "config.yaml")
     if config.resume is None:
         OmegaConf.save(OmegaConf.create(overrides), folder / "overrides.yaml")
     code = _run(command, folder)
-    if code == 2 and fresh:
+    if code == 2 and made:
         shutil.rmtree(folder)
+        for parent in made[1:]:
+            if not any(parent.iterdir()):
+                parent.rmdir()
     return code
 
 

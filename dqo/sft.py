@@ -43,7 +43,7 @@ def finetune(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
         observe(step, losses[-1])
     policy.eval()
     tail = losses[-max(1, steps // 10) :]
