@@ -62,7 +62,7 @@ WRONG = [
     (["credit.kernle=rbf"], "unknown key credit.kernle; did you mean credit.kernel?"),
     (["k=four"], "k: Value 'four' of type 'str' could not be converted to Integer; type k=INTEGER"),
     (["k=1"], "k=1: alpha=1 pays completions for differing"),
-    (["k=2"], "k=2: "),
+    (["k=2", "credit=dpp"], "k=2: "),
     (["alpha=-1"], "alpha=-1.0: a finite number of 0 or more is needed; type alpha=1.0"),
     (["alpha=nan"], "alpha=nan: a finite number of 0 or more is needed; type alpha=1.0"),
     (["credit=none"], "credit=none: "),
