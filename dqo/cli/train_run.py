@@ -76,8 +76,11 @@ def run(config: DictConfig) -> None:
         log.info("going on after step %d", resumed.step)
     built = _build(config, folder, policy, task, stages, checkpoints, resumed)
     with built.view, _closing(built):
-        before = built.evaluations.read(0, built.evaluating.prompts) or built.evaluating.measure(resumed.step)
-        built.view.evaluated(0, before)
+        before = built.evaluations.read(0, built.evaluating.prompts)
+        if before:  # a resumed run has measured it already
+            built.view.evaluated(0, before)
+        else:
+            before = built.evaluating.measure(resumed.step)
         train(stages, make_plan(config), _observers(built), step=resumed.step, cursor=resumed.cursor)
         after = built.evaluating.measure(config.steps)
         built.view.say("writing policy and pictures")
