@@ -11,7 +11,8 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -92,10 +93,16 @@ def _refuse_lists(arguments: list[str]) -> None:
 
 
 def _quoted(argument: str) -> str:
-    """Hydra ends a value at its second ``=``; folders of a sweep, ``0_alpha=0,k=4``, have one in their name."""
-    key, _, value = argument.partition("=")
-    plain = "=" in value and re.fullmatch(r"[\w.@/+~]+", key) and not re.search(r"""['"{}$\[\]()]""", value)
-    return f"{key}='{value}'" if plain else argument
+    """A value that is no expression of Hydra's is text: a Jinja template, a sweep's folder ``0_alpha=0,k=4``."""
+    key, is_override, value = argument.partition("=")
+    if not is_override or not re.fullmatch(r"[\w.@/+~]+", key):
+        return argument
+    try:
+        OverridesParser.create().parse_overrides([argument])
+    except OverrideParseException:
+        text = value.replace("'", r"\'")
+        return f"{key}='{text}'"
+    return argument
 
 
 def _with_saved_overrides(arguments: list[str]) -> list[str]:

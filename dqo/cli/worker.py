@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 if os.environ.get("DQO_TYPECHECK"):  # the test run's shape and type checks, which do not reach a process of its own
@@ -41,7 +42,8 @@ def _run(command: str, folder: Path) -> int:
         print(f"dqo-{command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except StageError as error:
-        logging.getLogger("dqo").error("%s", error, exc_info=error)
+        (folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+        print(f"dqo-{command}: {error} (traceback: {folder / 'error.txt'})", file=sys.stderr)
         return 1
     except train_run.Stopped as stopped:
         print(f"dqo-{command}: {stopped}", file=sys.stderr)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dqo.cli import entry
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -77,6 +79,20 @@ WRONG = [
     (["--no-such-flag"], "--no-such-flag"),
     (["alpha"], "alpha"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("alpha=1,2", "alpha=1,2"),
+        ("reward=[check,math]", "reward=[check,math]"),
+        ("resume=sweep/0_alpha=0,k=4", "resume='sweep/0_alpha=0,k=4'"),
+        ("task.template=It's {{ text }}!", r"task.template='It\'s {{ text }}!'"),
+        ("--multirun", "--multirun"),
+    ],
+)
+def test_only_what_hydra_cannot_read_is_quoted(argument, expected):
+    assert entry._quoted(argument) == expected
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
