@@ -51,7 +51,7 @@ def test_help_lists_groups_keys_and_examples(tmp_path):
     for expected in (
         "credit: distance, dpp",
         "task: cities",
-        "alpha 1.0",
+        "alpha 2.0",
         "task=gsm8k alpha=1.0 k=4",
         "-sc install=bash",
     ):
@@ -63,7 +63,7 @@ WRONG = [
     (["alhpa=1"], "unknown key alhpa; did you mean alpha?"),
     (["credit.kernle=rbf"], "unknown key credit.kernle; did you mean credit.kernel?"),
     (["k=four"], "k: Value 'four' of type 'str' could not be converted to Integer; type k=INTEGER"),
-    (["k=1"], "k=1: alpha=1 pays completions for differing"),
+    (["k=1"], "k=1: alpha=2 pays completions for differing"),
     (["k=2", "credit=dpp"], "k=2: "),
     (["alpha=-1"], "alpha=-1.0: a finite number of 0 or more is needed; type alpha=1.0"),
     (["alpha=nan"], "alpha=nan: a finite number of 0 or more is needed; type alpha=1.0"),
