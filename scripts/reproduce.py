@@ -63,7 +63,11 @@ TABLES = {
             "checkpoint.every=0",
             "checkpoint.final=false",
         ),
-        settings=(Setting("alpha = 0 (GRPO)", ("alpha=0",)), Setting("alpha = 1", ("alpha=1",))),
+        settings=(
+            Setting("alpha = 0 (GRPO)", ("alpha=0",)),
+            Setting("alpha = 1", ("alpha=1",)),
+            Setting("alpha = 1, no gate", ("alpha=1", "credit=dpp")),
+        ),
         columns={
             "pass@1": "pass@1",
             "pass@10": "pass@10",
