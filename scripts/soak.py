@@ -138,9 +138,9 @@ def report(looks: Sequence[Look], seconds: dict[int, float], steps: int) -> bool
 
     numbers = {
         "resident memory, MB": [statistics.median(look.megabytes for look in within(w)) for w in (early, late)],
-        # the fewest: a file being written or a process being started is no leak
-        "open handles": [min(look.handles for look in within(w)) for w in (early, late)],
-        "processes": [min(look.processes for look in within(w)) for w in (early, late)],
+        # the most frequent: a file being written or a process being started is no leak
+        "open handles": [statistics.mode(look.handles for look in within(w)) for w in (early, late)],
+        "processes": [statistics.mode(look.processes for look in within(w)) for w in (early, late)],
         "CPU time a step, ms": [cpu(early), cpu(late)],
         "wall time a step, ms": [wall(early), wall(late)],
     }

@@ -40,7 +40,7 @@ def run(command: str) -> None:
         sys.path.append(str(Path.cwd()))  # for classes of the user's; the worker has it, too
     code = 0
     try:
-        refuse_secrets((argument.partition("=")[0], argument) for argument in sys.argv[1:])
+        refuse_secrets((key, value) for key, _, value in (argument.partition("=") for argument in sys.argv[1:]))
         _refuse_lists(sys.argv[1:])
         sys.argv[1:] = _flags_first(sys.argv[1:])
         arguments = resume.with_saved_overrides(sys.argv[1:]) if command == "train" else sys.argv[1:]
@@ -61,7 +61,7 @@ def _job(command: str):
         try:
             code = _start(command, config)
         except WRONG_INPUT as error:
-            report(command, readable(error, command))
+            report(command, f"{readable(error, command)}{_which_job()}")
             code = 2
         if code and HydraConfig.get().mode is RunMode.RUN:
             sys.exit(code)
@@ -69,6 +69,13 @@ def _job(command: str):
             raise JobFailed(f"exit code {code}")
 
     return job
+
+
+def _which_job() -> str:
+    hydra_now = HydraConfig.get()
+    if hydra_now.mode is RunMode.RUN:
+        return ""
+    return f"; job {hydra_now.job.num} of the sweep ({hydra_now.job.override_dirname}) was left out"
 
 
 def _start(command: str, config: DictConfig) -> int:
@@ -142,18 +149,23 @@ def readable(error: BaseException, command: str) -> str:
     text = str(error).strip() or type(error).__name__
     if isinstance(error, UnicodeDecodeError):
         return f"{_not_utf8(error)} is not UTF-8 ({error.reason}); convert it"
+    if found := re.search(r"use \+experiment=(\S+)", text):  # a group of ours without an option of ours
+        return _no_option("experiment", found[1], [])
     if found := re.match(r"Could not override '([^']+)'", text):
         return f"unknown key {found[1]}{_close_keys(found[1], command)}"
     if found := re.search(r"Could not find '([^']+)'", text):
         group, _, option = found[1].rpartition("/")
-        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        what = " | ".join(options) or f"OPTION with --config-dir FOLDER, where FOLDER/{group}/OPTION.yaml is"
-        return f"{group}={option}: there is no such option; type {group}={what}"
+        return _no_option(group, option, re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE))
     if found := re.match(r"Error parsing override '([^'=]+)'\s+missing EQUAL", text):
         return f"{found[1]} has no value; type {found[1]}=VALUE"
     if found := re.match(r"Ambiguous value for argument '(([^=]+)=([^']*))'", text):
         return f"{found[1]}: several values need a sweep or a list; type -m {found[1]}, or {found[2]}=[{found[3]}]"
     return text
+
+
+def _no_option(group: str, option: str, options: list[str]) -> str:
+    what = " | ".join(options) or f"OPTION with --config-dir FOLDER, where FOLDER/{group}/OPTION.yaml is"
+    return f"{group}={option}: there is no such option; type {group}={what}"
 
 
 def _not_utf8(error: UnicodeDecodeError) -> str:

@@ -22,15 +22,18 @@ def refuse_secrets(values: Iterable[tuple[str, Any]]) -> None:
     """Raises ConfigError, which does not show it, for a value with a secret in it: one of the environment's, under
     whichever key it was interpolated or typed, or one that looks like it. ``values``: (key, value)."""
     ours = {value: name for name, value in os.environ.items() if NAMES.search(name) and len(value) >= SHORTEST}
+
+    def secret(text: str) -> str | None:
+        known = next((f"the value of ${name}" for value, name in ours.items() if value in text), None)
+        return known or next((name for name, shape in SHAPES.items() if shape.search(text)), None)
+
     for key, value in values:
-        for text in _texts(value):
-            found = next((f"the value of ${name}" for secret, name in ours.items() if secret in text), None)
-            found = found or next((name for name, shape in SHAPES.items() if shape.search(text)), None)
-            if found:
-                raise ConfigError(
-                    f"{key} holds {found}, and config.yaml would keep it; take it out: the hub and wandb read theirs "
-                    "from the environment, and a class or function of yours can, too: os.environ['NAME']"
-                )
+        if found := next(filter(None, map(secret, (key, *_texts(value)))), None):
+            place = "the command line" if secret(key) else key
+            raise ConfigError(
+                f"{place} holds {found}, and config.yaml would keep it; take it out: the hub and wandb read theirs "
+                "from the environment, and a class or function of yours can, too: os.environ['NAME']"
+            )
 
 
 def _texts(value: Any) -> Iterable[str]:

@@ -109,8 +109,8 @@ def _load(folder: Path, model: str, device: torch.device, dtype: torch.dtype) ->
     for file in folder.rglob("*.bin"):  # of a dense layer, say, which use_safetensors does not reach
         if not any(file.parent.glob("*.safetensors")):
             raise ConfigError(
-                f"embed.model={model}: {file.relative_to(folder)} is a pickle, which can run code: save it as "
-                "safetensors, or type embed.model=FOLDER of another"
+                f"embed.model={model}: {file.relative_to(folder)} is a pickle, which can run code; save it as "
+                "safetensors; type embed.model=FOLDER or a name on the hub"
             )
     try:
         with no_progress_bars():

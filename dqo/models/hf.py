@@ -32,7 +32,7 @@ from dqo.models.folders import (
     packaged_files,
     save_policy,
 )
-from dqo.models.templates import TEMPLATE_ERRORS
+from dqo.models.templates import TEMPLATE_ERRORS, template_text
 
 log = logging.getLogger(__name__)
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -68,7 +68,7 @@ class Hf:
             raise ConfigError(f"model.path=null: no model is named; {ADVICE}")
         self.name = path
         self._revision, self._packaged, self._trust = revision, packaged, trust_remote_code
-        self._attention, self._chat_template = attn_implementation, _template(chat_template)
+        self._attention, self._chat_template = attn_implementation, template_text(chat_template)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         config, folder = self._config, self._folder
@@ -174,24 +174,6 @@ class Hf:
     def _wrong(self, what: str, cause: Exception | None = None, advice: str = ADVICE) -> ConfigError:
         because = f" ({first_line(cause)})" if cause else ""
         return ConfigError(f"model.path={self.name}: {what}{because}; {advice}")
-
-
-def _template(chat_template: str | None) -> str | None:
-    """The text of a template, given as it is or as a file's name."""
-    if not chat_template or "{" in chat_template:
-        return chat_template
-    file = Path(chat_template).expanduser()
-    if not file.is_file():
-        raise ConfigError(
-            f"model.chat_template={chat_template}: is neither a file nor a Jinja template; type "
-            "model.chat_template=FILE, or null for the model's own"
-        )
-    try:
-        return file.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"model.chat_template={chat_template}: not UTF-8 ({error.reason}); convert the file"
-        ) from error
 
 
 def _unpack(gguf: Path, folder: Path) -> None:

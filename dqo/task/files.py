@@ -29,7 +29,7 @@ def read_lines(path: Path, *, key: str) -> list[tuple[int, str]]:
 
 def _lines(path: Path, *, key: str) -> Iterator[tuple[int, str]]:
     """One at a time: a large file is never in memory beside what is made of it."""
-    empty = True
+    number, empty = 0, True
     try:
         with path.expanduser().open("rb") as file:
             for number, line in enumerate(file, 1):

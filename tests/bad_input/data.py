@@ -29,14 +29,14 @@ def only(content: bytes, *says: str) -> Case:
 
 DATA = [
     Case(typed=JSONL, says=("task=jsonl needs a file", "type task.path=my.jsonl")),
-    Case(typed=f"{JSONL} task.path=gone.jsonl", says=("gone.jsonl: No such file", "type task.path=FILE"), process=True),
+    Case(typed=f"{JSONL} task.path=gone.jsonl", says=("gone.jsonl: No such file", "type task.path=FILE")),
     Case(typed=f"{JSONL} task.path=.", says=(".: Is a directory", "type task.path=FILE")),
     only(b"", "my.jsonl: the file is empty", "type task.path=FILE"),
     only(b"\r\n\r\n", "my.jsonl: the file is empty"),
     only(b'[\n{"prompt": "a"}\n]\n', "line 1: not JSON", "looks like one JSON array, write one object a line"),
     only("{}".encode("utf-16"), "line 1: not UTF-8", "convert the file"),
     only(LINE, "task.held_out=1", "1 different prompts", "add lines, or task.eval_path=FILE"),
-    lines(b'{"prompt": "dog"\n', "my.jsonl, line 3: not JSON", process=True),
+    lines(b'{"prompt": "dog"\n', "my.jsonl, line 3: not JSON"),
     lines(b'{"prompt": "\xe9"}\n', "my.jsonl, line 3: not UTF-8", "convert the file"),
     lines("[1]\n", "line 3: an array, but an object"),
     lines("null\n", "line 3: null, but an object"),
@@ -89,7 +89,6 @@ DATA = [
     Case(
         typed="task=gsm8k task.data_dir=nowhere reward=check task.chat_template=false max_completion_length=8",
         says=("nowhere/train.jsonl: No such file", "type task.data_dir=FOLDER with train.jsonl and test.jsonl"),
-        process=True,
     ),
     Case(
         typed="task=gsm8k task.data_dir=data reward=check task.chat_template=false max_completion_length=8",

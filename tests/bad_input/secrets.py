@@ -19,6 +19,8 @@ SECRETS = [
         files={"mine/experiment/mine.yaml": "# @package _global_\nlog: {project: '${oc.env:SERVICE_TOKEN}'}\n"},
         says=("log.project holds the value of $SERVICE_TOKEN", WHY),
     ),
+    Case(typed="correct-horse-battery-staple", says=("the command line holds the value of $SERVICE_TOKEN",)),
+    Case(typed="+correct-horse-battery-staple=1", says=("the command line holds the value of $SERVICE_TOKEN",)),
     Case(typed="model=hf model.path=hf_" + "a" * 34, says=("model.path holds a Hugging Face token", WHY)),
     Case(typed="log.project=https://me:secret@example.com/x", says=("log.project holds a password", WHY)),
 ]

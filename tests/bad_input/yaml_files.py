@@ -40,14 +40,14 @@ YAML = [
     mine(b"_target_: \xff\xfe\n", "mine/credit/mine.yaml", "UTF-8"),
     mine("- dpp\n- none\n", "credit=['dpp', 'none']: an option of the group is needed"),
     mine("", "credit names no class", "_target_: my_module.MyClass"),
-    mine("scale: 0.1\n", "credit names no class", "type credit=OPTION", "_target_: my_module.MyClass", process=True),
+    mine("scale: 0.1\n", "credit names no class", "type credit=OPTION", "_target_: my_module.MyClass"),
     mine("_target_: user_classes.Gone\n", "credit._target_=user_classes.Gone", "cannot be imported", process=True),
     mine(
         "_target_: no_such_module.Credit\n", "credit._target_=no_such_module.Credit", "No module named 'no_such_module'"
     ),
     mine("_target_: user_classes.function\n", "credit._target_=user_classes.function", "cannot be imported"),
     mine("_target_: 5\n", "credit._target_=5: a class is needed", "_target_: my_module.MyClass"),
-    mine("_target_: user_classes.Credit\n", "credit.scale has no value; type credit.scale=", process=True),
+    mine("_target_: user_classes.Credit\n", "credit.scale has no value; type credit.scale="),
     mine("_target_: user_classes.Credit\nscale: ???\n", "credit.scale has no value; type credit.scale="),
     mine("_target_: user_classes.Credit\nscale: wide\n", "credit.scale: Value 'wide'", "type credit.scale=NUMBER"),
     mine("_target_: user_classes.Credit\nscale: 1\nshape: 2\n", "unknown key credit.shape; did you mean credit.scale?"),

@@ -78,6 +78,7 @@ def test_warm_start_then_own_data_and_own_reward(dqo, tmp_path):
 def test_a_sweep_gives_a_folder_each_and_reports_a_bad_job_at_once(dqo, tmp_path):
     text = dqo("-m", *SMALL, "rollout=fake", "embed=fake", "warm_start=false", "k=1,4", "run_dir=sweep", code=2)
     assert "k=1: alpha=1 pays completions for differing" in text
+    assert "; job 0 of the sweep (" in text and ",k=1," in text
     (good,) = (tmp_path / "sweep").glob("1_*k=4*")
     assert (good / "summary.json").exists()
 
