@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed while running, 2 wrong input (nothing was trained),
 nor a stage until a configuration has been composed, so ``--help`` and ``--cfg job`` answer at once.
 """
 
+import logging
 import os
 import re
 import sys
@@ -38,6 +39,7 @@ def run(command: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of Hydra's own report
     if not {"", str(Path.cwd())} & {*sys.path}:
         sys.path.append(str(Path.cwd()))  # for classes of the user's; the worker has it, too
+    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # it logs an error before it raises it
     code = 0
     try:
         refuse_secrets((key, value) for key, _, value in (argument.partition("=") for argument in sys.argv[1:]))
