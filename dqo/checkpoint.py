@@ -6,14 +6,13 @@
       learner/         whatever the learner saves
       manifest.json    sha256 of every other file; written last
 
-A checkpoint is written under a name that starts with a dot and renamed when it is complete and on the disk: a killed
-run leaves either the whole folder or none that ``latest`` would look at.
+A checkpoint is written under a name that starts with a dot and renamed when it is complete and on the disk; it is
+renamed again before it is removed. A killed run leaves either the whole folder or none that ``latest`` would look at.
 """
 
 import hashlib
 import json
 import logging
-import os
 import random
 import shutil
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dqo import distributed
+from dqo.atomic import follow_umask, remove, sweep, sync, sync_all
 from dqo.errors import ConfigError, StageError
 from dqo.stages import Stages, Stateful
 
@@ -42,42 +42,69 @@ class Resumed:
 
 
 class Checkpoints:
-    """The checkpoints of one run, oldest removed once a newer one is in place."""
+    """The checkpoints of one run: the newest ``keep_last``, and for good each whose step is a multiple of
+    ``keep_every`` (0: none)."""
 
-    def __init__(self, folder: Path, *, keep_last: int, parameters: int | None = None):
-        """``parameters``: how many the learner saves, for an estimate of the size before the first save.
-
-        Raises ConfigError for ``keep_last`` under 1.
-        """
+    def __init__(self, folder: Path, *, keep_last: int, keep_every: int = 0):
+        """Raises ConfigError for ``keep_last`` under 1 or ``keep_every`` under 0."""
         if keep_last < 1:
             raise ConfigError(
                 f"checkpoint.keep_last={keep_last}: at least one must be kept; type checkpoint.keep_last=1"
             )
-        self.folder, self.keep_last, self.told = folder, keep_last, False
-        if parameters is not None:
-            self._tell(12 * parameters)  # weights and AdamW's two moments, fp32
+        if keep_every < 0:
+            raise ConfigError(
+                f"checkpoint.keep_every={keep_every}: steps are needed, or 0; type checkpoint.keep_every=0"
+            )
+        self.folder, self.keep_last, self.keep_every = folder, keep_last, keep_every
+        self._saved: Path | None = None
+
+    def announce(self, size: int, *, every: int, steps: int, policy: int) -> None:
+        """Say before the first save what the disk must hold at most, in bytes: ``size`` a checkpoint, ``policy`` the
+        export; one checkpoint more than are kept while a new one is written."""
+        numbers = {*range(every, steps + 1, every), steps}
+        kept = min(self.keep_last + 1, len(numbers)) + sum(self._for_good(step) for step in numbers)
+        needed, home = kept * size + policy, next(p for p in [self.folder, *self.folder.parents] if p.exists())
+        free = shutil.disk_usage(home).free
+        log.log(
+            logging.INFO if free > needed else logging.WARNING,
+            "on disk: %d checkpoints of about %s%s, %s in all; %s are free",
+            kept, _bytes(size), f" and a policy of {_bytes(policy)}" if policy else "", _bytes(needed), _bytes(free),
+        )  # fmt: skip
 
     def save(self, step: int, cursor: int, stages: Stages, extra: Mapping[str, Any]) -> Path:
-        """Write ``step_00012/`` and remove what ``keep_last`` no longer keeps. ``extra`` is JSON (metrics offset, wandb
-        id …). All ranks call it; rank 0 writes everything but the learner's own files."""
+        """Write ``step_00012/``, unless this process has, and remove what is kept no longer. ``extra`` is JSON (the
+        offset of metrics.jsonl …). All ranks call it; rank 0 writes everything but the learner's own files.
+
+        Raises OSError or SafetensorError where it cannot be written; the checkpoints before are untouched then.
+        """
         final, temporary = self.folder / f"step_{step:05d}", self.folder / f".step_{step:05d}"
-        if distributed.rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-            (temporary / "learner").mkdir(parents=True)
-        distributed.largest(0)  # no rank writes before the folder is there
-        stages.learner.save(temporary / "learner")
-        distributed.largest(0)  # nor is it sealed before all have written
-        if distributed.rank() == 0:
-            _write_state(temporary, {"step": step, "cursor": cursor, "stages": _states(stages), "extra": dict(extra)})
-            size = _seal(temporary)
-            self._tell(size)
-            self._replace(temporary, final)
+        if final == self._saved:
+            return final
+        try:
+            if distributed.rank() == 0:
+                self.folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made again
+                shutil.rmtree(temporary, ignore_errors=True)
+                (temporary / "learner").mkdir(parents=True)
+            distributed.largest(0)  # no rank writes before the folder is there
+            stages.learner.save(temporary / "learner")
+            distributed.largest(0)  # nor is it sealed before all have written
+            if distributed.rank() == 0:
+                _write_state(
+                    temporary, {"step": step, "cursor": cursor, "stages": _states(stages), "extra": dict(extra)}
+                )
+                _seal(temporary)
+                self._install(temporary, final)
+        finally:  # after an error: a full disk gets its room back
+            if distributed.rank() == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+        self._saved = final
         return final
 
-    def latest(self) -> Path:
-        """The newest checkpoint that is complete and whose checksums hold; logs which were passed over, and why.
+    def latest(self) -> Path | None:
+        """The newest checkpoint that is complete and whose checksums hold; logs which were passed over, and why. None:
+        there is none at all.
 
-        Raises ConfigError if there is none.
+        Raises ConfigError if there are some and all are damaged.
         """
         passed_over = []
         for path in reversed(self._present()):
@@ -87,43 +114,61 @@ class Checkpoints:
                     log.warning("passed over checkpoint %s; going on from %s", reason, path.name)
                 return path
             passed_over.append(f"{path.name}: {fault}")
-        reasons = "; ".join(passed_over) or "there is none"
+        if not passed_over:
+            return None
         raise ConfigError(
-            f"resume={self.folder.parent}: no usable checkpoint in {self.folder} ({reasons}); "
-            "type a run folder that has one, or leave resume out to start anew"
+            f"resume={self.folder.parent}: no usable checkpoint in {self.folder} ({'; '.join(passed_over)}); "
+            "type another run, or leave resume out and type another run_dir to start anew"
         )
 
-    def _replace(self, temporary: Path, final: Path) -> None:
-        if final.exists():  # a resumed run passes a step whose checkpoint was found broken
-            shutil.rmtree(final)
-        temporary.replace(final)
-        _sync(self.folder)
-        present = self._present()
-        newest = present.index(final) + 1  # what stands behind it was passed over when this run resumed
-        for path in [*present[: max(newest - self.keep_last, 0)], *present[newest:], *self.folder.glob(".step_*")]:
+    def named(self, name: str) -> Path:
+        """That checkpoint and no other. Raises ConfigError if it is missing or damaged."""
+        present = [path.name for path in self._present()]
+        fault = _fault(self.folder / name) if name in present else "is not there"
+        if fault:
+            others = ", ".join(present) or "none"
+            raise ConfigError(
+                f"resume={self.folder / name}: {fault}; there are {others}: type resume={self.folder.parent} for the "
+                "newest that is sound"
+            )
+        return self.folder / name
+
+    def forget_after(self, step: int) -> None:
+        """Remove what a run that goes on from ``step`` will write again, and what a killed one left half-written."""
+        if self.folder.exists():
+            for path in [path for path in self._present() if _step(path) > step]:
+                remove(path)
+            self._sweep()
+
+    def _install(self, temporary: Path, final: Path) -> None:
+        if final.exists():
+            remove(final, by=temporary)
+        else:
+            temporary.rename(final)
+        sync(self.folder)
+        sync(self.folder.parent)
+        up_to_now = [path for path in self._present() if _step(path) <= _step(final)]
+        for path in up_to_now[: -self.keep_last]:
+            if not self._for_good(_step(path)):
+                remove(path)
+        self.forget_after(_step(final))
+
+    def _for_good(self, step: int) -> bool:
+        return bool(self.keep_every) and step % self.keep_every == 0
+
+    def _sweep(self) -> None:
+        sweep(self.folder)
+        for path in self.folder.glob(".step_*"):
             shutil.rmtree(path)
 
     def _present(self) -> list[Path]:
         """By step, sound or not."""
-        steps = {path: path.name.removeprefix("step_") for path in self.folder.glob("step_*")}
-        return sorted((path for path, step in steps.items() if step.isdigit()), key=lambda path: int(steps[path]))
-
-    def _tell(self, size: int) -> None:
-        """Once: what the disk must hold, one checkpoint more than are kept while a new one is written."""
-        if self.told:
-            return
-        self.told = True
-        needed, home = size * (self.keep_last + 1), next(p for p in [self.folder, *self.folder.parents] if p.exists())
-        free = shutil.disk_usage(home).free
-        level = logging.INFO if free > needed else logging.WARNING
-        log.log(
-            level, "a checkpoint is about %s; checkpoint.keep_last=%d needs %s, %s are free",
-            _bytes(size), self.keep_last, _bytes(needed), _bytes(free),
-        )  # fmt: skip
+        numbered = [path for path in self.folder.glob("step_*") if path.name.removeprefix("step_").isdigit()]
+        return sorted(numbered, key=_step)
 
 
 def restore(path: Path, stages: Stages) -> Resumed:
-    """Load a checkpoint into the stages and the global random generators.
+    """Load a checkpoint into the stages; ``restore_generators`` does the rest.
 
     Raises ConfigError where the stages with a state are not those of the checkpoint: another option was chosen.
     """
@@ -135,8 +180,14 @@ def restore(path: Path, stages: Stages) -> Resumed:
     stages.learner.load(path / "learner")
     for name, stage in stateful.items():
         stage.load_state_dict(saved[name])
-    _set_generators(state["generators"], load_file(path / "rng.safetensors"))
     return Resumed(step=state["step"], cursor=state["cursor"], extra=state["extra"])
+
+
+def restore_generators(path: Path) -> None:
+    """Put the global random generators where they stood; last, right before the next step, since building a run draws
+    from them."""
+    generators = json.loads((path / "state.json").read_text())["generators"]
+    _set_generators(generators, load_file(path / "rng.safetensors"))
 
 
 def _stateful(stages: Stages) -> Iterator[tuple[str, Stateful]]:
@@ -184,15 +235,13 @@ def _set_generators(generators: Mapping[str, Any], tensors: Mapping[str, torch.T
         )
 
 
-def _seal(folder: Path) -> int:
-    """Write the manifest, bring everything to the disk and return its size in bytes."""
+def _seal(folder: Path) -> None:
+    """Write the manifest and bring everything to the disk."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
-    manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps({"files": sums}, indent=1))
-    for path in [*files, manifest, *(path for path in folder.rglob("*") if path.is_dir()), folder]:
-        _sync(path)
-    return sum(entry["bytes"] for entry in sums.values())
+    (folder / "manifest.json").write_text(json.dumps({"files": sums}, indent=1))
+    follow_umask(folder)
+    sync_all(folder)
 
 
 def _fault(folder: Path) -> str | None:
@@ -220,12 +269,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
 
 
 def _bytes(size: int) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from dqo.contracts import check_embeddings, check_rewards
+from dqo.errors import StageError
 from dqo.metrics.diversity import cosine_distance, distinct_n, logdet, vendi
 from dqo.metrics.quality import distinct_correct_of, pass_at
 from dqo.records import Prompt, Rewards, Rollouts
@@ -45,13 +47,17 @@ class Evaluation:
 def evaluate(stages: Stages, prompts: Sequence[Prompt], *, n: int, seed: int) -> Evaluation:
     """Sample n completions of every prompt, judge and embed them. Pure: no stage changes.
 
-    Completions are embedded even where the credit needs no embeddings. Raises ValueError without prompts.
+    Completions are embedded even where the credit needs no embeddings. Raises ValueError without prompts, StageError
+    where a stage fails, with positions among the held-out prompts.
     """
     if not prompts:
         raise ValueError("no prompts to evaluate")
-    judged = [
-        group for rollouts in stages.rollout.generate(prompts, k=n, seed=seed) for group in _judge(stages, rollouts)
-    ]
+    try:
+        judged = [
+            group for rollouts in stages.rollout.generate(prompts, k=n, seed=seed) for group in _judge(stages, rollouts)
+        ]
+    except StageError as error:
+        raise StageError(error.stage, f"evaluating: {error.message}", positions=error.positions) from error
     judged.sort(key=lambda group: group[0].prompt.position)
     return Evaluation(
         n=n,
@@ -64,6 +70,8 @@ def evaluate(stages: Stages, prompts: Sequence[Prompt], *, n: int, seed: int) ->
 def _judge(stages: Stages, rollouts: Rollouts) -> list[tuple[Answers, dict[str, float]]]:
     """Each group's answers and metrics."""
     rewards, embeddings_PKD = stages.reward.score(rollouts), stages.embed.encode(rollouts)
+    check_rewards(rollouts, rewards)
+    check_embeddings(rollouts, rewards.valid_PK, embeddings_PKD)
     groups = []
     for p in range(len(rollouts.prompts)):
         answers = _answers(stages, rollouts, rewards, p)
@@ -108,8 +116,10 @@ def _quality(answers: Answers) -> dict[str, float]:
 
 
 def _diversity(answers: Answers, embeddings_KD: Float[Tensor, "k dim"]) -> dict[str, float]:
-    """Over all completions, and under ``…/correct`` over the correct ones, so that noise cannot pass for diversity."""
-    metrics = _of_group(answers.texts, embeddings_KD)
+    """Over the valid completions, and under ``…/correct`` over the correct ones, so that noise cannot pass for
+    diversity."""
+    valid = [i for i, reward in enumerate(answers.rewards) if not math.isnan(reward)]
+    metrics = _of_group([answers.texts[i] for i in valid], embeddings_KD[valid])
     if answers.correct is None:
         correct = dict.fromkeys([*metrics, "compared"], math.nan)
     else:

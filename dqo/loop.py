@@ -10,13 +10,15 @@ nothing else, so data parallelism costs no communication beyond the learner's ow
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from dqo import distributed
 from dqo.batching import join, split
+from dqo.contracts import check_embeddings, check_rewards, earned
+from dqo.errors import StageError
 from dqo.records import Experience, Rollouts, Step
 from dqo.stages import Counting, Stages
 
@@ -49,35 +51,36 @@ class Clock:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def train(stages: Stages, plan: Plan, observers: Sequence[Observer] = (), *, step: int = 0, cursor: int = 0) -> None:
+def train(
+    stages: Stages, plan: Plan, observers: Sequence[Observer] = (), *, step: int = 0, cursor: int = 0,
+    counted: Mapping[str, int] | None = None,
+) -> None:  # fmt: skip
     """Run steps ``step + 1`` to ``plan.steps``. ``observers`` see each finished step, in order: log, evaluate,
-    checkpoint. A resumed run passes the step and cursor of its checkpoint."""
+    checkpoint. A resumed run passes the step and cursor of its checkpoint, and what had been ``tolerated`` by then."""
     with ThreadPoolExecutor(1) as background, ThreadPoolExecutor(2) as judges:
         coming: Future | None = None
         for number in range(step + 1, plan.steps + 1):
-            experience, cursor, clock = coming.result() if coming else collect(stages, plan, judges, cursor)
-            overlap = plan.ahead and number < plan.steps
-            coming = background.submit(collect, stages, plan, judges, cursor) if overlap else None
-            if not coming:
-                stages.rollout.pause()
-            with clock("learner"):
-                estimates = stages.learner.estimate(experience.rollouts)
-                targets = stages.advantage(experience, estimates, alpha=plan.alpha)
-                report = stages.learner.update(experience, estimates, targets)
-            if coming:
-                wait([coming])  # weights never change under a sampling engine
-            with clock("sync"):
-                stages.rollout.load_weights(stages.learner.weights(), version=number)
-            done = Step(
-                number=number,
-                cursor=cursor,
-                experience=experience,
-                targets=targets,
-                report={**report, **_tolerated(stages)},
-                seconds=clock.seconds,
-            )
-            for observe in observers:
-                observe(done)
+            with _failures_of(number):
+                experience, cursor, clock = coming.result() if coming else collect(stages, plan, judges, cursor)
+                overlap = plan.ahead and number < plan.steps
+                coming = background.submit(collect, stages, plan, judges, cursor) if overlap else None
+                if not coming:
+                    stages.rollout.pause()
+                with clock("learner"):
+                    estimates = stages.learner.estimate(experience.rollouts)
+                    targets = stages.advantage(experience, estimates, alpha=plan.alpha)
+                    report = stages.learner.update(experience, estimates, targets)
+                if coming:
+                    wait([coming])  # weights never change under a sampling engine
+                with clock("sync"):
+                    stages.rollout.load_weights(stages.learner.weights(), version=number)
+                failures = {f"rewards/{name}": float(n) for name, n in tolerated(stages, counted).items()}
+                done = Step(
+                    number=number, cursor=cursor, experience=experience, targets=targets,
+                    report={**report, **failures}, seconds=clock.seconds,
+                )  # fmt: skip
+                for observe in observers:
+                    observe(done)
 
 
 def collect(stages: Stages, plan: Plan, judges: ThreadPoolExecutor, cursor: int) -> tuple[Experience, int, Clock]:
@@ -105,6 +108,17 @@ def collect(stages: Stages, plan: Plan, judges: ThreadPoolExecutor, cursor: int)
     return join((kept + dropped)[: plan.prompts]), cursor, clock
 
 
+@contextmanager
+def _failures_of(step: int) -> Iterator[None]:
+    """Stages do not know which step it is; what they raise should say."""
+    try:
+        yield
+    except StageError as error:
+        if error.step is not None:
+            raise
+        raise StageError(error.stage, error.message, positions=error.positions, step=step) from error
+
+
 def _score(stages: Stages, clock: Clock, rollouts: Rollouts):
     with clock("reward"):
         return stages.reward.score(rollouts)
@@ -119,12 +133,16 @@ def _encode(stages: Stages, clock: Clock, rollouts: Rollouts):
 
 def _credit(stages: Stages, clock: Clock, rollouts: Rollouts, scored: Future, encoded: Future) -> Experience:
     rewards, embeddings_PKD = scored.result(), encoded.result()
+    check_rewards(rollouts, rewards)
+    if embeddings_PKD is not None:
+        check_embeddings(rollouts, rewards.valid_PK, embeddings_PKD)
     with clock("credit"):
         credits_PK = stages.credit.assign(rollouts, rewards, embeddings_PKD)
+    credits_PK = earned(rollouts, rewards.valid_PK, credits_PK)
     return Experience(rollouts=rollouts, rewards=rewards, embeddings_PKD=embeddings_PKD, credits_PK=credits_PK)
 
 
-def _tolerated(stages: Stages) -> dict[str, float]:
-    """Failures of the reward that did not end the run, counted since its start."""
-    counters = stages.reward.counters() if isinstance(stages.reward, Counting) else {}
-    return {f"rewards/{name}": float(count) for name, count in counters.items()}
+def tolerated(stages: Stages, counted: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Failures of the reward that did not end the run, by name, since its start; ``counted``: by earlier processes."""
+    now = stages.reward.counters() if isinstance(stages.reward, Counting) else {}
+    return {name: count + (counted or {}).get(name, 0) for name, count in now.items()}

@@ -1,6 +1,8 @@
 import json
 import logging
+import os
 import random
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +10,10 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dqo.checkpoint import Checkpoints, restore
+from dqo.checkpoint import Checkpoints, restore, restore_generators
 from dqo.errors import ConfigError, StageError
 from dqo.stages import Stages
 from tests.test_evaluation import NoAdvantage, NoLearner, scripted_stages
@@ -58,6 +61,8 @@ def test_restores_stages_generators_and_what_the_caller_added(tmp_path):
     assert (resumed.step, resumed.cursor, resumed.extra) == (12, 48, {"metrics_offset": 1234, "wandb": None})
     assert learner.weight.tolist() == [7.0] * 3
     assert advantage.mean == 7.0 / 3  # exactly
+    drawn()  # as what is built in between may
+    restore_generators(path)
     assert drawn() == after_save
 
 
@@ -133,13 +138,86 @@ def test_going_on_past_a_damaged_checkpoint_replaces_it(tmp_path):
     flip_a_bit(tmp_path / "step_00020")
     checkpoints.save(15, 15, make_stages(), {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00010", "step_00015"]
-    checkpoints.save(15, 15, make_stages(5.0), {})  # the same step again
-    assert load_file(checkpoints.latest() / "learner" / "model.safetensors")["weight"][0] == 5.0
+
+
+def test_a_step_is_saved_once_by_a_process_and_again_by_another(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    for value in (1.0, 2.0):  # SIGTERM after a step that is saved anyway
+        path = checkpoints.save(15, 15, make_stages(value), {})
+    assert load_file(path / "learner" / "model.safetensors")["weight"][0] == 1.0
+    Checkpoints(tmp_path, keep_last=2).save(15, 15, make_stages(3.0), {})
+    assert load_file(path / "learner" / "model.safetensors")["weight"][0] == 3.0
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00015"]
+
+
+def test_going_back_forgets_what_came_later_and_what_was_left_behind(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=3)
+    for step in (10, 20, 30):
+        checkpoints.save(step, step, make_stages(), {})
+    shutil.copytree(tmp_path / "step_00030", tmp_path / ".step_00040")
+    shutil.copytree(tmp_path / "step_00030", tmp_path / ".old-step_00005")
+    assert checkpoints.named("step_00010").name == "step_00010"
+    checkpoints.forget_after(10)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00010"]
+
+
+def test_a_named_checkpoint_and_no_other(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=3)
+    for step in (10, 20):
+        checkpoints.save(step, step, make_stages(), {})
+    flip_a_bit(tmp_path / "checkpoints" / "step_00020")
+    with pytest.raises(ConfigError, match=f"is corrupt .*: type resume={tmp_path} for the newest"):
+        checkpoints.named("step_00020")
+    with pytest.raises(ConfigError, match="is not there; there are step_00010, step_00020"):
+        checkpoints.named("step_00015")
+
+
+def test_some_are_kept_for_good(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every=20)
+    for step in (10, 20, 25, 30, 40, 50, 60, 70):
+        checkpoints.save(step, step, make_stages(), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step_00020", "step_00040", "step_00060", "step_00070",
+    ]  # fmt: skip
 
 
 def test_no_checkpoint_at_all(tmp_path):
-    with pytest.raises(ConfigError, match="there is none"):
-        Checkpoints(tmp_path, keep_last=1).latest()
+    assert Checkpoints(tmp_path, keep_last=1).latest() is None
+
+
+def test_files_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = Checkpoints(tmp_path, keep_last=1).save(1, 4, make_stages(), {})
+    finally:
+        os.umask(before)
+    assert {oct(file.stat().st_mode & 0o777) for file in path.rglob("*") if file.is_file()} == {"0o640"}
+
+
+def test_a_full_disk_keeps_the_older_checkpoint_and_gives_its_room_back(tmp_path):
+    """A limit on the size of a file stands in for the disk's."""
+    checkpoints, stages = Checkpoints(tmp_path, keep_last=1), make_stages()
+    checkpoints.save(1, 4, stages, {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (20, 1000):  # of the learner's file; of state.json
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises((OSError, SafetensorError), match="File too large"):
+                checkpoints.save(2, 8, stages, {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert [path.name for path in tmp_path.iterdir()] == ["step_00001"]
+    assert checkpoints.latest() == tmp_path / "step_00001"
+
+
+def test_a_run_folder_that_vanished_is_not_made_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep_last=1)
+    checkpoints.save(1, 4, make_stages(), {})
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(FileNotFoundError):
+        checkpoints.save(2, 8, make_stages(), {})
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_option_than_the_saved_one_is_refused(tmp_path):
@@ -157,22 +235,24 @@ def test_a_state_that_is_not_json_names_its_stage(tmp_path):
 
 
 def test_the_size_is_told_before_the_first_save(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path / "not" / "there", keep_last=2, keep_every=20)
     with caplog.at_level(logging.INFO, "dqo"):
-        Checkpoints(tmp_path / "not" / "there", keep_last=2, parameters=135_000_000)
-    assert "a checkpoint is about 1.62 GB; checkpoint.keep_last=2 needs 4.86 GB" in caplog.text
+        checkpoints.announce(1_620_000_000, every=10, steps=45, policy=540_000_000)
+    # three at a time while one is written, and 20 and 40 for good
+    assert "5 checkpoints of about 1.62 GB and a policy of 540 MB, 8.64 GB in all; " in caplog.text
 
 
-def test_the_size_is_measured_where_it_was_not_told(tmp_path, caplog):
-    checkpoints = Checkpoints(tmp_path, keep_last=1)
-    with caplog.at_level(logging.INFO, "dqo"):
-        for step in (1, 2):
-            checkpoints.save(step, 0, make_stages(), {})
-    assert caplog.text.count("a checkpoint is about") == 1
+def test_a_disk_that_is_too_small_is_a_warning(tmp_path, caplog):
+    Checkpoints(tmp_path, keep_last=1).announce(10**18, every=10, steps=10, policy=0)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_keep_last_of_none_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"type checkpoint\.keep_last=1"):
-        Checkpoints(tmp_path, keep_last=0)
+@pytest.mark.parametrize(
+    ("kept", "key"), [({"keep_last": 0}, "keep_last=1"), ({"keep_last": 1, "keep_every": -1}, "keep_every=0")]
+)
+def test_to_keep_none_is_refused(tmp_path, kept, key):
+    with pytest.raises(ConfigError, match=f"type checkpoint.{key}"):
+        Checkpoints(tmp_path, **kept)
 
 
 def test_the_manifest_lists_every_file(tmp_path):

@@ -120,13 +120,13 @@ def test_every_number_by_hand():
         "pass@4": 1.0,
         "distinct_correct": (2 + 1) / 2,
         "distinct_correct@4": (2 + 1) / 2,
-        "cosine_distance": (5 / 6 + 3 / 6) / 2,  # pairs of different axes: all but one, and Oslo's three
+        "cosine_distance": (5 / 6 + 2 / 3) / 2,  # pairs of different axes: all but one, and Oslo's two
         "cosine_distance/correct": 2 / 3,  # of the first prompt; the second has one correct answer
         "compared/correct": 0.5,
-        "logdet": (math.log(3 * 2 * 2) + math.log(2 * 4)) / 2,
+        "logdet": (math.log(3 * 2 * 2) + math.log(2 * 3)) / 2,
         "logdet/correct": (math.log(3 * 2) + math.log(2)) / 2,
         "vendi/correct": (math.exp(-2 / 3 * math.log(2 / 3) - 1 / 3 * math.log(1 / 3)) + 1) / 2,
-        "distinct_1": (3 / 4 + 3 / 6) / 2,  # paris lima cut · oslo broken so
+        "distinct_1": (3 / 4 + 2 / 5) / 2,  # paris lima cut · oslo so; what is broken takes part in nothing
         "distinct_1/correct": 2 / 3,
         "distinct_2": 1 / 2,  # so so, twice; the first prompt's answers have one word
         "valid": (1 + 3 / 4) / 2,

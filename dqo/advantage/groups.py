@@ -1,4 +1,7 @@
-"""What the advantages share: means and deviations of a group's valid completions, and what TRL divides them by."""
+"""What the advantages share: means and deviations of a group's valid completions, and what TRL divides them by.
+
+In float64: the square of a reward of 1e30 is beyond float32, and beside a reward of 1e8 a credit is below its rounding.
+"""
 
 import logging
 from enum import StrEnum
@@ -25,10 +28,12 @@ class ScaleRewards(StrEnum):
 
 
 def centred(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> Float[Tensor, "prompts k"]:
-    """Minus the mean of the group's valid values; 0.0 where invalid, and so for a completion that is valid alone."""
+    """Minus the mean of the group's valid values, float64; 0.0 where invalid, and so for a completion that is valid
+    alone and in a group that ties but for rounding: Adam would make steps of a usual size of that."""
+    values_PK = values_PK.double().masked_fill(~valid_PK, 0.0)
     counts_P1 = valid_PK.sum(1, keepdim=True).clamp(min=1)
-    means_P1 = values_PK.masked_fill(~valid_PK, 0.0).sum(1, keepdim=True) / counts_P1
-    return (values_PK - means_P1).masked_fill(~valid_PK, 0.0)
+    deviations_PK = (values_PK - values_PK.sum(1, keepdim=True) / counts_P1).masked_fill(~valid_PK, 0.0)
+    return deviations_PK.masked_fill(deviations_PK.abs().amax(1, keepdim=True) <= NOTHING, 0.0)
 
 
 def normalised(
@@ -57,7 +62,7 @@ def differ(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompt
 
 def broadcast(advantages_PK: Float[Tensor, "prompts k"], rollouts: Rollouts) -> Targets:
     """Each completion's advantage on all of its sampled tokens; 0.0 elsewhere."""
-    return Targets(advantages_BT=torch.where(rollouts.sampled_BT, advantages_PK.reshape(-1, 1), 0.0))
+    return Targets(advantages_BT=torch.where(rollouts.sampled_BT, advantages_PK.float().reshape(-1, 1), 0.0))
 
 
 class TinySpread:

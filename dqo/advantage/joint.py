@@ -19,11 +19,11 @@ class Joint:
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
         rewards = experience.rewards
-        scores_PK = rewards.total_PK + alpha * experience.credits_PK
+        scores_PK = rewards.total_PK.double() + alpha * experience.credits_PK
         if self.scale_rewards == ScaleRewards.group and alpha > 0:
             self._tiny.look(scores_PK, rewards.valid_PK)
         return broadcast(normalised(scores_PK, rewards.valid_PK, self.scale_rewards), experience.rollouts)
 
     def has_signal(self, experience: Experience, *, alpha: float) -> bool:
         rewards = experience.rewards
-        return differ(rewards.total_PK + alpha * experience.credits_PK, rewards.valid_PK)
+        return differ(rewards.total_PK.double() + alpha * experience.credits_PK, rewards.valid_PK)

@@ -55,7 +55,7 @@ class Unbiased:
         counts_P1 = compared_PK.sum(1, keepdim=True)
         # r_i minus the mean of the n - 1 others is n / (n - 1) times r_i minus the mean of all
         quality_PK = centred(experience.rewards.total_PK, compared_PK) * counts_P1 / (counts_P1 - 1).clamp(min=1)
-        diversity_PK = experience.credits_PK - self._baselines(experience.credits_PK, compared_PK)
+        diversity_PK = experience.credits_PK.double() - self._baselines(experience.credits_PK, compared_PK)
         return (quality_PK + alpha * diversity_PK).masked_fill(~compared_PK, 0.0)
 
     def _baselines(

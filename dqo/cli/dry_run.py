@@ -9,6 +9,7 @@ from rich.text import Text
 from dqo.cli.policy import load
 from dqo.cli.train_run import batch_line
 from dqo.config.build import make_stages
+from dqo.observe.visible import visible_lines
 
 BYTES_TRAINED = 16  # fp32 weight, gradient and AdamW's two moments
 BYTES_SAMPLING = {"float32": 4}  # the rollout's own copy; else two bytes
@@ -33,4 +34,4 @@ def run(config: DictConfig) -> None:
         soft_wrap=True,
     )
     console.print(f"the first prompt, {len(prompts[0].tokens)} tokens:")
-    console.print(Text(str(policy.tokenizer.decode(list(prompts[0].tokens)))))
+    console.print(Text(visible_lines(str(policy.tokenizer.decode(list(prompts[0].tokens))))))

@@ -4,9 +4,11 @@ Exit codes: 0 done, 1 failed while running, 2 wrong input (nothing was trained),
 nor a stage until a configuration has been composed, so ``--help`` and ``--cfg job`` answer at once.
 """
 
+import logging
 import os
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import hydra
@@ -18,11 +20,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dqo.config import conf_dir
+from dqo.cli.report import report
+from dqo.config import conf_dir, resume
 from dqo.config.schema import GROUPS
+from dqo.config.secrets import refuse_secrets
 from dqo.errors import ConfigError
 
-WRONG_INPUT = (ConfigError, HydraException, OmegaConfBaseException, YAMLError, OSError)
+WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+WRONG_INPUT = (ConfigError, HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError)
 
 
 class JobFailed(HydraException):
@@ -32,15 +37,21 @@ class JobFailed(HydraException):
 def run(command: str) -> None:
     """Compose ``conf/<command>.yaml`` with the command line and start its workers. Never returns."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of Hydra's own report
+    if not {"", str(Path.cwd())} & {*sys.path}:
+        sys.path.append(str(Path.cwd()))  # for classes of the user's; the worker has it, too
+    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # it logs an error before it raises it
     code = 0
     try:
+        refuse_secrets((key, value) for key, _, value in (argument.partition("=") for argument in sys.argv[1:]))
         _refuse_lists(sys.argv[1:])
-        sys.argv[1:] = [_quoted(argument) for argument in _with_saved_overrides(sys.argv[1:])]
+        sys.argv[1:] = _flags_first(sys.argv[1:])
+        arguments = resume.with_saved_overrides(sys.argv[1:]) if command == "train" else sys.argv[1:]
+        sys.argv[1:] = [_quoted(argument) for argument in arguments]
         hydra.main(version_base="1.3", config_path=conf_dir(), config_name=command)(_job(command))()
     except JobFailed:
         code = 2
     except WRONG_INPUT as error:
-        print(one_line(error, command), file=sys.stderr)
+        report(command, readable(error, command))
         code = 2
     except KeyboardInterrupt:
         code = 130
@@ -52,7 +63,7 @@ def _job(command: str):
         try:
             code = _start(command, config)
         except WRONG_INPUT as error:
-            print(one_line(error, command), file=sys.stderr)
+            report(command, f"{readable(error, command)}{_which_job()}")
             code = 2
         if code and HydraConfig.get().mode is RunMode.RUN:
             sys.exit(code)
@@ -62,21 +73,51 @@ def _job(command: str):
     return job
 
 
+def _which_job() -> str:
+    hydra_now = HydraConfig.get()
+    if hydra_now.mode is RunMode.RUN:
+        return ""
+    return f"; job {hydra_now.job.num} of the sweep ({hydra_now.job.override_dirname}) was left out"
+
+
 def _start(command: str, config: DictConfig) -> int:
     from dqo import launch
-    from dqo.config.resume import refuse_changes
     from dqo.config.typed import check
     from dqo.config.validate import validate
 
-    if HydraConfig.get().mode is RunMode.MULTIRUN:
+    sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    if sweep:
         config.run_dir = os.path.relpath(HydraConfig.get().runtime.output_dir)
-    if config.resume is not None:
-        config.run_dir = config.resume
+    if config.resume is not None and command != "train":
+        raise ConfigError(f"resume={config.resume}: dqo-{command} starts anew each time; leave resume out")
+    if settled := resume.settle(config, sweep=sweep):
+        print(f"dqo-{command}: {settled}", file=sys.stderr)
     resolved = check(config)
     validate(resolved)
-    if config.resume is not None:
-        refuse_changes(config, resolved)
-    return launch.start(command, resolved, overrides=list(HydraConfig.get().overrides.task))
+    if resolved.resume is not None:
+        changed = resume.changes(config, resolved)
+        if changed:
+            print(f"dqo-{command}: going on with other {', '.join(changed)}", file=sys.stderr)
+        if resume.is_complete(resolved, changed):
+            print(f"dqo-{command}: {resolved.run_dir} is complete; type steps={2 * resolved.steps} to train on")
+            return 0
+    return launch.start(command, resolved, overrides=[*_search_path(), *HydraConfig.get().overrides.task])
+
+
+def _search_path() -> list[str]:
+    """The user's own conf folders (--config-dir, hydra.searchpath) as an override, for who goes on with the run."""
+    ours = ("hydra", "main", "schema")
+    folders = [source.path for source in HydraConfig.get().runtime.config_sources if source.provider not in ours]
+    paths = ", ".join("'file://{}'".format(folder.replace("'", r"\'")) for folder in folders)
+    return [f"hydra.searchpath=[{paths}]"] if folders else []
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Hydra's parser takes no flag between two overrides: ``k=4 --config-dir mine credit=mine``."""
+    flags, overrides = [], []
+    for before, argument in zip([None, *arguments], arguments, strict=False):
+        (flags if argument.startswith("-") or before in WITH_VALUE else overrides).append(argument)
+    return flags + overrides
 
 
 def _refuse_lists(arguments: list[str]) -> None:
@@ -105,26 +146,35 @@ def _quoted(argument: str) -> str:
     return argument
 
 
-def _with_saved_overrides(arguments: list[str]) -> list[str]:
-    """With ``resume=RUN``: what the run was started with, then what is typed now."""
-    from dqo.config.resume import saved_overrides
-
-    folders = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
-    return saved_overrides(Path(folders[-1])) + arguments if folders and folders[-1] != "null" else arguments
-
-
-def one_line(error: BaseException, command: str) -> str:
-    """``dqo-train: what is wrong; what to type``, whichever library said it."""
+def readable(error: BaseException, command: str) -> str:
+    """What is wrong and what to type, whichever library said it."""
     text = str(error).strip() or type(error).__name__
+    if isinstance(error, UnicodeDecodeError):
+        return f"{_not_utf8(error)} is not UTF-8 ({error.reason}); convert it"
+    if found := re.search(r"use \+experiment=(\S+)", text):  # a group of ours without an option of ours
+        return _no_option("experiment", found[1], [])
     if found := re.match(r"Could not override '([^']+)'", text):
-        text = f"unknown key {found[1]}{_close_keys(found[1], command)}"
-    elif found := re.search(r"Could not find '([^']+)'", text):
+        return f"unknown key {found[1]}{_close_keys(found[1], command)}"
+    if found := re.search(r"Could not find '([^']+)'", text):
         group, _, option = found[1].rpartition("/")
-        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
-        text = f"{group}={option}: there is no such option; " + (
-            f"type {group}=" + " | ".join(options) if options else text
-        )
-    return f"dqo-{command}: {' '.join(text.split())}"
+        return _no_option(group, option, re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE))
+    if found := re.match(r"Error parsing override '([^'=]+)'\s+missing EQUAL", text):
+        return f"{found[1]} has no value; type {found[1]}=VALUE"
+    if found := re.match(r"Ambiguous value for argument '(([^=]+)=([^']*))'", text):
+        return f"{found[1]}: several values need a sweep or a list; type -m {found[1]}, or {found[2]}=[{found[3]}]"
+    return text
+
+
+def _no_option(group: str, option: str, options: list[str]) -> str:
+    what = " | ".join(options) or f"OPTION with --config-dir FOLDER, where FOLDER/{group}/OPTION.yaml is"
+    return f"{group}={option}: there is no such option; type {group}={what}"
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    """Python does not say which file it was; the folder that was typed is where a user's YAML is."""
+    folders = [Path(folder) for flag, folder in pairwise(sys.argv) if flag in ("--config-dir", "-cd")]
+    files = [path for folder in folders for path in folder.rglob("*.yaml")]
+    return next((str(path) for path in files if path.read_bytes().startswith(error.object)), "a YAML file")
 
 
 def _close_keys(key: str, command: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,8 +46,10 @@ def _moved(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """Tokens of prompt and completion together that the model was made for."""
-    return int(model.config.get_text_config().max_position_embeddings)
+    """Tokens of prompt and completion together that the model was made for; endless where positions are not numbered
+    (Bloom, Mamba)."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None) or sys.maxsize)
 
 
 def warm_up(

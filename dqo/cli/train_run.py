@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import shlex
-import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,16 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from dqo.checkpoint import Checkpoints, Resumed, restore
+from dqo.atomic import replacing, sweep
+from dqo.checkpoint import Checkpoints, Resumed, restore, restore_generators
 from dqo.cli.policy import load
+from dqo.cli.stopping import Stopped, Stopping
 from dqo.config.build import Policy, make_plan, make_stages
-from dqo.config.resume import saved_overrides
+from dqo.config.resume import checkpoint_of, saved_overrides
 from dqo.config.typed import plain
+from dqo.errors import ConfigError
 from dqo.evaluation import Evaluation
-from dqo.loop import train
+from dqo.loop import tolerated, train
 from dqo.models import save_policy
 from dqo.observe.atlas import Atlas, draw_answers
 from dqo.observe.card import model_card
@@ -31,15 +33,12 @@ from dqo.observe.moments import Evaluating, Saving
 from dqo.observe.summary import print_end, write_summary
 from dqo.observe.trackers import TensorBoard, Wandb
 from dqo.observe.view import View
+from dqo.ownership import Ownership
 from dqo.records import Step
 from dqo.stages import Stages, Task
 
 log = logging.getLogger(__name__)
 EVAL_SEED = 1_000_003  # the same noise for every run, and none that training draws
-
-
-class Stopped(Exception):
-    """SIGTERM or Ctrl-C, obeyed between two steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,8 @@ class Run:
 
     config: DictConfig
     folder: Path
+    ownership: Ownership
+    stopping: Stopping
     policy: Policy
     task: Task
     stages: Stages
@@ -59,42 +60,86 @@ class Run:
     trackers: tuple[TensorBoard | Wandb, ...]
 
 
-def run(config: DictConfig) -> None:
-    """Train to the end, or raise Stopped between two steps with a checkpoint behind it."""
+def run(config: DictConfig, ownership: Ownership, stopping: Stopping) -> None:
+    """Train to the end, or raise Stopped between two steps with a checkpoint behind it.
+
+    The order makes each moment one that can be gone on from: nothing is written before all that may be refused has
+    been, what a resumed run will write again is forgotten before it is written, and summary.json comes last.
+    """
     torch.manual_seed(config.seed)
     policy, task = load(config)
     stages = make_stages(config, policy, task)
-    folder = Path(config.run_dir)
     checkpoints = Checkpoints(
-        folder / "checkpoints",
+        ownership.folder / "checkpoints",
         keep_last=config.checkpoint.keep_last,
-        parameters=sum(p.numel() for p in policy.model.parameters()) if config.checkpoint.every else None,
+        keep_every=config.checkpoint.keep_every,
     )
-    resumed = restore(checkpoints.latest(), stages) if config.resume else Resumed(step=0, cursor=0, extra={})
-    if resumed.step:
+    checkpoint = _checkpoint(config, checkpoints) if config.resume else None
+    resumed = restore(checkpoint, stages) if checkpoint else Resumed(step=0, cursor=0, extra={})
+    if resumed.step > config.steps:
+        raise ConfigError(
+            f"steps={config.steps}: {checkpoint} is after step {resumed.step}; type steps={resumed.step} or more, or "
+            f"resume={checkpoints.folder}/step_… of an earlier one"
+        )
+    if checkpoint:
         stages.rollout.load_weights(stages.learner.weights(), version=resumed.step)
-        log.info("going on after step %d", resumed.step)
-    built = _build(config, folder, policy, task, stages, checkpoints, resumed)
+    built = _build(config, ownership, stopping, policy, task, stages, checkpoints, resumed)
     with built.view, _closing(built):
-        before = built.evaluations.read(0, built.evaluating.prompts)
-        if before:  # a resumed run has measured it already
-            built.view.evaluated(0, before)
-        else:
-            before = built.evaluating.measure(resumed.step)
-        train(stages, make_plan(config), _observers(built), step=resumed.step, cursor=resumed.cursor)
+        before = _before(built, resumed)
+        if checkpoint:
+            restore_generators(checkpoint)
+        with stopping.after_the_step(built.view.say):
+            counted = resumed.extra.get("counted")
+            observers = _observers(built, counted)
+            train(stages, make_plan(config), observers, step=resumed.step, cursor=resumed.cursor, counted=counted)
         after = built.evaluating.measure(config.steps)
         built.view.say("writing policy and pictures")
         _write(built, before, after)
-    print_end(built.view.console, run_dir=folder, steps=config.steps, before=before, after=after)
+    print_end(built.view.console, run_dir=built.folder, steps=config.steps, before=before, after=after)
+
+
+def _checkpoint(config: DictConfig, checkpoints: Checkpoints) -> Path | None:
+    """Where a resumed run goes on from; None: at the start, since it was ended before its first checkpoint.
+
+    Raises ConfigError where that start would throw away more than a checkpoint's worth of steps.
+    """
+    if name := checkpoint_of(config.resume):
+        return checkpoints.named(name)
+    path, folder = checkpoints.latest(), checkpoints.folder.parent
+    if path:
+        log.info("going on from %s", path)
+        return path
+    metrics, every = folder / "metrics.jsonl", config.checkpoint.every
+    steps = max((line["step"] for line in read_metrics(metrics)), default=0) if metrics.exists() else 0
+    if (folder / "summary.json").exists() or 0 < every < steps:
+        raise ConfigError(
+            f"resume={folder}: {steps} steps are done and there is no checkpoint to go on from; type another run_dir= "
+            f"to start anew, or model=hf model.path={folder / 'policy'} where the policy was written"
+        )
+    log.warning("%s was ended before its first checkpoint: it starts anew, with the same seeds", folder)
+    return None
+
+
+def _before(run: Run, resumed: Resumed) -> Evaluation:
+    """The evaluation before the first step; a resumed run has it already."""
+    known = run.evaluations.read(0, run.evaluating.prompts)
+    if known is None:
+        if resumed.step:
+            log.warning("other held-out prompts than the run's: 'before' is measured after step %d", resumed.step)
+        return run.evaluating.measure(resumed.step)
+    run.view.evaluated(0, known)
+    return known
 
 
 def _build(
-    config: DictConfig, folder: Path, policy: Policy, task: Task, stages: Stages, checkpoints: Checkpoints,
-    resumed: Resumed,
+    config: DictConfig, ownership: Ownership, stopping: Stopping, policy: Policy, task: Task, stages: Stages,
+    checkpoints: Checkpoints, resumed: Resumed,
 ) -> Run:  # fmt: skip
+    folder = ownership.folder
     metrics = MetricsFile(path=folder / "metrics.jsonl", alpha=config.alpha)
-    metrics.truncate(resumed.extra.get("metrics_offset", 0))
     evaluations = Evaluations(folder=folder / "evaluations")
+    _rewind(folder, metrics, evaluations, checkpoints, resumed)
+    _announce(config, checkpoints, policy)
     console = Console()
     console.print(batch_line(config), soft_wrap=True, highlight=False)
     view = View(
@@ -111,79 +156,92 @@ def _build(
         n=config.eval.n,
         seed=EVAL_SEED,
     )
+    measured = evaluations.read(resumed.step, evaluating.prompts) if resumed.step else None
+    if measured and measured.n == config.eval.n:  # by the run that was ended, before its checkpoint
+        evaluating.latest = (resumed.step, measured)
     return Run(
-        config=config, folder=folder, policy=policy, task=task, stages=stages, checkpoints=checkpoints, view=view,
-        metrics=metrics, evaluations=evaluations, evaluating=evaluating, trackers=trackers,
+        config=config, folder=folder, ownership=ownership, stopping=stopping, policy=policy, task=task, stages=stages,
+        checkpoints=checkpoints, view=view, metrics=metrics, evaluations=evaluations, evaluating=evaluating,
+        trackers=trackers,
     )  # fmt: skip
+
+
+def _rewind(
+    folder: Path, metrics: MetricsFile, evaluations: Evaluations, checkpoints: Checkpoints, resumed: Resumed
+) -> None:
+    """Forget what was written after the checkpoint. Checkpoints first: one that counts on more lines of metrics.jsonl
+    than are left could not be gone on from. An evaluation is known if its line is left."""
+    offset = resumed.extra.get("metrics_offset", 0)
+    metrics.require(offset)
+    checkpoints.forget_after(resumed.step)
+    metrics.truncate(offset)
+    lines = read_metrics(folder / "metrics.jsonl")
+    evaluations.keep({line["step"] for line in lines if any(key.startswith("eval/") for key in line)})
+    if (folder / "completions").exists():
+        Completions(folder=folder / "completions").forget_after(resumed.step)
+    sweep(folder)
+
+
+def _announce(config: DictConfig, checkpoints: Checkpoints, policy: Policy) -> None:
+    """What the run will need on the disk, before it starts to write."""
+    numbers = [(parameter.numel(), parameter.requires_grad) for parameter in policy.model.parameters()]
+    if config.checkpoint.every:
+        checkpoints.announce(
+            12 * sum(count for count, trained in numbers if trained),  # weights and AdamW's two moments, fp32
+            every=config.checkpoint.every,
+            steps=config.steps,
+            policy=4 * sum(count for count, _ in numbers) if config.checkpoint.final else 0,
+        )
 
 
 def _trackers(config: DictConfig, folder: Path, resumed: Resumed) -> Iterator[TensorBoard | Wandb]:
     if config.log.tensorboard:
-        yield TensorBoard(folder=folder / "tensorboard", alpha=config.alpha, resumed_at=resumed.step or None)
+        yield TensorBoard(
+            folder=folder / "tensorboard", alpha=config.alpha, resumed_at=resumed.step if config.resume else None
+        )
     if config.log.wandb:
         yield Wandb(
             folder=folder, alpha=config.alpha, project=config.log.project, name=folder.name,
-            config=plain(config), id=resumed.extra.get("wandb_id"),
+            config=plain(config),
         )  # fmt: skip
 
 
-def _observers(run: Run) -> list[Any]:
+def _observers(run: Run, counted: Mapping[str, int] | None) -> list[Any]:
     """In the order they see a step; what stops the run stands behind the checkpoint."""
     config = run.config
 
     def extra() -> Mapping[str, Any]:
-        wandb = next((tracker.id for tracker in run.trackers if isinstance(tracker, Wandb)), None)
-        return {"metrics_offset": run.metrics.offset, "wandb_id": wandb}
+        run.metrics.sync()
+        return {"metrics_offset": run.metrics.offset, "counted": tolerated(run.stages, counted)}
 
     saving = Saving(
         checkpoints=run.checkpoints, stages=run.stages, extra=extra, every=config.checkpoint.every, last=config.steps
     )
     completions = [Completions(folder=run.folder / "completions")] if config.log.completions else []
-    return [run.metrics, *completions, *run.trackers, run.view, run.evaluating, saving, _stop_on_signal(run, saving)]
 
+    def check(step: Step) -> None:
+        run.ownership.check()
 
-def _stop_on_signal(run: Run, saving: Saving):
-    """SIGTERM or Ctrl-C end the run after the step it is in, with a checkpoint; a second one ends it at once."""
-    asked: list[int] = []
+    def stop(step: Step) -> None:
+        if run.stopping.asked:
+            run.checkpoints.save(step.number, step.cursor, run.stages, extra())
+            raise Stopped(f"stopped after step {step.number}")
 
-    def ask(number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        asked.append(number)
-        run.view.say("stopping after this step; once more to stop at once")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-
-    def observe(step: Step) -> None:
-        if asked and step.number < run.config.steps:
-            run.checkpoints.save(step.number, step.cursor, run.stages, saving.extra())
-            raise Stopped(
-                f"stopped after step {step.number}; go on with dqo-train resume={shlex.quote(str(run.folder))}"
-            )
-
-    return observe
+    return [check, run.metrics, *completions, *run.trackers, run.view, run.evaluating, saving, stop]
 
 
 @contextlib.contextmanager
 def _closing(run: Run) -> Iterator[None]:
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as stack:  # one that fails, as on a full disk, does not keep others open
         for each in (run.metrics, *run.trackers):
-            each.close()
+            stack.callback(each.close)
+        yield
 
 
 def _write(run: Run, before: Evaluation, after: Evaluation) -> None:
-    """The summary, the pictures and the policy."""
+    """The policy, the pictures, and at last the summary, which says that the run is complete."""
     config, folder = run.config, run.folder
-    settings = {key: config[key] for key in ("alpha", "beta", "k", "steps", "seed", "learning_rate")}
-    write_summary(folder / "summary.json", settings={"task": _name(config), **settings}, before=before, after=after)
-    title = f"{_name(config)} · alpha = {config.alpha:g} · k = {config.k}"
-    draw_curves(folder / "curves.png", lines=read_metrics(folder / "metrics.jsonl"), title=title)
-    if isinstance(run.task, Atlas):
-        now = f"after {config.steps} steps, alpha = {config.alpha:g}"
-        panels = [("before", before.texts), (now, after.texts)]
-        draw_answers(folder / "answers.png", atlas=run.task, panels=panels)
+    run.ownership.check()
     if config.checkpoint.final:
         save_policy(run.policy.model, run.policy.tokenizer, folder / "policy", weights=run.stages.learner.weights())
         card = model_card(
@@ -191,11 +249,23 @@ def _write(run: Run, before: Evaluation, after: Evaluation) -> None:
             before=before, after=after,
             **{key: config[key] for key in ("alpha", "beta", "k", "steps", "learning_rate")},
         )  # fmt: skip
-        (folder / "policy" / "README.md").write_text(card)
+        with replacing(folder / "policy" / "README.md") as path:
+            path.write_text(card)
+    title = f"{_name(config)} · alpha = {config.alpha:g} · k = {config.k}"
+    with replacing(folder / "curves.png") as path:
+        draw_curves(path, lines=read_metrics(folder / "metrics.jsonl"), title=title)
+    if isinstance(run.task, Atlas):
+        now = f"after {config.steps} steps, alpha = {config.alpha:g}"
+        with replacing(folder / "answers.png") as path:
+            draw_answers(path, atlas=run.task, panels=[("before", before.texts), (now, after.texts)])
+    settings = {key: config[key] for key in ("alpha", "beta", "k", "steps", "seed", "learning_rate")}
+    with replacing(folder / "summary.json") as path:
+        write_summary(path, settings={"task": _name(config), **settings}, before=before, after=after)
 
 
 def _command(config: DictConfig) -> str:
-    return shlex.join(["dqo-train", *saved_overrides(Path(config.run_dir))])
+    typed = [text for text in saved_overrides(Path(config.run_dir)) if not text.startswith("hydra.")]
+    return shlex.join(["dqo-train", *typed])
 
 
 def _name(config: DictConfig) -> str:

@@ -1,11 +1,13 @@
 """A worker process: reads a run folder's config.yaml and runs it. Started by ``dqo.launch``, never by hand.
 
-python -m dqo.cli.worker train|sft RUN_DIR
+python -m dqo.cli.worker train|sft RUN_DIR PARENT [LOCK]: the launcher's process id; the descriptor of the folder's
+lock, none in a dry run
 """
 
 import ctypes
 import logging
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -16,45 +18,106 @@ if os.environ.get("DQO_TYPECHECK"):  # the test run's shape and type checks, whi
 
     install_import_hook("dqo", "beartype.beartype")
 
+from dqo.cli.report import report
+from dqo.cli.stopping import Stopped, Stopping
+from dqo.config.resume import holds_run
+from dqo.config.typed import load
 from dqo.errors import ConfigError, StageError
+from dqo.observe.visible import VisibleFormatter, visible_lines
+from dqo.ownership import Ownership
 
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    command, folder = sys.argv[1], Path(sys.argv[2])
-    _die_with_parent()
+    command, folder, parent, lock = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+    ownership = Ownership(folder, int(lock[0])) if lock else None
+    stopping = Stopping()
+    stopping.listen()
+    _die_with(parent)
     _quiet_libraries()
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(VisibleFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("dqo").setLevel(logging.INFO)
-    sys.exit(_run(command, folder))
-
-
-def _run(command: str, folder: Path) -> int:
-    from dqo.cli import dry_run, sft_run, train_run
-    from dqo.config.typed import load
-
-    config = load(folder / "config.yaml")
-    job = dry_run.run if config.dry_run else {"train": train_run.run, "sft": sft_run.run}[command]
     try:
-        job(config)
+        code = _run(command, folder, ownership, stopping)
+    except Stopped as stopped:
+        report(command, f"{stopped}{_how_to_go_on(command, ownership)}")
+        code = 130
+    sys.exit(code)
+
+
+def _run(command: str, folder: Path, ownership: Ownership | None, stopping: Stopping) -> int:
+    from safetensors import SafetensorError
+
+    from dqo.cli import dry_run, sft_run, train_run
+
+    config, lines = load(folder / "config.yaml"), _size_of_metrics(folder)
+    try:
+        if ownership is None:
+            dry_run.run(config)
+        else:
+            ownership.sign()
+            if command == "train":
+                train_run.run(config, ownership, stopping)
+            else:
+                sft_run.run(config)
     except ConfigError as error:
-        print(f"dqo-{command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except StageError as error:
-        (folder / "error.txt").write_text("".join(traceback.format_exception(error)))
-        print(f"dqo-{command}: {error} (traceback: {folder / 'error.txt'})", file=sys.stderr)
+        if _size_of_metrics(folder) == lines:  # nothing has begun: the launcher takes away what was written
+            report(command, _cause(error))
+            return 2
+        report(command, f"{_cause(error)}{_how_to_go_on(command, ownership)}")
         return 1
-    except train_run.Stopped as stopped:
-        print(f"dqo-{command}: {stopped}", file=sys.stderr)
-        return 130
+    except (StageError, OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        kept = _kept_traceback(error, ownership)
+        report(command, f"{_cause(error)}{kept}{_how_to_go_on(command, ownership)}")
+        return 1
     return 0
 
 
-def _die_with_parent() -> None:
-    """No orphan goes on writing after a kill -9 of the launcher (Linux; elsewhere the launcher's signals must do)."""
+def _size_of_metrics(folder: Path) -> int:
+    """Bytes: whoever writes or forgets a line has begun."""
+    file = folder / "metrics.jsonl"
+    return file.stat().st_size if file.exists() else 0
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+def _kept_traceback(error: Exception, ownership: Ownership | None) -> str:
+    """Into error.txt of the run folder, as long as that is ours and can be written."""
+    if ownership is None:
+        return ""
+    file = ownership.folder / "error.txt"
+    try:
+        ownership.check()
+        file.write_text(visible_lines("".join(traceback.format_exception(error))), "utf-8")
+    except (OSError, StageError):
+        return ""
+    return f" (traceback: {file})"
+
+
+def _how_to_go_on(command: str, ownership: Ownership | None) -> str:
+    if command != "train" or ownership is None or not holds_run(ownership.folder):
+        return ""
+    folder = ownership.folder
+    steps = [path.name.removeprefix("step_") for path in (folder / "checkpoints").glob("step_*")]
+    newest = max((int(step) for step in steps if step.isdigit()), default=None)
+    kept = "there is no checkpoint yet" if newest is None else f"the checkpoint after step {newest} is kept"
+    return f"; {kept}; go on with dqo-train resume={shlex.quote(str(folder))}"
+
+
+def _die_with(parent: int) -> None:
+    """No orphan goes on writing after a kill -9 of the launcher (Linux; elsewhere the launcher's signals must do). The
+    signal stops it as a user's does: after the step, with a checkpoint."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the line above
+        raise SystemExit(f"the launcher, process {parent}, is gone")
 
 
 def _quiet_libraries() -> None:

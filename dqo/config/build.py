@@ -10,8 +10,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dqo.config.typed import arguments
 from dqo.errors import ConfigError
+from dqo.learner.parts import Loss, Optim
 from dqo.loop import Plan
-from dqo.stages import Stages, Task
+from dqo.stages import Advantage, Credit, Embed, Learner, Reward, Rollout, Stages, Task
+
+PROTOCOLS = {"reward": Reward, "credit": Credit, "advantage": Advantage, "embed": Embed, "rollout": Rollout}  # in order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,19 @@ def make(node: DictConfig, key: str, available: dict[str, Any]) -> Any:
     return cls(*(available[name] for name in wanted), **made)
 
 
+def _fitting(made: Any, protocol: type, key: str) -> Any:
+    """``made``, if it has what the stage's Protocol asks for: a user's class that lacks a method is told before it is
+    called."""
+    wanted = [*vars(protocol), *protocol.__annotations__]
+    missing = [name for name in wanted if (name == "__call__" or not name.startswith("_")) and not hasattr(made, name)]
+    if missing:
+        raise ConfigError(
+            f"{key}: {type(made).__name__} lacks {', '.join(missing)}; a class for {key} is a {protocol.__name__} of "
+            "dqo.stages"
+        )
+    return made
+
+
 def _nested(value: Any, key: str, available: dict[str, Any]) -> Any:
     if isinstance(value, dict):
         if "_target_" in value:
@@ -47,7 +63,13 @@ def _nested(value: Any, key: str, available: dict[str, Any]) -> Any:
 
 def make_task(config: DictConfig, tokenizer: PreTrainedTokenizerBase, context_length: int) -> Task:
     """The task alone: what is cheap and most often wrong is built before the weights are read."""
-    return make(config.task, "task", {"tokenizer": tokenizer, "context_length": context_length})
+    made = make(config.task, "task", {"tokenizer": tokenizer, "context_length": context_length})
+    task: Task = _fitting(made, Task, "task")
+    if not task.held_out():
+        raise ConfigError(
+            f"task: {type(task).__name__} holds no prompts out, and a run is measured on some; hold one out"
+        )
+    return task
 
 
 def make_stages(config: DictConfig, policy: Policy, task: Task) -> Stages:
@@ -59,11 +81,15 @@ def make_stages(config: DictConfig, policy: Policy, task: Task) -> Stages:
         "device": policy.device,
     }
     built = {
-        group: make(config[group], group, available) for group in ("reward", "credit", "advantage", "embed", "rollout")
+        group: _fitting(make(config[group], group, available), protocol, group) for group, protocol in PROTOCOLS.items()
     }
-    available |= {"loss": make(config.loss, "loss", available), "optim": make(config.optim, "optim", available)}
+    available |= {
+        group: _fitting(make(config[group], group, available), protocol, group)
+        for group, protocol in {"loss": Loss, "optim": Optim}.items()
+    }
     # last: a LoRA learner wraps the policy in place, and the rollout's copy must be of the bare one
-    return Stages(task=task, learner=make(config.learner, "learner", available), **built)
+    learner = _fitting(make(config.learner, "learner", available), Learner, "learner")
+    return Stages(task=task, learner=learner, **built)
 
 
 def make_plan(config: DictConfig) -> Plan:

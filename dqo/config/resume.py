@@ -1,45 +1,125 @@
-"""Going on with a run: what it was started with, and what may differ now."""
+"""Going on with a run: which one, what it was started with, and what may differ now.
 
+``resume=RUN``, ``resume=RUN/checkpoints/step_00020`` or ``resume=auto run_dir=RUN``. A run's own command line is kept
+in ``overrides.yaml``; a folder holds a run once it has a ``config.yaml``, which is written last.
+"""
+
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from dqo.config.typed import flat, load, plain
 from dqo.errors import ConfigError
 
+AUTO = "auto"
 MAY_CHANGE = ("steps", "log.", "eval.", "checkpoint.", "nproc", "device", "run_dir", "resume", "dry_run")
+OF_THE_FOLDER = ("run_dir", "resume", "dry_run")  # no part of what is trained
+AT_THE_END = ("steps", "eval.", "checkpoint.final")  # a change of these gives a complete run something to do
+
+
+def holds_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists()
+
+
+def run_of(resume: str) -> Path:
+    """The run's folder: it was typed itself, or a checkpoint in it."""
+    path = Path(resume)
+    return path.parents[1] if checkpoint_of(resume) else path
+
+
+def checkpoint_of(resume: str) -> str | None:
+    """The name of the checkpoint that was typed; None: the newest is meant."""
+    path = Path(resume)
+    return path.name if path.name.startswith("step_") and path.parent.name == "checkpoints" else None
+
+
+def with_saved_overrides(arguments: list[str]) -> list[str]:
+    """With ``resume=``: what the run was started with beside what is typed now, which wins. Raises ConfigError if it
+    is no run."""
+    resume, run_dir = _typed(arguments, "resume"), _typed(arguments, "run_dir")
+    if resume in (None, "null"):
+        return arguments
+    if resume == AUTO:
+        if run_dir is None:
+            raise ConfigError("resume=auto: of which run? type run_dir=FOLDER beside it")
+        if not holds_run(Path(run_dir)):
+            return arguments
+        run = Path(run_dir)
+    else:
+        run = run_of(resume)
+    now = {argument.partition("=")[0] for argument in arguments}
+    saved = [text for text in saved_overrides(run) if text.partition("=")[0] not in now]
+    here = arguments.index(f"resume={resume}")  # among the overrides, which options may not part
+    return arguments[:here] + saved + arguments[here:]
 
 
 def saved_overrides(run: Path) -> list[str]:
     """The command line of the run, without what concerned its folder. Raises ConfigError if ``run`` holds no run."""
     file = run / "overrides.yaml"
-    if not file.exists():
-        raise ConfigError(f"resume={run}: no run is there (no {file.name}); type resume=FOLDER_OF_A_RUN")
-    return [text for text in map(str, OmegaConf.load(file)) if text.partition("=")[0] not in ("run_dir", "resume")]
+    if not holds_run(run) or not file.exists():
+        raise ConfigError(f"resume={run}: no run is there; type resume=FOLDER_OF_A_RUN")
+    texts = cast(list[str], OmegaConf.to_container(OmegaConf.load(file)))  # not resolved: optim.steps=${steps}
+    return [text for text in texts if text.partition("=")[0] not in OF_THE_FOLDER]
 
 
-def refuse_changes(config: DictConfig, resolved: DictConfig) -> None:
-    """Raises ConfigError naming each key whose value differs from the saved run's and may not (MAY_CHANGE)."""
+def settle(config: DictConfig, *, sweep: bool) -> str | None:
+    """Put the run's folder into ``run_dir`` and take ``auto`` out of ``resume``; returns what ``auto`` came to."""
+    if config.resume is None:
+        return None
+    config.resume = str(config.resume)  # not checked yet: a folder may be called 5
+    if config.resume != AUTO:
+        if sweep:
+            raise ConfigError(f"resume={config.resume} in a sweep: type resume=auto, for each of its runs to go on")
+        config.run_dir = str(run_of(config.resume))
+        return None
+    going_on = holds_run(Path(str(config.run_dir)))
+    config.resume = config.run_dir if going_on else None
+    return f"{config.run_dir} holds {'a run: going on with it' if going_on else 'no run yet: starting it'}"
+
+
+def changes(config: DictConfig, resolved: DictConfig) -> list[str]:
+    """Keys whose values differ from the saved run's, without those of its folder: ``steps=200 (was 80)``.
+
+    Raises ConfigError naming each that may not (MAY_CHANGE).
+    """
     now = flat(plain(resolved))
-    then = flat(plain(load(Path(resolved.resume) / "config.yaml")))
+    then = flat(plain(load(run_of(resolved.resume) / "config.yaml")))
     texts = flat(plain(config))
-    changed = [
+    different = [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
+    refused = [
         f"{key}={now.get(key)} (the run has {then.get(key)})"
-        for key in sorted(now.keys() | then.keys())
-        if now.get(key) != then.get(key) and not _allowed(key) and not _follows(texts.get(key))
+        for key in different
+        if not _is_of(key, MAY_CHANGE) and not _follows(texts.get(key))
     ]
-    if changed:
+    if refused:
         raise ConfigError(
-            f"resume={resolved.resume} with {', '.join(changed)}: only steps, log, eval, checkpoint, nproc and device "
+            f"resume={resolved.resume} with {', '.join(refused)}: only steps, log, eval, checkpoint, nproc and device "
             "may change; leave the rest out, or start a new run from model=hf model.path=RUN/policy"
         )
+    return [f"{key}={now.get(key)} (was {then.get(key)})" for key in different if not _is_of(key, OF_THE_FOLDER)]
 
 
-def _allowed(key: str) -> bool:
-    return any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in MAY_CHANGE)
+def is_complete(config: DictConfig, changed: Sequence[str]) -> bool:
+    """Whether nothing is left to do: summary.json, the last file of a run, is of as many steps, and what was changed
+    asks for nothing new."""
+    summary = run_of(config.resume) / "summary.json"
+    if checkpoint_of(config.resume) or any(_is_of(text.partition("=")[0], AT_THE_END) for text in changed):
+        return False
+    return summary.exists() and json.loads(summary.read_text()).get("steps") == config.steps
+
+
+def _typed(arguments: Sequence[str], key: str) -> str | None:
+    values = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{key}=")]
+    return values[-1] if values else None
+
+
+def _is_of(key: str, keys: Sequence[str]) -> bool:
+    return any(key == each or (each.endswith(".") and key.startswith(each)) for each in keys)
 
 
 def _follows(text: Any) -> bool:
     """Whether a value is an interpolation of a key that may change, as ``optim.steps: ${steps}`` is."""
-    return isinstance(text, str) and text.startswith("${") and _allowed(text[2:-1])
+    return isinstance(text, str) and text.startswith("${") and _is_of(text[2:-1], MAY_CHANGE)

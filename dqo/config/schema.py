@@ -29,6 +29,7 @@ class Log:
 class Checkpoint:
     every: int = MISSING
     keep_last: int = MISSING
+    keep_every: int = MISSING
     final: bool = MISSING
 
 

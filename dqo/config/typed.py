@@ -7,6 +7,7 @@ This holds for a user's own class as for ours.
 
 import difflib
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import field, make_dataclass
 from enum import Enum
@@ -19,23 +20,36 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from dqo.config.schema import GROUPS, Config
+from dqo.config.secrets import refuse_secrets
 from dqo.errors import ConfigError
+
+PRESETS = ("experiment", "algorithm")  # groups that set keys of others
+LISTED = 20  # names that a message can hold
 
 
 def check(config: DictConfig) -> DictConfig:
     """The configuration with every interpolation resolved and every type checked. Raises ConfigError."""
     try:
-        resolved = OmegaConf.create(plain(config, resolve=True))
+        resolved = plain(config, resolve=True)
     except OmegaConfBaseException as error:
         raise _readable(error, "") from error
-    checked = _merged(OmegaConf.structured(Config), resolved, "")
+    refuse_secrets(flat(resolved).items())
+    for preset in PRESETS:
+        if preset in resolved:
+            raise ConfigError(f"{preset}: its file sets no keys of the run; make its first line # @package _global_")
+    checked = _merged(OmegaConf.structured(Config), OmegaConf.create(resolved), "")
     for name in checked:
         if OmegaConf.is_missing(checked, name):
             raise ConfigError(f"{name} has no value; type {name}=…")
     for group in GROUPS:
-        if not isinstance(checked[group], DictConfig) or "_target_" not in checked[group]:
+        if not isinstance(checked[group], DictConfig):
             raise ConfigError(
                 f"{group}={checked[group]}: an option of the group is needed; dqo-train --help lists them"
+            )
+        if "_target_" not in checked[group]:
+            raise ConfigError(
+                f"{group} names no class; type {group}=OPTION (dqo-train --help lists them), or in a file of yours "
+                "the line _target_: my_module.MyClass"
             )
         arguments(checked[group], group)
     return checked
@@ -63,10 +77,17 @@ def arguments(node: DictConfig, key: str) -> tuple[type, dict[str, Any]]:
 
 
 def _target(node: DictConfig, key: str) -> type:
+    target = node["_target_"]
+    if not isinstance(target, str):
+        raise ConfigError(f"{key}._target_={target}: a class is needed, as in _target_: my_module.MyClass")
     try:
-        return get_class(node["_target_"])
-    except Exception as error:
-        raise ConfigError(f"{key}._target_={node['_target_']}: cannot be imported: {_first_line(error)}") from error
+        return get_class(target)
+    except Exception as error:  # whatever a module of the user's raises on import
+        why = str(error).removeprefix(f"Error loading '{target}':").strip()
+        raise ConfigError(
+            f"{key}._target_={target}: cannot be imported: {why}; name a class of a module that is installed or in the "
+            "folder you start in"
+        ) from error
 
 
 def _default(parameter: inspect.Parameter) -> Any:
@@ -114,21 +135,25 @@ def _readable(error: OmegaConfBaseException, key: str, known: list[Any] | None =
     full = f"{key}.{inner}" if key and inner and not inner.startswith(f"{key}.") else inner or key
     if isinstance(error, ConfigKeyError):
         return ConfigError(f"unknown key {full}{suggestion(full, known or [])}")
+    if "is not a subclass of" in str(error):
+        return ConfigError(f"{full} is not one value, it has keys of its own; type {full}.KEY=VALUE")
     needed = f"; type {full}={_needed(error)}" if isinstance(error, ValidationError) else ""
     return ConfigError(f"{full}: {_first_line(error)}{needed}")
 
 
 def _needed(error: ValidationError) -> str:
     """A placeholder of the type the key wants: NUMBER, true|false …"""
-    text = _first_line(error).lower()
-    words = {"integer": "INTEGER", "float": "NUMBER", "bool": "true|false", "list": "[A,B]"}
-    return next((placeholder for word, placeholder in words.items() if word in text.rpartition("to")[2]), "VALUE")
+    wanted = re.split(r"\bto\b|for field of type", _first_line(error).lower())[-1]
+    words = {"int": "INTEGER", "float": "NUMBER", "bool": "true|false", "list": "[A,B]"}
+    return next((placeholder for word, placeholder in words.items() if word in wanted), "VALUE")
 
 
 def suggestion(name: str, known: list[Any]) -> str:
     """'; did you mean X?' or the list of what there is."""
     close = difflib.get_close_matches(name, [str(k) for k in known], n=1)
-    return f"; did you mean {close[0]}?" if close else f"; allowed are {', '.join(sorted(map(str, known)))}"
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; allowed are {', '.join(sorted(map(str, known)))}" if len(known) <= LISTED else "; --help lists the keys"
 
 
 def _first_line(error: BaseException) -> str:

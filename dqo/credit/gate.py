@@ -19,10 +19,15 @@ class Gate(StrEnum):
 
 
 def check_gate(gate: Gate, threshold: float | None) -> None:
-    """Raises ConfigError for a gate without its threshold."""
+    """Raises ConfigError for a gate without its threshold, and for a threshold without its gate."""
     if gate == Gate.threshold and (threshold is None or not math.isfinite(threshold)):
         got = "null" if threshold is None else threshold
         raise ConfigError(f"credit.threshold={got}: credit.gate=threshold needs a number; type credit.threshold=0.5")
+    if gate != Gate.threshold and threshold is not None:
+        raise ConfigError(
+            f"credit.threshold={threshold}: credit.gate={gate} has no use for it; type credit.gate=threshold, or "
+            "credit.threshold=null"
+        )
 
 
 def passing(rewards: Rewards, gate: Gate, threshold: float | None) -> Bool[Tensor, "prompts k"]:

@@ -2,8 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,12 +13,15 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dqo.errors import ConfigError, StageError
+from dqo.errors import ConfigError
 from dqo.models.folders import HubUnreachable, first_line, hub_folder, no_progress_bars, packaged_files
 from dqo.models.precision import Dtype
 from dqo.records import Rollouts
 
 log = logging.getLogger(__name__)
+
+PROBE = "Encoders are told apart by what they make of this sentence."
+ALIKE = 0.99  # cosine of two embeddings of it; devices and dtypes differ by less than 0.001
 
 
 class Sentence:
@@ -43,29 +47,35 @@ class Sentence:
         if max_seq_length is not None:
             self._encoder.max_seq_length = max_seq_length
 
+    def state_dict(self) -> dict[str, Any]:
+        """The embedding of one sentence, by which a resumed run knows its encoder."""
+        return {"probe": self._embedded([PROBE])[0].tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ConfigError for another encoder, whose distances mean something else."""
+        own_D, saved_D = self._embedded([PROBE])[0], torch.tensor(state["probe"])
+        if len(own_D) != len(saved_D) or not float(own_D @ saved_D) > ALIKE:
+            width = f" (embeddings of {len(saved_D)} numbers, now {len(own_D)})" if len(own_D) != len(saved_D) else ""
+            raise ConfigError(
+                f"resume: embed.model is another encoder than the checkpoint's{width}; bring back the one that stood "
+                "there, or start a new run with run_dir=ANOTHER_FOLDER"
+            )
+
     def encode(self, rollouts: Rollouts) -> Float[Tensor, "prompts k dim"]:
-        """Unit length, float32, CPU. Raises StageError for a text whose embedding is not finite or has no direction."""
+        """Unit length, float32, CPU; NaN or 0 where the encoder's is not finite or has no direction."""
         distinct: list[str] = sorted(set(rollouts.texts), key=lambda text: (len(text), text))
         with self._lock:
             self._warn_of_cut(distinct)
-            raw_ND = self._encoder.encode(
-                distinct, batch_size=self._batch_size, show_progress_bar=False, convert_to_tensor=True
-            )
-        embeddings_ND = normalize(raw_ND.float().cpu(), dim=1)
-        self._check(embeddings_ND, distinct, rollouts)
+        embeddings_ND = self._embedded(distinct)
         place = {text: n for n, text in enumerate(distinct)}
         return embeddings_ND[[place[text] for text in rollouts.texts]].view(len(rollouts.prompts), rollouts.k, -1)
 
-    def _check(self, embeddings_ND: Tensor, distinct: list[str], rollouts: Rollouts) -> None:
-        unit_N = (embeddings_ND.norm(dim=1) - 1).abs() < 1e-3
-        if not unit_N.all():
-            texts: set[str] = {distinct[n] for n in (~unit_N).nonzero()[:, 0].tolist()}
-            positions = [
-                prompt.position
-                for p, prompt in enumerate(rollouts.prompts)
-                if texts.intersection(rollouts.texts[p * rollouts.k : (p + 1) * rollouts.k])
-            ]
-            raise StageError("embed", f"no finite embedding of unit length for {min(texts)!r:.80}", positions=positions)
+    def _embedded(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        with self._lock:
+            raw_ND = self._encoder.encode(
+                list(texts), batch_size=self._batch_size, show_progress_bar=False, convert_to_tensor=True
+            )
+        return normalize(raw_ND.float().cpu(), dim=1)
 
     def _warn_of_cut(self, texts: Sequence[str]) -> None:
         """Once: texts that are alike up to the encoder's limit have the same embedding, and count as the same."""
@@ -96,6 +106,12 @@ def _folder(model: str, packaged: str | None) -> Path:
 
 
 def _load(folder: Path, model: str, device: torch.device, dtype: torch.dtype) -> SentenceTransformer:
+    for file in folder.rglob("*.bin"):  # of a dense layer, say, which use_safetensors does not reach
+        if not any(file.parent.glob("*.safetensors")):
+            raise ConfigError(
+                f"embed.model={model}: {file.relative_to(folder)} is a pickle, which can run code; save it as "
+                "safetensors; type embed.model=FOLDER or a name on the hub"
+            )
     try:
         with no_progress_bars():
             settings = {"use_safetensors": True, "dtype": dtype}

@@ -161,7 +161,7 @@ class TorchSingle:
         self.model.eval()
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained().values() if p.grad is not None])
         if not norm.isfinite():
-            raise self._not_finite("gradient", whole.positions(self._faulty(whole, batches)))
+            raise self._not_finite("gradient", whole, self._faulty(whole, batches))
         if self.optim.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._trained().values(), self.optim.max_grad_norm, norm)
         for group in self.optimizer.param_groups:
@@ -175,7 +175,7 @@ class TorchSingle:
         logprobs_N, entropies_N = self._forward(self.model, batch)
         loss, means = whole(batch, logprobs_N)
         if not loss.isfinite():
-            raise self._not_finite("loss", whole.positions([batch]))
+            raise self._not_finite("loss", whole, [batch])
         loss.backward()
         tally.add({"entropy": (entropies_N.sum(), torch.tensor(float(len(entropies_N)))), **means})
         return float(loss.detach())
@@ -190,11 +190,11 @@ class TorchSingle:
                 return [batch]
         return batches
 
-    def _not_finite(self, what: str, positions: list[int]) -> StageError:
+    def _not_finite(self, what: str, whole: Objective, batches: list[MicroBatch]) -> StageError:
         self.optimizer.zero_grad()
         self.model.eval()
         message = (
-            f"the {what} is not finite; stopped before the optimizer's step. If the policy diverged, a lower "
-            "learning_rate or a smaller optim.max_grad_norm helps"
+            f"the {what} is not finite; stopped before the optimizer's step (largest advantage: "
+            f"{whole.largest_advantage(batches):.3g}). A lower learning_rate or optim.max_grad_norm may help"
         )
-        return StageError("learner", message, positions=positions, step=self.version + 1)
+        return StageError("learner", message, positions=whole.positions(batches), step=self.version + 1)

@@ -24,7 +24,7 @@ def describe(step: Step, alpha: float) -> dict[str, float]:
 
 def _of_rewards(experience: Experience, alpha: float) -> dict[str, float]:
     rewards = experience.rewards
-    total_PK, valid_PK, correct_PK = rewards.total_PK, rewards.valid_PK, rewards.correct_PK
+    total_PK, valid_PK, correct_PK = rewards.total_PK.double(), rewards.valid_PK, rewards.correct_PK
     scores_PK = total_PK + alpha * experience.credits_PK
     valid = total_PK[valid_PK]
     return {
@@ -44,13 +44,18 @@ def _of_rewards(experience: Experience, alpha: float) -> dict[str, float]:
 def _of_completions(experience: Experience) -> dict[str, float]:
     rollouts = experience.rollouts
     lengths_B = rollouts.sampled_BT.sum(1).float()
-    groups = [rollouts.texts[i : i + rollouts.k] for i in range(0, len(rollouts.texts), rollouts.k)]
+    valid = experience.rewards.valid_PK.tolist()
+    groups = [
+        {text.strip() for text, counts in zip(rollouts.texts[p * rollouts.k :], row, strict=False) if counts}
+        for p, row in enumerate(valid)
+    ]
+    distinct = [len(group) for group in groups if group]
     return {
         "completions/mean_length": float(lengths_B.mean()),
         "completions/min_length": float(lengths_B.min()),
         "completions/max_length": float(lengths_B.max()),
         "completions/clipped_ratio": _mean((~rollouts.finished_B).float()),
-        "completions/distinct": sum(len({text.strip() for text in group}) for group in groups) / len(groups),
+        "completions/distinct": sum(distinct) / len(distinct) if distinct else math.nan,
         "num_tokens": float(lengths_B.sum()),
     }
 

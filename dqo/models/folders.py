@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from huggingface_hub.utils import httpx
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from dqo.atomic import replacing_folder
 from dqo.errors import ConfigError
 from dqo.stages import Weights
 
@@ -78,7 +78,7 @@ def cached_folder(key: str, build: Callable[[Path], None]) -> Path:
         raise ConfigError(f"the cache cannot be written ({error}); set DQO_CACHE=FOLDER in the environment") from error
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            with _new_folder(folder) as new:
+            with replacing_folder(folder) as new:
                 build(new)
     return folder
 
@@ -91,7 +91,7 @@ def save_policy(
     _make_savable(model)
     tied = model.all_tied_weights_keys
     state = None if weights is None else {name: tensor for name, tensor in weights if name not in tied}
-    with _new_folder(folder) as new, no_progress_bars():
+    with replacing_folder(folder) as new, no_progress_bars():
         model.save_pretrained(new, state_dict=state)
         tokenizer.save_pretrained(new)
 
@@ -109,8 +109,10 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Hugging Face's messages run over many lines; an error of ours has one."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Hugging Face's messages run over many lines; an error of ours has one. A line that announces the next takes it
+    along."""
+    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first
 
 
 def _make_savable(model: PreTrainedModel) -> None:
@@ -119,20 +121,3 @@ def _make_savable(model: PreTrainedModel) -> None:
         model.generation_config.validate(strict=True)
     except ValueError:
         model.generation_config.do_sample = True
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside ``folder`` that takes its place at the end, or is removed after an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
-    new.mkdir()
-    try:
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        for leftover in (new, old):
-            if leftover.exists():
-                shutil.rmtree(leftover)

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import (
@@ -33,12 +32,14 @@ from dqo.models.folders import (
     packaged_files,
     save_policy,
 )
+from dqo.models.templates import TEMPLATE_ERRORS, template_text
 
 log = logging.getLogger(__name__)
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 PICKLES = ("*.bin", "*.pt", "*.pth")
 UNPACKED = 1  # version of what _unpack writes
 ADVICE = "type model.path=FOLDER or model.path=ORG/NAME of the hub"
+CODE = "read that code, then type model.trust_remote_code=true, or type model.path=FOLDER of another model"
 
 
 class Attention(StrEnum):
@@ -67,16 +68,14 @@ class Hf:
             raise ConfigError(f"model.path=null: no model is named; {ADVICE}")
         self.name = path
         self._revision, self._packaged, self._trust = revision, packaged, trust_remote_code
-        self._attention, self._chat_template = attn_implementation, _template(chat_template)
+        self._attention, self._chat_template = attn_implementation, template_text(chat_template)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        config = self._config
+        config, folder = self._config, self._folder
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                self._folder, trust_remote_code=self._trust, local_files_only=True
-            )
-        except (OSError, ValueError) as error:  # ValueError: no file that it knows, or one that it cannot read
-            raise self._wrong("no tokenizer could be read", error) from error
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=self._trust, local_files_only=True)
+        except Exception as error:  # tokenizers raises bare Exceptions, and transformers what a strange JSON leads to
+            raise self._wrong("no tokenizer could be read", error, self._advice(error)) from error
         if tokenizer.eos_token_id is None:
             raise self._wrong("its tokenizer has no end token; name it as eos_token in tokenizer_config.json")
         if tokenizer.pad_token_id is None:
@@ -89,27 +88,37 @@ class Hf:
             tokenizer.chat_template = self._chat_template
             try:
                 tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
-            except TemplateError as error:
-                raise ConfigError(f"model.chat_template is no working Jinja template: {first_line(error)}") from error
+            except TEMPLATE_ERRORS as error:
+                raise ConfigError(
+                    f"model.chat_template is no working Jinja template ({first_line(error)}); type "
+                    "model.chat_template=FILE, or null for the model's own"
+                ) from error
         return tokenizer
 
     def load(self) -> PreTrainedModel:
         """float32 weights on the CPU, in eval mode."""
+        config, folder = self._config, self._folder
         try:
             with no_progress_bars():
                 model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-                    self._folder,
-                    config=self._config,
+                    folder,
+                    config=config,
                     dtype=torch.float32,
                     attn_implementation=self._attention.value,
                     trust_remote_code=self._trust,
                     use_safetensors=True,
                     local_files_only=True,
+                    ignore_mismatched_sizes=True,  # refused below, by name
                     output_loading_info=True,
                 )
-        # ImportError: flash attention is not installed; RuntimeError: tensors of other shapes
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        except ImportError as error:  # flash attention, or a package for quantised weights
+            advice = f"install it, or type model.attn_implementation=sdpa, or {ADVICE.removeprefix('type ')}"
+            raise self._wrong("a package is missing", error, advice) from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise self._wrong("the weights could not be read", error) from error
+        if mismatched := report["mismatched_keys"]:
+            name, given, wanted = min(mismatched)
+            raise self._wrong(f"the weights are of another shape: {name} has {[*given]}, its config says {[*wanted]}")
         if missing := report["missing_keys"]:
             raise self._wrong(f"the weights lack {len(missing)} tensors, such as {min(missing)}")
         return model.eval()
@@ -122,6 +131,8 @@ class Hf:
             if folder.exists() or not HUB_NAME.fullmatch(self.name):
                 raise self._wrong("is neither a folder nor a name on the hub")
             folder = self._fetched()
+        if (folder / "adapter_config.json").is_file():  # transformers would fetch its base, and read pickled adapters
+            raise self._wrong("is an adapter (adapter_config.json); merge it into its model first")
         if not (folder / "config.json").is_file():
             raise self._wrong("has no config.json")
         if not any(folder.glob("*.safetensors")):
@@ -145,11 +156,11 @@ class Hf:
 
     @cached_property
     def _config(self) -> PreTrainedConfig:
+        folder = self._folder
         try:
-            config = AutoConfig.from_pretrained(self._folder, trust_remote_code=self._trust, local_files_only=True)
-        except (OSError, ValueError) as error:
-            advice = "" if self._trust or "custom code" not in str(error) else "; type model.trust_remote_code=true"
-            raise self._wrong(f"config.json: {first_line(error)}{advice}") from error
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=self._trust, local_files_only=True)
+        except Exception as error:  # of validators, and of whatever a strange JSON leads to
+            raise self._wrong("its config.json cannot be read", error, self._advice(error)) from error
         classes = config.architectures or []
         causal = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
         own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
@@ -157,19 +168,12 @@ class Hf:
             raise self._wrong(f"is no causal language model ({', '.join(classes) or config.model_type})")
         return config
 
-    def _wrong(self, what: str, cause: Exception | None = None) -> ConfigError:
+    def _advice(self, error: Exception) -> str:
+        return ADVICE if self._trust or "custom code" not in str(error) else CODE
+
+    def _wrong(self, what: str, cause: Exception | None = None, advice: str = ADVICE) -> ConfigError:
         because = f" ({first_line(cause)})" if cause else ""
-        return ConfigError(f"model.path={self.name}: {what}{because}; {ADVICE}")
-
-
-def _template(chat_template: str | None) -> str | None:
-    """The text of a template, given as it is or as a file's name."""
-    if not chat_template or "{" in chat_template:
-        return chat_template
-    file = Path(chat_template).expanduser()
-    if not file.is_file():
-        raise ConfigError(f"model.chat_template={chat_template}: is neither a file nor a Jinja template")
-    return file.read_text("utf-8")
+        return ConfigError(f"model.path={self.name}: {what}{because}; {advice}")
 
 
 def _unpack(gguf: Path, folder: Path) -> None:

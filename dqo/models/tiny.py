@@ -1,6 +1,7 @@
 """``model=tiny``: a Llama of 0.8 M parameters that knows the words of ``task=concepts`` and nothing else."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from transformers import (
 from dqo.errors import ConfigError
 
 WORDS = Path(__file__).parents[1] / "data" / "concepts.json"
+USUAL = {"hidden_size": 128, "intermediate_size": 344, "layers": 4, "heads": 4, "context_length": 64}
+LARGEST = 2_000_000_000  # weights of the feed-forward layers, a third of them
 SPECIALS = ("<pad>", "<eos>", "<unk>")  # tokens 0, 1, 2
 
 
@@ -27,17 +30,20 @@ class Tiny:
     def __init__(
         self, *, hidden_size: int, intermediate_size: int, layers: int, heads: int, context_length: int, seed: int
     ):
-        for key, value in {
-            "hidden_size": hidden_size, "intermediate_size": intermediate_size, "layers": layers, "heads": heads,
-            "context_length": context_length,
-        }.items():  # fmt: skip
+        sizes = (hidden_size, intermediate_size, layers, heads, context_length)
+        for (key, usual), value in zip(USUAL.items(), sizes, strict=True):
             if value < 1:
-                raise ConfigError(f"model.{key}={value}: at least 1 is needed")
+                raise ConfigError(f"model.{key}={value}: at least 1 is needed; type model.{key}={usual}")
         if hidden_size % (2 * heads):
             raise ConfigError(
                 f"model.hidden_size={hidden_size}: must be a multiple of twice model.heads={heads}; type model.heads=4"
             )
-        self._sizes = (hidden_size, intermediate_size, layers, heads, context_length)
+        if math.prod(sizes[:3]) > LARGEST:
+            raise ConfigError(
+                f"model.hidden_size={hidden_size} model.intermediate_size={intermediate_size} model.layers={layers}: "
+                "this model is meant to be tiny; type model.hidden_size=128 model.intermediate_size=344 model.layers=4"
+            )
+        self._sizes = sizes
         self._seed = seed
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:

@@ -6,7 +6,8 @@ import re
 from collections import Counter
 
 from dqo.evaluation import Answers, Evaluation
-from dqo.observe.text import prompt_text, shorten, visible
+from dqo.observe.text import prompt_text
+from dqo.observe.visible import shorten, visible, visible_lines
 
 SHOWN = 10  # answers of the example
 METRICS = (
@@ -39,17 +40,15 @@ def model_card(
     return f"""{_front_matter(hub_name, license)}
 # {visible(name)}
 
-`{base_model}`, post-trained with [Diversity Quality Optimization](https://arxiv.org/abs/2509.04784) for answers that
-are good and different from one another: the reward of each completion plus α times what it adds to the
+`{visible(base_model)}`, post-trained with [Diversity Quality Optimization](https://arxiv.org/abs/2509.04784) for
+answers that are good and different from one another: the reward of each completion plus α times what it adds to the
 log-determinant of its group's embeddings.
 
 | task | α (diversity) | β (KL) | k (group) | steps | learning rate |
 |---|---|---|---|---|---|
 | {task} | {alpha:g} | {beta:g} | {k} | {steps} | {learning_rate:g} |
 
-```sh
-{command}
-```
+{_fenced("sh", visible_lines(command))}
 
 ## Held-out prompts, before and after
 
@@ -91,8 +90,13 @@ def _example(answers: Answers) -> str:
     """The prompt and its most frequent answers, each with how often it was given."""
     counts = Counter(shorten(visible(text.strip()), 300) for text in answers.texts).most_common(SHOWN)
     block = "\n".join([visible(prompt_text(answers.prompt)), "", *(f"{count} × {text}" for text, count in counts)])
+    return _fenced("text", block)
+
+
+def _fenced(language: str, block: str) -> str:
+    """Between fences that it cannot close."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", block)), default=2))
-    return f"{fence}text\n{block}\n{fence}"
+    return f"{fence}{language}\n{block}\n{fence}"
 
 
 def _form(evaluation: Evaluation, key: str) -> str:

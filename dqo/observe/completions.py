@@ -5,22 +5,28 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dqo.atomic import replacing, sweep
 from dqo.observe.text import prompt_text
 from dqo.records import Step
 
 
 class Completions:
-    """Writes ``step_00012.parquet``, one row a completion, under another name until it is complete."""
+    """Writes ``step_00012.parquet``, one row a completion; whole or not at all."""
 
     def __init__(self, *, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
 
     def __call__(self, step: Step) -> None:
-        path = self.folder / f"step_{step.number:05d}.parquet"
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(table(step), temporary, compression="zstd")
-        temporary.replace(path)
+        with replacing(self.folder / f"step_{step.number:05d}.parquet") as path:
+            pq.write_table(table(step), path, compression="zstd")
+
+    def forget_after(self, number: int) -> None:
+        """Remove the files of later steps, which a resumed run writes again, and what a killed one left behind."""
+        for path in self.folder.glob("step_*.parquet"):
+            if (step := path.stem.removeprefix("step_")).isdigit() and int(step) > number:
+                path.unlink()
+        sweep(self.folder)
 
 
 def table(step: Step) -> pa.Table:

@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from dqo.atomic import replacing, sweep
 from dqo.evaluation import Answers, Evaluation
 from dqo.observe.text import prompt_text
 from dqo.records import Prompt
@@ -32,10 +33,16 @@ class Evaluations:
         ]
         metrics = {key: _or_null(value) for key, value in evaluation.metrics.items()}
         record = {"n": evaluation.n, "seed": evaluation.seed, "metrics": metrics, "answers": answers}
-        path = self._path(number)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1))
-        temporary.replace(path)
+        with replacing(self._path(number)) as path:
+            path.write_text(json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1))
+
+    def keep(self, numbers: Collection[int]) -> None:
+        """Remove the files of other steps, which a resumed run measures again, and what a killed one left
+        half-written."""
+        for path in self.folder.glob("step_*.json"):
+            if (step := path.stem.removeprefix("step_")).isdigit() and int(step) not in numbers:
+                path.unlink()
+        sweep(self.folder)
 
     def read(self, number: int, prompts: Sequence[Prompt]) -> Evaluation | None:
         """The evaluation after step ``number``; None if there is none, or if it was of other prompts than these."""

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dqo.observe.text import shorten, visible
+from dqo.observe.visible import shorten, visible
 
 # label, key of describe(), format
 TRAINING = (

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ class MetricsFile:
     "eval/reward": 0.81, …}``. NaN and infinities, which JSON lacks, are written as null."""
 
     def __init__(self, *, path: Path, alpha: float):
-        self.alpha = alpha
+        self.alpha, self._path = alpha, path
         self._file = path.open("ab")
 
     def __call__(self, step: Step) -> None:
@@ -32,15 +33,25 @@ class MetricsFile:
         """Bytes written: what a checkpoint remembers."""
         return self._file.tell()
 
+    def require(self, offset: int) -> None:
+        """Raises ConfigError where no line ends at ``offset``: not the file that the checkpoint was taken of."""
+        with self._path.open("rb") as file:
+            file.seek(max(offset - 1, 0))
+            if offset and file.read(1) != b"\n":
+                raise ConfigError(
+                    f"{self._path} has {self.offset} bytes and no line that ends at byte {offset}, where the "
+                    "checkpoint was taken: the file was changed; restore it, or start a new run"
+                )
+
     def truncate(self, offset: int) -> None:
-        """Forget what was written behind a checkpoint. Raises ConfigError where the file is shorter than that."""
-        if offset > self.offset:
-            raise ConfigError(
-                f"{self._file.name} has {self.offset} bytes, the checkpoint was taken at {offset}: "
-                "the file was changed; restore it, or start a new run"
-            )
+        """Forget what was written behind a checkpoint, half a line of a killed run included."""
+        assert offset <= self.offset, "see require"
         self._file.truncate(offset)
         self._file.seek(offset)
+
+    def sync(self) -> None:
+        """Bring all lines to the disk: a checkpoint must not outlive, after a power cut, the lines it counts on."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from dqo.atomic import replacing
 from dqo.evaluation import Evaluation
 from dqo.metrics.training import describe
 from dqo.records import Step
@@ -17,11 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class TensorBoard:
-    """Event files in ``folder``. A resumed run passes the step it goes on from: later points are dropped."""
+    """Event files in ``folder``. A resumed run passes the step it goes on from, 0 where it starts anew: later points
+    are dropped."""
 
     def __init__(self, *, folder: Path, alpha: float, resumed_at: int | None = None):
         self.alpha = alpha
-        self._writer = SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
+        purge = None if resumed_at is None else resumed_at + (resumed_at > 0)  # step 0 is measured again by a new start
+        self._writer = SummaryWriter(str(folder), purge_step=purge)
 
     def __call__(self, step: Step) -> None:
         self._write(step.number, describe(step, self.alpha))
@@ -42,15 +45,15 @@ class Wandb:
     """A wandb run: online with a key, offline without one or without a network, and never fatal.
 
     After the first failure, logged once, it only counts (``failures``): a service must not end a run. ``WANDB_MODE``
-    wins over what is found here.
+    wins over what is found here. The run's id is kept in ``folder/wandb_id``: who resumes there goes on with it.
     """
 
-    def __init__(
-        self, *, folder: Path, alpha: float, project: str, name: str, config: Mapping[str, Any], id: str | None = None
-    ):
-        """``id``: that of the run to go on with. ``config``: what the dashboard lists; no secrets."""
+    def __init__(self, *, folder: Path, alpha: float, project: str, name: str, config: Mapping[str, Any]):
+        """``config``: what the dashboard lists; no secrets."""
         import wandb
 
+        kept = folder / "wandb_id"
+        id = kept.read_text() if kept.exists() else None
         self.alpha, self.id, self.failures = alpha, id, 0
         self._expected = (wandb.Error, OSError)  # refused, unreachable, or its service process died
         self._run: Any = None
@@ -61,6 +64,8 @@ class Wandb:
                 mode="offline" if offline else None, settings=wandb.Settings(silent=True, init_timeout=30),
             )  # fmt: skip
             self.id = self._run.id
+            with replacing(kept) as path:
+                path.write_text(self._run.id)
 
         self._try(lambda: start(offline="WANDB_MODE" not in os.environ and not wandb.login(prompt=False)))
         if self._run is None:

@@ -16,6 +16,7 @@ from dqo.evaluation import Evaluation
 from dqo.metrics.training import describe
 from dqo.observe.frame import Sample, Scene, frame, plain_evaluation, plain_step
 from dqo.observe.text import prompt_text
+from dqo.observe.visible import VisibleFormatter
 from dqo.records import Step
 
 REMEMBERED = 500  # steps behind the small curves
@@ -101,6 +102,7 @@ class View:
     def _take_logs(self) -> None:
         """Records that handlers would write across the frame go above it; the handlers come back at the end."""
         above = RichHandler(console=self.console, show_path=False, show_time=False, highlighter=NullHighlighter())
+        above.setFormatter(VisibleFormatter("%(message)s"))
         ours = logging.getLogger("dqo")
         for logger in (logging.getLogger(), ours):
             kept = [handler for handler in logger.handlers if not _writes_to_terminal(handler)]

@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import itertools
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from pathlib import Path
@@ -34,15 +35,15 @@ def describe(path: str) -> dict[str, Any]:
     }
 
 
-def score(path: str, arguments: dict[str, Any]) -> list[float | str | None] | str:
-    """The function's values. A value that is neither a number nor None comes back as its description, and so does a
-    return value that is no sequence."""
+def score(path: str, arguments: dict[str, Any], rows: int) -> list[float | str | None] | str:
+    """The function's values, one more than there are ``rows`` at most: a generator may have no end. A value that is
+    neither a number nor None comes back as its description, and so does a return value that is no sequence."""
     value = load(path)(**arguments)
     if inspect.isawaitable(value):
         value = asyncio.run(_awaited(value))
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | Set):
         return _shown(value)
-    return [_number(item) for item in value]
+    return [_number(item) for item in itertools.islice(value, rows + 1)]
 
 
 @functools.cache

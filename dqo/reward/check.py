@@ -7,7 +7,9 @@ import torch
 from dqo.errors import StageError
 from dqo.records import Rewards, Rollouts
 from dqo.reward.totals import counted
-from dqo.stages import Task
+from dqo.stages import Task, Verdict
+
+MASKED = Verdict(reward=math.nan, correct=False)
 
 
 class Check:
@@ -20,19 +22,25 @@ class Check:
         self._task, self._mask_truncated = task, mask_truncated_completions
 
     def score(self, rollouts: Rollouts) -> Rewards:
-        """One part, ``check``. Raises StageError for a verdict that is no finite number."""
-        prompts = [prompt for prompt in rollouts.prompts for _ in range(rollouts.k)]
-        rows = zip(prompts, rollouts.texts, rollouts.finished_B.tolist(), strict=True)
-        verdicts = [self._task.check(prompt, text, finished) for prompt, text, finished in rows]
-        for prompt, verdict in zip(prompts, verdicts, strict=True):
-            if not math.isfinite(verdict.reward):
-                raise StageError("reward", f"the task's check gave {verdict.reward}", positions=[prompt.position])
+        """One part, ``check``; NaN for a truncated and masked completion, which is not checked.
+
+        Raises StageError for a verdict that is no finite number (of float32)."""
         valid_PK = counted(rollouts, mask_truncated_completions=self._mask_truncated)
+        verdicts = [
+            self._verdict(rollouts, row) if ok else MASKED for row, ok in enumerate(valid_PK.flatten().tolist())
+        ]
         reward_PK = torch.tensor([v.reward for v in verdicts], dtype=torch.float32).view_as(valid_PK)
         correct_PK = torch.tensor([v.correct for v in verdicts]).view_as(valid_PK)
         return Rewards(
             total_PK=torch.where(valid_PK, reward_PK, 0.0),
             parts={"check": reward_PK},
-            correct_PK=correct_PK & valid_PK,
+            correct_PK=correct_PK,
             valid_PK=valid_PK,
         )
+
+    def _verdict(self, rollouts: Rollouts, row: int) -> Verdict:
+        prompt = rollouts.prompts[row // rollouts.k]
+        verdict = self._task.check(prompt, rollouts.texts[row], bool(rollouts.finished_B[row]))
+        if not abs(verdict.reward) <= torch.finfo(torch.float32).max:
+            raise StageError("reward", f"the task's check gave {verdict.reward}", positions=[prompt.position])
+        return verdict

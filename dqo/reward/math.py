@@ -1,5 +1,6 @@
 """Right or wrong by mathematical equality (math-verify), in a process that can be killed."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from dqo.reward.totals import counted, total
 from dqo.stages import Task
 
 JUDGE = "dqo.reward.verify_math:judge"
-MEMORY = 4 << 30  # bytes of address space: an answer of 10^(10^10) must not take the machine's
+MEMORY = 4 << 30  # bytes: an answer of 10^(10^10) must not take the machine's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class _Judgement:
 class Math:
     """1.0 where the completion's answer equals the one in ``answer_column``, else 0.0.
 
-    A completion without an answer is wrong, and counted. One that math-verify hangs or crashes on is ``on_error``'s.
+    A completion without an answer is wrong, and counted. One that math-verify hangs or crashes on is ``on_error``'s. A
+    truncated and masked one is not judged, its part is NaN.
     """
 
     def __init__(
@@ -47,7 +49,10 @@ class Math:
         valid_PK = counted(rollouts, mask_truncated_completions=self._mask_truncated)
         judged: dict[tuple[str, str], _Judgement] = {}  # a collapsed group repeats its texts
         rows = []
-        for b, text in enumerate(rollouts.texts):
+        for b, (text, counts) in enumerate(zip(rollouts.texts, valid_PK.flatten().tolist(), strict=True)):
+            if not counts:
+                rows.append(_Judgement())
+                continue
             prompt = rollouts.prompts[b // rollouts.k]
             key = (self._answer(prompt), text)
             if key not in judged:
@@ -56,7 +61,7 @@ class Math:
             self._count(prompt, text, rows[-1])
         failed_PK = torch.tensor([row.failure is not None for row in rows]).view_as(valid_PK)
         correct_PK = torch.tensor([row.correct for row in rows]).view_as(valid_PK)
-        reward_PK = torch.where(failed_PK, self._tolerance.fill, correct_PK.float())
+        reward_PK = torch.where(failed_PK, self._tolerance.fill, correct_PK.float()).masked_fill(~valid_PK, math.nan)
         parts = {"math": reward_PK}
         total_PK, valid_PK = total(rollouts, parts, {"math": 1.0}, valid_PK)
         return Rewards(total_PK=total_PK, parts=parts, correct_PK=correct_PK & valid_PK, valid_PK=valid_PK)

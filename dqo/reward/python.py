@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
 from dqo.errors import ConfigError
 from dqo.records import Rewards, Rollouts
 from dqo.reward.sandbox import Sandbox
@@ -38,6 +36,7 @@ class Python:
         correct_above: float | None,
         timeout: float,
         start_timeout: float,
+        memory_gb: float | None,
         on_error: str,
         mask_truncated_completions: bool,
     ):
@@ -47,6 +46,9 @@ class Python:
         _check(paths, weights, correct_above)
         check_seconds("reward.timeout", timeout)
         check_seconds("reward.start_timeout", start_timeout)
+        if memory_gb is not None and not 0 < memory_gb < math.inf:
+            raise ConfigError(f"reward.memory_gb={memory_gb}: more than 0 is needed, or null; type reward.memory_gb=16")
+        memory = None if memory_gb is None else int(memory_gb * 1e9)
         self._tolerance = Tolerance(on_error)
         self._correct_above, self._mask_truncated = correct_above, mask_truncated_completions
         names = _names(paths)
@@ -55,16 +57,16 @@ class Python:
         prompts, _ = task.draw(0, 1)
         for name, path in zip(names, paths, strict=True):
             setup = ("dqo.reward.call_function:describe", {"path": path})
-            sandbox = Sandbox(timeout=timeout, start_timeout=start_timeout, setup=setup)
+            sandbox = Sandbox(timeout=timeout, start_timeout=start_timeout, setup=setup, memory_limit=memory)
             self._functions.append(UserFunction(name, path, sandbox, self._tolerance, prompts[0]))
 
     def score(self, rollouts: Rollouts) -> Rewards:
         """Parts by function name; rows for which every function says None are invalid. Raises StageError."""
         arguments = _arguments(rollouts)
-        valid_PK = counted(rollouts, mask_truncated_completions=self._mask_truncated)
-        parts: dict[str, Tensor] = {}
+        judged_PK = counted(rollouts, mask_truncated_completions=self._mask_truncated)
+        valid_PK, parts = judged_PK, {}
         for function in self._functions:
-            parts[function.name], failed_PK = function(rollouts, arguments)
+            parts[function.name], failed_PK = function(rollouts, arguments, judged_PK)
             if self._tolerance.masks:
                 valid_PK = valid_PK & ~failed_PK
         total_PK, valid_PK = total(rollouts, parts, self._weights, valid_PK)

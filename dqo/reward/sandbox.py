@@ -1,26 +1,22 @@
-"""A process that can be killed: code that may hang, crash or print runs there and not in the trainer.
+"""A process that can be killed: code that may hang, crash, hoard or print runs there and not in the trainer.
 
-``main`` is the worker: one JSON line asks for one call, one JSON line answers, no pickle, no torch of ours (code that
-needs torch imports it itself). ``Sandbox`` is the trainer's side.
+This is the trainer's side; ``sandbox_worker`` is the process. When it is killed, what the code started goes too, on
+Linux also in sessions of its own.
 
-What it does not do: it is no security boundary (the code runs as the user, with the user's files and network), and a
-process that the code moves into a session of its own outlives it.
+What it does not do: it is no security boundary (the code runs as the user, with the user's files and network); the
+memory limit is of each process, not of their sum; daemons outlive it, and so does, after a SIGKILL of the trainer, what
+moved into a session of its own.
 """
 
 import contextlib
-import ctypes
-import importlib
 import json
 import os
-import pkgutil
-import resource
 import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -29,8 +25,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-HERE, STDLIB = str(Path(__file__).parent), str(Path(os.__file__).parent)
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+WORKER = Path(__file__).with_name("sandbox_worker.py")
+LINE = 1 << 16  # bytes of a printed line that are passed on at a time: lines may never end
+LOOK = 1.0  # seconds between two looks at whether a silent worker is still there
 # The parent-death signal follows the thread that forks, not the process: so one thread, which lives as long as the
 # process, starts every worker.
 SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="sandbox-spawner")
@@ -68,7 +65,7 @@ class Sandbox:
         memory_limit: int | None = None,
     ):
         """``timeout`` bounds a call, ``start_timeout`` start and ``setup`` (a function and its arguments, called in
-        every new worker), both in seconds; ``memory_limit`` is the worker's address space in bytes."""
+        every new worker), both in seconds; ``memory_limit`` is in bytes, of each of its processes."""
         self.restarts = 0  # workers lost to a timeout or an exit
         self._timeout, self._start_timeout = timeout, start_timeout
         self._setup, self._memory_limit = setup, memory_limit
@@ -103,9 +100,11 @@ class Sandbox:
         return self._exchange(_request(function, arguments), self._start_timeout)
 
     def _exchange(self, request: bytes, timeout: float) -> Any:
-        assert self._worker is not None
+        worker = self._worker
+        if worker is None:  # by another thread, since it was started
+            raise SandboxError(Kind.EXIT, "it was closed")
         try:
-            reply = json.loads(self._worker.exchange(request, timeout))
+            reply = json.loads(worker.exchange(request, timeout))
         except BaseException:  # Ctrl-C included: the answer of a call that was given up must not meet the next one
             self._discard()
             raise
@@ -119,11 +118,11 @@ class Sandbox:
 
 
 class _Worker:
-    """A running worker process; killed with its process group by ``kill``, when forgotten, and at exit."""
+    """A running worker process; killed with all that it started by ``kill``, when forgotten, and at exit."""
 
     def __init__(self, folder: Path, memory_limit: int | None):
         # by path, so that it is this very file wherever the user stands; -P: its folder holds a math.py
-        command = [sys.executable, "-u", "-P", __file__, str(os.getpid()), str(memory_limit or 0)]
+        command = [sys.executable, "-u", "-P", str(WORKER), str(os.getpid()), str(memory_limit or 0)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes)
         assert self.process.stdin and self.process.stdout and self.process.stderr
@@ -141,9 +140,12 @@ class _Worker:
             selector.register(self._replies, selectors.EVENT_READ)
             selector.register(self._requests, selectors.EVENT_WRITE)
             while not reply.endswith(b"\n"):
-                ready = [key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))]
-                if not ready:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     raise SandboxError(Kind.TIMEOUT, f"no answer within {timeout:g} seconds; it was stopped")
+                ready = [key.fd for key, _ in selector.select(min(left, LOOK))]
+                if not ready and self.process.poll() is not None:  # what it started holds its pipes open
+                    raise SandboxError(Kind.EXIT, self._last_words())
                 if self._requests in ready:
                     with contextlib.suppress(BrokenPipeError):  # the worker is gone: its closed stdout says so next
                         unsent = unsent[os.write(self._requests, unsent) :]
@@ -163,72 +165,45 @@ class _Worker:
             return "it closed its pipes without ending; it was stopped"
         self._printer.join(1.0)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if code == -signal.SIGKILL:
+            how += ", perhaps for want of memory"
         line = next((line.strip() for line in reversed(self._printed) if line.strip()), "")
         return f"its process {how}" + (f" (last line printed: {line})" if line else "")
 
 
 def _kill(process: subprocess.Popen, printer: threading.Thread) -> None:
+    process.send_signal(signal.SIGSTOP)  # so that it starts nothing more, if it runs
+    for pid in _descendants(process.pid) if process.returncode is None else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    printer.join(1.0)  # what it printed last; no longer, for a process that left the group may hold the pipe
+    printer.join(1.0)  # what it printed last; no longer, for something may still hold the pipe
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes that a process started, and those that these started; none where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found, waiting = [], [pid]
+    while waiting:
+        own = children.get(waiting.pop(), [])
+        found += own
+        waiting += own
+    return found
 
 
 def _forward(stream: IO[bytes], printed: deque[str]) -> None:
     """Pass on what the worker prints, through sys.stderr so that a live display can make room for it."""
-    for line in stream:
+    while line := stream.readline(LINE):
         printed.append(line.decode(errors="replace"))
-        print(printed[-1], end="", file=sys.stderr)
+        with contextlib.suppress(OSError):  # our stderr is closed: read on all the same, or the worker waits for ever
+            print(printed[-1], end="", file=sys.stderr)
 
 
 def _request(function: str, arguments: Mapping[str, Any]) -> bytes:
     return json.dumps({"function": function, "arguments": dict(arguments)}).encode() + b"\n"
-
-
-def _answer(line: bytes) -> bytes:
-    request = json.loads(line)
-    try:
-        value = pkgutil.resolve_name(request["function"])(**request["arguments"])
-        return json.dumps({"value": value}).encode() + b"\n"
-    except Exception as error:  # noqa: BLE001  whatever foreign code raises is raised again on the other side
-        return json.dumps({"raised": type(error).__name__, "message": _described(error)}).encode() + b"\n"
-
-
-def _described(error: Exception) -> str:
-    """``ZeroDivisionError: division by zero (my_module.py:12 in score: return 1 / 0)``: with the last three frames
-    outside of libraries, or inside where there are no others."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<frozen ", HERE))]
-    users = [f for f in frames if not f.filename.startswith(STDLIB) and "site-packages" not in f.filename]
-    where = " > ".join(f"{Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}" for f in (users or frames)[-3:])
-    text = " ".join(str(error).split())  # one line
-    return f"{type(error).__name__}: {text}" + (f" ({where})" if where else "")
-
-
-def _die_with(parent: int) -> None:
-    """Be killed with the parent, also in the middle of a call. Elsewhere than on Linux the end of stdin has to do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        sys.exit()
-
-
-def main() -> None:
-    """Answer requests until stdin ends. The pipes move to private descriptors: user code reads nothing and prints to
-    stderr, from C and from its own subprocesses too."""
-    parent, memory_limit = map(int, sys.argv[1:])
-    _die_with(parent)
-    if memory_limit:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-    importlib.import_module("dqo.reward")  # found from now on, whatever else is called dqo in the user's folder
-    sys.path[0] = str(Path.cwd())
-    for line in requests:
-        replies.write(_answer(line))
-        replies.flush()
-
-
-if __name__ == "__main__":
-    main()

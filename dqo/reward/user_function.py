@@ -35,29 +35,42 @@ class UserFunction:
         _check_columns(path, {name: value for name, value in columns.items() if self._wants(name)})
 
     def __call__(
-        self, rollouts: Rollouts, arguments: Mapping[str, Sequence[Any]]
+        self, rollouts: Rollouts, arguments: Mapping[str, Sequence[Any]], valid_PK: Bool[Tensor, "prompts k"]
     ) -> tuple[Float[Tensor, "prompts k"], Bool[Tensor, "prompts k"]]:
-        """Rewards, NaN for None and for failures under ``mask``; and which of them are failures."""
-        rows, values, problem, cause = len(rollouts.texts), [], "", None
+        """Rewards, NaN for None, for failures under ``mask`` and where invalid; and which of them are failures.
+
+        The function sees whole groups, masked completions too, but nothing comes of what it says of those."""
+        nothing_PK = torch.full(valid_PK.shape, math.nan)
+        if not valid_PK.any():
+            return nothing_PK, torch.zeros_like(valid_PK)
+        values, problem, cause = self._ask(rollouts, arguments)
+        bad = [isinstance(v, str) or (v is not None and not abs(v) <= FLOAT32_MAX) for v in values]
+        failed_PK = torch.tensor(bad).view_as(valid_PK) & valid_PK
+        if failed_PK.any():
+            row = int(failed_PK.flatten().nonzero()[0])
+            problem = problem or (
+                f"returned {values[row]} for row {row} of {len(values)}, a finite number or None is needed"
+            )
+            self._meet(rollouts, failed_PK, problem, cause)
+        filled = [self._tolerance.fill if b else math.nan if v is None else v for v, b in zip(values, bad, strict=True)]
+        return torch.where(valid_PK, torch.tensor(filled, dtype=torch.float32).view_as(valid_PK), nothing_PK), failed_PK
+
+    def _ask(
+        self, rollouts: Rollouts, arguments: Mapping[str, Sequence[Any]]
+    ) -> tuple[list[float | str | None], str, SandboxError | None]:
+        """A value a row; a failure of the whole call in place of all of them, and its cause."""
+        rows, problem, cause = len(rollouts.texts), "", None
         wanted = {name: column for name, column in arguments.items() if self._wants(name)}
         try:
-            values = self.sandbox.call("dqo.reward.call_function:score", path=self.path, arguments=wanted)
+            values = self.sandbox.call("dqo.reward.call_function:score", path=self.path, arguments=wanted, rows=rows)
             if not isinstance(values, list):
                 problem = f"returned {values}, a list of {rows} numbers or None is needed"
             elif len(values) != rows:
-                problem = f"returned {len(values)} values for {rows} completions"
+                count = len(values) if len(values) < rows else f"more than {rows}"
+                problem = f"returned {count} values for {rows} completions"
         except SandboxError as error:
-            problem, cause = f"failed on {rows} completions: {error}", error
-        if problem:
-            values = [problem] * rows
-        bad = [isinstance(v, str) or (v is not None and not abs(v) <= FLOAT32_MAX) for v in values]
-        failed_PK = torch.tensor(bad).view(len(rollouts.prompts), rollouts.k)
-        if any(bad):
-            row = bad.index(True)
-            problem = problem or f"returned {values[row]} for row {row} of {rows}, a finite number or None is needed"
-            self._meet(rollouts, failed_PK, problem, cause)
-        filled = [self._tolerance.fill if b else math.nan if v is None else v for v, b in zip(values, bad, strict=True)]
-        return torch.tensor(filled, dtype=torch.float32).view_as(failed_PK), failed_PK
+            values, problem, cause = [], f"failed on {rows} completions: {error}", error
+        return [problem] * rows if problem else values, problem, cause
 
     def _wants(self, name: str) -> bool:
         return self._takes is None or name in self._takes
@@ -68,6 +81,8 @@ class UserFunction:
         if cause is not None and cause.kind is Kind.TIMEOUT:
             counts[f"{self.name}/timeouts"] = counts[f"{self.name}/errors"]
             problem += "; raise reward.timeout, or tolerate it with reward.on_error=mask"
+        if cause is not None and cause.raised == MemoryError.__name__:
+            problem += "; raise reward.memory_gb"
         error = StageError("reward", f"python function {self.path} {problem}", positions=positions)
         error.__cause__ = cause
         self._tolerance.meet(error, counts=counts)
@@ -76,7 +91,8 @@ class UserFunction:
 def _import_problem(error: SandboxError) -> str:
     if error.raised == ConfigError.__name__:
         return str(error).removeprefix("ConfigError: ")
-    hint = "; a module that loads a model needs a larger reward.start_timeout" if error.kind is Kind.TIMEOUT else ""
+    key = "start_timeout" if error.kind is Kind.TIMEOUT else "memory_gb" if error.raised == "MemoryError" else None
+    hint = "" if key is None else f"; a module that loads a model needs a larger reward.{key}"
     return f"its module cannot be imported: {error}{hint}"
 
 

@@ -9,6 +9,7 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from dqo.errors import ConfigError
+from dqo.models.templates import TEMPLATE_ERRORS
 from dqo.task.files import kind_of, read_jsonl
 from dqo.task.rows import Content, Row
 
@@ -114,7 +115,7 @@ class Fields:
 def _rendered(template: Template, line: Line, source: str) -> str:
     try:
         return template.render(line)
-    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+    except TEMPLATE_ERRORS as error:
         raise ConfigError(
             f"{source}: task.template fails: {error}; the line has {', '.join(line) or 'nothing'}"
         ) from error

@@ -3,7 +3,7 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,25 @@ def read_lines(path: Path, *, key: str) -> list[tuple[int, str]]:
 
     Raises ConfigError for a file that is empty, not UTF-8 or cannot be read; ``key`` is what the user types to give it.
     """
+    return list(_lines(path, key=key))
+
+
+def _lines(path: Path, *, key: str) -> Iterator[tuple[int, str]]:
+    """One at a time: a large file is never in memory beside what is made of it."""
+    number, empty = 0, True
     try:
-        raw = path.expanduser().read_bytes()
+        with path.expanduser().open("rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").decode("utf-8").strip()
+                if text:
+                    empty = False
+                    yield number, text
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; type {key}") from error
-    lines = []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            text = line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file") from error
-        if text:
-            lines.append((number, text))
-    if not lines:
+    if empty:
         raise ConfigError(f"{path}: the file is empty; type {key}")
-    return lines
 
 
 def read_jsonl(path: Path, *, key: str) -> list[tuple[int, dict[str, Any]]]:
@@ -47,16 +51,32 @@ def read_jsonl(path: Path, *, key: str) -> list[tuple[int, dict[str, Any]]]:
     Raises ConfigError with file and line, like ``read_lines``.
     """
     rows = []
-    for number, line in read_lines(path, key=key):
+    for number, line in _lines(path, key=key):
         try:
-            row = json.loads(line)
+            row = DECODER.decode(line)
+            if "\\ud" in line.lower():  # half of a pair is no character, and no tokenizer takes it
+                json.dumps(row, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             hint = "; the file looks like one JSON array, write one object a line" if line == "[" else ""
             raise ConfigError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno}){hint}") from error
+        except (ValueError, RecursionError) as error:  # a field twice, half a character, 5,000 digits, 1,000 brackets
+            raise ConfigError(f"{path}, line {number}: cannot be read ({error}); mend the line") from error
         if not isinstance(row, dict):
             raise ConfigError(f'{path}, line {number}: {kind_of(row)}, but an object like {{"prompt": "…"}} is needed')
         rows.append((number, row))
     return rows
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON says nothing of a name that stands twice; Python would keep the last without a word."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f'"{next(name for name in made if names.count(name) > 1)}" stands twice in one object')
+    return made
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def kind_of(value: Any) -> str:

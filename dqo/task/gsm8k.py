@@ -40,7 +40,8 @@ class Gsm8k(RowTask):
         training, evaluation = _read_files(Path(data_dir)) if data_dir is not None else _read_hub()
         if not 1 <= held_out <= len(evaluation):
             raise ConfigError(
-                f"task.held_out={held_out}: the test split has {len(evaluation)} rows; type task.held_out=200"
+                f"task.held_out={held_out}: the test split has {len(evaluation)} rows; type "
+                f"task.held_out={min(200, len(evaluation))}"
             )
         super().__init__(
             tokenizer,

@@ -1,6 +1,5 @@
 """``task=jsonl``: a user's own prompts, one JSON object a line."""
 
-import json
 import random
 
 from transformers import PreTrainedTokenizerBase
@@ -9,7 +8,7 @@ from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
 from dqo.task.fields import Fields
-from dqo.task.rows import Row, RowTask
+from dqo.task.rows import Row, RowTask, fingerprint
 
 
 class Jsonl(RowTask):
@@ -79,9 +78,9 @@ class Jsonl(RowTask):
 def _split(rows: list[Row], held_out: int, path: str) -> tuple[list[Row], list[Row]]:
     """``held_out`` prompts apart, the same for every seed: a warm start with another seed must not have seen them. A
     prompt that stands in several lines is on one side."""
-    prompts: dict[str, list[Row]] = {}
+    prompts: dict[bytes, list[Row]] = {}
     for row in rows:
-        prompts.setdefault(json.dumps(row.content, sort_keys=True), []).append(row)
+        prompts.setdefault(fingerprint(row.content), []).append(row)
     if held_out >= len(prompts):
         most = max(1, len(prompts) // 10)
         advice = f"type task.held_out={most}" if len(prompts) > 1 else "add lines"

@@ -7,10 +7,12 @@ from dqo.errors import ConfigError
 GOOD = {
     "alpha": 1.0, "beta": 0.0, "k": 8, "steps": 10, "seed": 0, "learning_rate": 1e-5, "temperature": 1.0,
     "prompts_per_step": 4, "max_completion_length": 12, "ahead": 0, "redraws": 0, "nproc": 1, "device": "auto",
-    "eval": {"every": 0, "n": 10, "prompts": 4}, "log": {"every": 1}, "checkpoint": {"every": 0, "keep_last": 1},
+    "eval": {"every": 0, "n": 10, "prompts": 4}, "log": {"every": 1},
+    "checkpoint": {"every": 0, "keep_last": 1, "keep_every": 0},
     "sft": {"steps": 1, "batch_size": 1, "learning_rate": 1e-4, "seed": 0},
     "run_dir": "runs/none", "resume": None, "dry_run": False,
-    "credit": {"_target_": "dqo.credit.dpp.Dpp"}, "advantage": {"_target_": "dqo.advantage.joint.Joint"},
+    "reward": {"_target_": "dqo.reward.check.Check"}, "credit": {"_target_": "dqo.credit.dpp.Dpp"},
+    "advantage": {"_target_": "dqo.advantage.joint.Joint"},
 }  # fmt: skip
 
 
@@ -28,16 +30,30 @@ def test_the_defaults_pass():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"alpha": -1.0}, r"alpha=-1\.0: .* type alpha=1\.0"),
+        ({"alpha": -1.0}, r"alpha=-1\.0: a number from 0 to 1e\+06 is needed; type alpha=1\.0"),
         ({"alpha": float("nan")}, r"alpha=nan: "),
         ({"alpha": float("inf")}, r"alpha=inf: "),
         ({"beta": -0.1}, r"beta=-0\.1: "),
         ({"learning_rate": 0.0}, r"learning_rate=0\.0: "),
         ({"temperature": 0.0}, r"temperature=0\.0: "),
+        ({"temperature": 1e-30}, r"temperature=1e-30: "),
+        ({"learning_rate": 100.0}, r"learning_rate=100\.0: .* type learning_rate=1e-5"),
+        ({"seed": 2**63}, r"seed=9223372036854775808: at most .* type seed=0"),
+        ({"k": 10**6}, r"k=1000000: prompts_per_step \* k is 4000000 .* type k=8"),
+        ({"redraws": 101}, r"redraws=101: at most 100"),
+        ({"run_dir": " "}, r"run_dir= names no folder"),
+        ({"credit__gate": "correct", "reward": {"correct_above": None}}, r"reward\.correct_above=null: .*=0\.5"),
+        (
+            {"credit__gate": "correct", "reward": {"correct_from": "a", "parts": {"a": {"correct_above": None}}}},
+            r"reward\.parts\.a\.correct_above=null",
+        ),
         ({"k": 0}, r"k=0: 1 or more is needed"),
         ({"steps": 0}, r"steps=0: "),
-        ({"eval__n": 0}, r"eval\.n=0: 1 or more is needed; type eval\.n=1"),
+        ({"eval__n": 0}, r"eval\.n=0: 1 or more is needed; type eval\.n=10"),
         ({"checkpoint__keep_last": 0}, r"checkpoint\.keep_last=0: "),
+        ({"checkpoint__keep_every": -1}, r"checkpoint\.keep_every=-1: 0 or more is needed"),
+        ({"checkpoint__keep_every": 50, "checkpoint__every": 20}, r"multiple .* type checkpoint\.keep_every=40"),
+        ({"checkpoint__keep_every": 50}, r"multiple of checkpoint\.every=0; type checkpoint\.keep_every=0"),
         ({"ahead": 2}, r"ahead=2: .*; type ahead=0"),
         ({"nproc": 2}, r"nproc=2: .*; type nproc=1"),
         ({"device": "tpu"}, r"device=tpu: allowed are auto \| cpu \| cuda"),
@@ -56,14 +72,6 @@ def test_small_groups_are_fine_without_the_credit_or_with_an_independent_baselin
     validate(config(k=2, alpha=0.0))
     validate(config(k=2, advantage___target_="dqo.advantage.unbiased.Unbiased"))
     validate(config(alpha=0.0, credit___target_="dqo.credit.none.Zero"))
-
-
-def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path):
-    (tmp_path / "config.yaml").touch()
-    with pytest.raises(ConfigError, match=r"holds a run already; type resume="):
-        validate(config(run_dir=str(tmp_path)))
-    validate(config(run_dir=str(tmp_path), resume=str(tmp_path)))
-    validate(config(run_dir=str(tmp_path), dry_run=True))
 
 
 def test_a_file_is_no_folder(tmp_path):

@@ -8,11 +8,12 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from dqo.contracts import check_embeddings
 from dqo.embed.sentence import Sentence
 from dqo.errors import ConfigError, StageError
 from dqo.models.folders import packaged_files
 from dqo.models.precision import Dtype
-from dqo.stages import Embed
+from dqo.stages import Embed, Stateful
 from tests.factories import make_rollouts
 
 CPU = torch.device("cpu")
@@ -72,13 +73,36 @@ def test_distinct_texts_are_encoded_once(minilm, monkeypatch):
     assert sorted(seen) == ["Paris", "Rome"]
 
 
-def test_an_embedding_that_is_not_finite_names_the_prompts(minilm):
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, 0.0])
+def test_an_embedding_without_a_direction_is_refused_where_its_completion_counts(minilm, monkeypatch, number):
     stage = encoder(minilm)
-    token = stage._encoder.tokenizer.convert_tokens_to_ids("rome")
+    encode = stage._encoder.encode
+
+    def broken(texts, **given):
+        rome_N1 = torch.tensor([[text == "Rome"] for text in texts])
+        return encode(texts, **given).masked_fill(rome_N1, number)
+
+    monkeypatch.setattr(stage._encoder, "encode", broken)
+    rollouts = make_rollouts(["Paris", "Oslo", "Rome", "Bern"], 2)
+    embeddings_PKD, valid_PK = stage.encode(rollouts), torch.ones(2, 2, dtype=torch.bool)
+    with pytest.raises(StageError, match=r"\[embed, prompts 1\] no finite embedding of length 1 for 'Rome'"):
+        check_embeddings(rollouts, valid_PK, embeddings_PKD)
+    valid_PK[1, 0] = False
+    check_embeddings(rollouts, valid_PK, embeddings_PKD)
+
+
+def test_a_resumed_run_knows_its_encoder(minilm, tmp_path):
+    stage = encoder(minilm)
+    state = json.loads(json.dumps(stage.state_dict()))
+    assert isinstance(stage, Stateful)
+    encoder(minilm, dtype=Dtype.BFLOAT16).load_state_dict(state)  # rounding makes no other encoder
+    with pytest.raises(ConfigError, match=r"another encoder .* \(embeddings of 512 numbers, now 384\)"):
+        stage.load_state_dict({"probe": [1.0] + [0.0] * 511})
+    other = encoder(minilm)
     with torch.no_grad():
-        stage._encoder[0].auto_model.embeddings.word_embeddings.weight[token] = torch.nan
-    with pytest.raises(StageError, match=r"\[embed, prompts 1\] no finite embedding .* 'Rome'"):
-        stage.encode(make_rollouts(["Paris", "Oslo", "Rome", "Bern"], 2))
+        other._encoder[0].auto_model.embeddings.word_embeddings.weight.normal_(std=0.05)
+    with pytest.raises(ConfigError, match=r"resume: embed.model is another encoder than the checkpoint's; bring back"):
+        other.load_state_dict(state)
 
 
 def test_texts_that_are_cut_are_told_once(minilm, caplog):
@@ -116,10 +140,16 @@ def only_a_pickle(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def dense_layer_as_a_pickle(folder):
+    (folder / "2_Dense").mkdir()
+    torch.save({}, folder / "2_Dense" / "pytorch_model.bin")
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
         only_a_pickle,
+        dense_layer_as_a_pickle,
         lambda folder: (folder / "config.json").write_text("{"),
         lambda folder: (folder / "model.safetensors").write_bytes(b"not weights"),
         lambda folder: (folder / "tokenizer.json").write_text(json.dumps({})),

@@ -1,50 +1,12 @@
 """Whole runs, as a user types them: real processes, the tiny model, shapes checked inside the workers."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-ROOT = Path(__file__).parents[2]
-SMALL = (
-    "model=tiny", "task=concepts", "credit=dpp", "sft.steps=30", "steps=2", "prompts_per_step=2", "k=4",
-    "eval.prompts=3", "eval.every=0", "checkpoint.every=0", "log.tensorboard=false",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """One warm start for all runs of the session, and none of the user's."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def dqo(cache, tmp_path):
-    def run(*arguments: str, module: str = "train", code: int = 0) -> str:
-        environment = {
-            **os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "DQO_CACHE": str(cache), "DQO_TYPECHECK": "1",
-            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", f"dqo.cli.{module}", *arguments],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    return run
-
-
-def lines(run: Path) -> list[dict]:
-    """metrics.jsonl without the times."""
-    timed = ("seconds/", "tokens_per_second", "step_time")
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if not any(word in key for word in timed)} for row in rows]
+from tests.end_to_end.conftest import SMALL, lines
 
 
 def test_a_run_leaves_what_the_readme_says(dqo, tmp_path):
@@ -67,23 +29,6 @@ def test_a_run_leaves_what_the_readme_says(dqo, tmp_path):
     assert model.config.vocab_size == len(tokenizer)
     assert "| concepts | 1 | 0 | 4 | 2 | 0.0005 |" in (run / "policy" / "README.md").read_text()
     assert "resume=run" in text and "before" in text and "after" in text
-
-
-def test_a_resumed_run_equals_the_uninterrupted_one(dqo, tmp_path):
-    exact = (
-        *SMALL, "checkpoint.every=2", "checkpoint.final=false", "advantage=unbiased", "rollout.dtype=float32",
-        "optim=adamw",  # a rate that falls to 0 over `steps` falls slower where `steps` grows
-    )  # fmt: skip
-    dqo(*exact, "steps=4", "run_dir=whole")
-    dqo(*exact, "steps=2", "run_dir=parts")
-    dqo("resume=parts", "steps=4")
-    whole, parts = lines(tmp_path / "whole"), lines(tmp_path / "parts")
-    assert parts == whole
-
-
-def test_a_resumed_run_may_not_change_what_it_trains(dqo):
-    dqo(*SMALL, "checkpoint.every=2", "checkpoint.final=false", "run_dir=run")
-    assert "alpha=2.0 (the run has 1.0)" in dqo("resume=run", "alpha=2", code=2)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +78,7 @@ def test_warm_start_then_own_data_and_own_reward(dqo, tmp_path):
 def test_a_sweep_gives_a_folder_each_and_reports_a_bad_job_at_once(dqo, tmp_path):
     text = dqo("-m", *SMALL, "rollout=fake", "embed=fake", "warm_start=false", "k=1,4", "run_dir=sweep", code=2)
     assert "k=1: alpha=1 pays completions for differing" in text
+    assert "; job 0 of the sweep (" in text and ",k=1," in text
     (good,) = (tmp_path / "sweep").glob("1_*k=4*")
     assert (good / "summary.json").exists()
 

@@ -25,7 +25,7 @@ def test_every_number_by_hand():
         "completions/min_length": 2.0,
         "completions/max_length": 4.0,
         "completions/clipped_ratio": 0.25,
-        "completions/distinct": 1.5,
+        "completions/distinct": 1.0,  # of the valid ones
         "num_tokens": 10.0,
         "credit": 1.4 / 3,
         "credit_spread": 0.0,
@@ -51,6 +51,7 @@ def test_undefined_is_nan_and_keys_do_not_depend_on_the_data():
         "reward",
         "reward_std",
         "correct",
+        "completions/distinct",
         "rewards/style/mean",
         "credit",
         "credit_spread",

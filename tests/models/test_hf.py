@@ -77,7 +77,12 @@ def test_a_chat_template_is_a_text_or_a_file(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("template", "message"), [("{% for %}", "no working Jinja"), ("no-such.jinja", "neither a file")]
+    ("template", "message"),
+    [
+        ("{% for %}", "no working Jinja"),
+        ("{{ messages + 1 }}", "no working Jinja"),
+        ("no-such.jinja", "neither a file"),
+    ],
 )
 def test_a_chat_template_that_does_not_work(folder, template, message):
     with pytest.raises(ConfigError, match=f"model.chat_template.*{message}"):
@@ -115,8 +120,8 @@ def without_a_shard(folder: Path) -> None:
 
 FAULTS = [
     (lambda f: (f / "config.json").unlink(), "has no config.json"),
-    (lambda f: (f / "config.json").write_text("{"), "config.json: .*not a valid JSON"),
-    (lambda f: edit(f / "config.json", model_type="unheard_of"), "config.json: .*unheard_of"),
+    (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read .*not a valid JSON"),
+    (lambda f: edit(f / "config.json", model_type="unheard_of"), "config.json cannot be read .*unheard_of"),
     (
         lambda f: edit(f / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config"}),
         "custom code.*trust_remote_code=true",
@@ -130,8 +135,10 @@ FAULTS = [
     (only_a_pickle, "pytorch_model.bin is a pickle"),
     (truncate, "weights could not be read"),
     (without_a_tensor, "weights lack 1 tensors, such as model.layers.1.mlp.up_proj.weight"),
-    (with_another_shape, "weights could not be read"),
+    (with_another_shape, r"of another shape: model.norm.weight has \[3\], its config says \[64\]"),
     (without_a_shard, "weights could not be read.*00002-of-00002"),
+    (lambda f: (f / "adapter_config.json").write_text("{}"), "is an adapter .*merge it into its model first"),
+    (lambda f: (f / "tokenizer.json").write_text("{}"), "no tokenizer could be read"),
     (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer could be read"),
     (lambda f: (f / "tokenizer.json").write_text("{"), "no tokenizer could be read"),
     (lambda f: edit(f / "tokenizer_config.json", eos_token=None), "tokenizer has no end token"),

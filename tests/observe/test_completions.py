@@ -28,3 +28,15 @@ def test_all_steps_read_as_one_table(tmp_path):
     for number in (1, 2):
         write(make_step(number))
     assert pq.read_table(tmp_path)["step"].to_pylist() == [1] * 4 + [2] * 4
+
+
+def test_a_resumed_run_forgets_later_steps_and_what_was_left_half_written(tmp_path):
+    write = Completions(folder=tmp_path)
+    for number in (1, 2, 3):
+        write(make_step(number))
+    for name in (".new-step_00004.parquet", "step_mine.parquet"):
+        (tmp_path / name).touch()
+    write.forget_after(2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step_00001.parquet", "step_00002.parquet", "step_mine.parquet",
+    ]  # fmt: skip

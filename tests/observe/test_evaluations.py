@@ -26,3 +26,12 @@ def test_none_where_there_is_none_or_the_prompts_are_others(tmp_path):
     assert kept.read(0, prompts) is None
     kept.evaluated(0, evaluation)
     assert kept.read(0, prompts[:1]) is None
+
+
+def test_a_resumed_run_keeps_what_its_metrics_know_of(tmp_path):
+    kept = Evaluations(folder=tmp_path)
+    for number in (0, 10, 20):
+        kept.evaluated(number, make_evaluation())
+    (tmp_path / ".new-step_00030.json").touch()
+    kept.keep({0, 10})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000.json", "step_00010.json"]

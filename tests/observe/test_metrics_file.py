@@ -40,12 +40,23 @@ def test_truncate_forgets_what_came_after_the_checkpoint(tmp_path):
     assert resumed.offset == path.stat().st_size
 
 
-def test_a_file_shorter_than_the_checkpoint_says_so(tmp_path):
-    with pytest.raises(ConfigError, match="the checkpoint was taken at 99"):
-        MetricsFile(path=tmp_path / "metrics.jsonl", alpha=1.0).truncate(99)
+@pytest.mark.parametrize("offset", [99, 4])
+def test_a_file_that_is_not_the_checkpoints_says_so(tmp_path, offset):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    file = MetricsFile(path=path, alpha=1.0)
+    for sound in (0, 12, 24):
+        file.require(sound)
+    with pytest.raises(ConfigError, match=f"24 bytes and no line that ends at byte {offset}, where the checkpoint"):
+        file.require(offset)
 
 
 def test_a_half_written_last_line_is_no_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2, "rew')
     assert read_metrics(path) == [{"step": 1}]
+    file = MetricsFile(path=path, alpha=1.0)
+    file.require(12)
+    file.truncate(12)
+    file(make_step(2))
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]

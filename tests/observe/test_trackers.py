@@ -35,6 +35,14 @@ def test_tensorboard_drops_what_a_resumed_run_repeats(tmp_path):
     assert [point.step for point in read(tmp_path).Scalars("correct")] == [1, 2]
 
 
+def test_tensorboard_drops_everything_of_a_run_that_starts_anew(tmp_path):
+    for resumed_at in (None, 0):
+        board = TensorBoard(folder=tmp_path, alpha=1.0, resumed_at=resumed_at)
+        board.evaluated(0, make_evaluation(0.25))
+        board.close()
+    assert [point.step for point in read(tmp_path).Scalars("eval/pass@1")] == [0]
+
+
 @pytest.fixture
 def no_key(monkeypatch, tmp_path):
     pytest.importorskip("wandb")
@@ -51,7 +59,9 @@ def test_wandb_runs_offline_without_a_key(tmp_path, no_key):
     tracker.evaluated(1, make_evaluation())
     tracker.close()
     assert tracker.failures == 0
-    assert tracker.id
+    resumed = Wandb(folder=tmp_path, alpha=1.0, project="dqo", name="run", config={"k": 8})
+    resumed.close()
+    assert resumed.id and resumed.id == tracker.id
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 

@@ -1,4 +1,4 @@
-"""A task of fixed prompts for the rewards' tests."""
+"""A task of fixed prompts for the rewards' tests, and completions of two of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
+from tests.factories import make_rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +34,9 @@ class FixedPrompts:
 
 def prompt(position: int, content: Any = "say w1", **columns) -> Prompt:
     return Prompt(position=position, tokens=(3, 4, 5 + position), content=content, columns=columns)
+
+
+PROMPTS = (prompt(3, answer="w1", id=7), prompt(4, answer="w2", id=8))
+CHATS = (prompt(3, ({"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}), answer="w1"),)
+TEXTS = ["w1", "w1 w5", "w2", "w2", "w3", "w1 w2 w3"]
+ROLLOUTS = make_rollouts(TEXTS, 3, prompts=PROMPTS, finished=[True, False, True, True, True, True])

@@ -96,6 +96,15 @@ def test_truncated_completions_are_masked(build):
     assert rewards.correct_PK is not None and rewards.correct_PK.tolist() == [[True, False]]
 
 
+def test_a_masked_completion_is_not_judged(build):
+    """It may hang, and have no answer: nothing is counted."""
+    prompts = [prompt(0, answer="7")]
+    reward = build(prompts, mask_truncated_completions=True)
+    rewards = scored(reward, prompts, ["7", HANG, "I do not know"], finished=[True, False, False])
+    assert rewards.parts["math"].isnan().tolist() == [[False, True, True]]
+    assert not any(reward.counters().values())
+
+
 def test_answers_that_are_none_name_their_prompt_whatever_is_tolerated(build):
     reward = build([prompt(8, answer="7")], on_error="mask")
     for answer, message in [("Paris", "no answer in 'Paris'"), ("", "no answer"), ([7], r"\[7\]"), (None, "None")]:

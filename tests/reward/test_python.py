@@ -1,22 +1,14 @@
 import json
 import math
-import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dqo.errors import ConfigError, StageError
-from dqo.reward.python import Python
-from dqo.reward.sandbox import SandboxError
+from dqo.errors import ConfigError
 from dqo.stages import Reward
 from tests.factories import make_rollouts
-from tests.reward.tasks import FixedPrompts, prompt
-
-PROMPTS = (prompt(3, answer="w1", id=7), prompt(4, answer="w2", id=8))
-CHATS = (prompt(3, ({"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}), answer="w1"),)
-TEXTS = ["w1", "w1 w5", "w2", "w2", "w3", "w1 w2 w3"]
-ROLLOUTS = make_rollouts(TEXTS, 3, prompts=PROMPTS, finished=[True, False, True, True, True, True])
+from tests.reward.tasks import CHATS, PROMPTS, ROLLOUTS, TEXTS, prompt
 
 MODULE = """
 import json, os, sys, time
@@ -42,56 +34,12 @@ def shouts(completions):
     print("a line that is no reply")
     return (2 for _ in completions)
 
-def short(completions): return [1.0] * (len(completions) - 1)
-def single(completions): return 1.0
-def nothing(completions): pass
-def mapping(completions): return {c: 1.0 for c in completions}
-def texts(completions): return ["1.0"] * len(completions)
-def nan(completions): return [1.0, 1.0, float("nan"), 1.0, 1.0, float("inf")]
-def huge(completions): return [10.0 ** 39] * len(completions)
-def raises(completions): return [json.loads(c) for c in completions]
-def hangs(completions):
-    while True: pass
-def leaves(completions): sys.exit(3)
-def first_time_hangs(completions):
-    if not os.path.exists("hung"):
-        open("hung", "w")
-        time.sleep(100)
-    return [1.0] * len(completions)
-
 def of_trl(completions, trainer_state): return []
 def of_trl_optional(completions, trainer_state=None, log_metric=None): return [1.0] * len(completions)
 def unknown(completions, solution): return []
 def by_position(completions, /): return []
 def wants_date(completions, date): return [1.0] * len(completions)
 """
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    (tmp_path / "my_module.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def build(folder):
-    """Python rewards, closed after the test."""
-    built = []
-
-    def build(function, prompts=PROMPTS, **changes) -> Python:
-        settings = {
-            "reward_weights": None, "correct_above": None, "timeout": 5.0, "start_timeout": 5.0, "on_error": "raise",
-            "mask_truncated_completions": False,
-        } | changes  # fmt: skip
-        if isinstance(function, str) and not set(".:[") & set(function):
-            function = f"my_module.{function}"
-        built.append(Python(FixedPrompts(prompts=tuple(prompts)), function=function, **settings))
-        return built[-1]
-
-    yield build
-    for reward in built:
-        reward.close()
 
 
 def logged(folder):
@@ -194,72 +142,6 @@ def test_correct_and_truncated(build):
     assert rewards.total_PK.tolist() == [[1, 0, 1], [1, 1, 3]] and not rewards.correct_PK[0, 1]
 
 
-FAILURES = {
-    "short": "returned 5 values for 6 completions",
-    "single": r"returned 1.0 \(float\), a list of 6 numbers or None is needed",
-    "nothing": r"returned None \(NoneType\)",
-    "mapping": r"returned .*\(dict\), a list",
-    "texts": r"returned '1.0' \(str\) for row 0 of 6, a finite number or None is needed",
-    "huge": r"returned 1e\+39 for row 0",
-    "raises": r"failed on 6 completions: JSONDecodeError: Expecting value.*\(my_module.py:\d+ in raises: .*json.loads",
-    "hangs": "no answer within 0.5 seconds.*reward.timeout.*reward.on_error=mask",
-    "leaves": "its process ended with exit code 3",
-}
-
-
-@pytest.mark.parametrize("name", FAILURES)
-def test_failures_are_masked_counted_and_told_once(build, caplog, name):
-    reward = build(name, timeout=0.5, on_error="mask")
-    rewards = reward.score(ROLLOUTS)
-    assert not rewards.valid_PK.any() and not rewards.total_PK.any() and rewards.parts[name].isnan().all()
-    timeouts, restarts = 6 * (name == "hangs"), int(name in ("hangs", "leaves"))
-    assert reward.counters() == {f"{name}/errors": 6, f"{name}/timeouts": timeouts, f"{name}/restarts": restarts}
-    [record] = caplog.records
-    assert record.message.startswith(f"[reward, prompts 3, 4] python function my_module.{name} ")
-    assert re.search(FAILURES[name], record.message)
-
-
-@pytest.mark.parametrize("name", ["short", "leaves"])
-def test_failures_stop_the_run_by_default(build, name):
-    with pytest.raises(StageError, match=FAILURES[name]) as caught:
-        build(name).score(ROLLOUTS)
-    assert caught.value.positions == (3, 4)
-    assert isinstance(caught.value.__cause__, SandboxError) == (name == "leaves")
-
-
-def test_a_bad_value_costs_its_row_alone(build):
-    with pytest.raises(StageError, match="returned nan for row 2 of 6") as caught:
-        build("nan").score(ROLLOUTS)
-    assert caught.value.positions == (3, 4)
-    reward = build("nan", on_error="mask")
-    rewards = reward.score(ROLLOUTS)
-    assert rewards.valid_PK.tolist() == [[True, True, False], [True, True, False]]
-    assert rewards.total_PK.tolist() == [[1, 1, 0], [1, 1, 0]] and reward.counters()["nan/errors"] == 2
-
-
-def test_a_number_in_place_of_failures(build):
-    reward = build(["my_module.nan", "my_module.score"], on_error="-1", correct_above=-10.0)
-    rewards = reward.score(ROLLOUTS)
-    assert rewards.valid_PK.all()
-    assert rewards.parts["nan"].tolist() == [[1, 1, -1], [1, 1, -1]]
-    assert rewards.total_PK.tolist() == [[2, 3, 0], [2, 2, 2]]
-    assert reward.counters()["nan/errors"] == 2
-
-
-def test_later_failures_are_only_counted(build, caplog):
-    reward = build("short", on_error="mask")
-    for _ in range(3):
-        reward.score(ROLLOUTS)
-    assert len(caplog.records) == 1 and reward.counters()["short/errors"] == 18
-
-
-def test_after_a_time_out_the_function_is_used_again(build):
-    reward = build("first_time_hangs", timeout=0.5, on_error="mask")
-    assert not reward.score(ROLLOUTS).valid_PK.any()
-    assert reward.score(ROLLOUTS).total_PK.tolist() == [[1] * 3] * 2
-    assert reward.counters()["first_time_hangs/restarts"] == 1
-
-
 def test_two_threads(build):
     reward, together = build("score"), threading.Barrier(2)
     other = make_rollouts(["w1 w2 w3 w4"] * 4, 2, prompts=PROMPTS)
@@ -314,6 +196,9 @@ def test_two_threads(build):
         ("score", {"correct_above": math.inf}, "reward.correct_above=inf"),
         ("score", {"timeout": 0.0}, "reward.timeout=0.0: seconds above 0 are needed"),
         ("score", {"start_timeout": math.nan}, "reward.start_timeout=nan: seconds above 0 are needed"),
+        ("score", {"memory_gb": 0.0}, "reward.memory_gb=0.0: more than 0 is needed, or null; type reward.memory_gb=16"),
+        ("score", {"memory_gb": math.nan}, "reward.memory_gb=nan"),
+        ("hoard.score", {"memory_gb": 1.0}, "MemoryError.*a module that loads a model needs a larger reward.memory_gb"),
         ("score", {"on_error": "ignore"}, "reward.on_error=ignore: allowed are raise, mask and numbers"),
         ("score", {"on_error": "nan"}, "reward.on_error=nan"),
     ],
@@ -323,6 +208,7 @@ def test_mistakes_are_found_before_any_work(build, folder, function, changes, me
     (folder / "typo.py").write_text("def score(:\n")
     (folder / "quits.py").write_text("import sys\nsys.exit(4)\n")
     (folder / "slow.py").write_text("while True: pass\n")
+    (folder / "hoard.py").write_text("model = bytearray(1 << 31)\n")
     with pytest.raises(ConfigError, match=message) as caught:
         build(function, **changes)
     assert "\n" not in str(caught.value)

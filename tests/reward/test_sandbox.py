@@ -234,3 +234,19 @@ def test_the_worker_goes_away_with_its_parent(folder, then, code):
             parent.kill()
         assert parent.wait(20) == code
     assert gone(worker)
+
+
+def test_what_it_started_goes_away_when_the_trainer_is_killed(folder):
+    code = """
+from dqo.reward.sandbox import Sandbox
+sandbox = Sandbox(timeout=100.0)
+print(sandbox.call("helpful:child"), flush=True)
+sandbox.call("helpful:hang")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        assert alive(child)
+        parent.kill()
+    assert gone(child)

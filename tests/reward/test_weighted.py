@@ -37,7 +37,7 @@ def folder(tmp_path, monkeypatch):
 def python(function, **changes) -> Python:
     settings = {
         "reward_weights": None, "correct_above": None, "timeout": 5.0, "start_timeout": 5.0, "on_error": "mask",
-        "mask_truncated_completions": False,
+        "mask_truncated_completions": False, "memory_gb": 16.0,
     } | changes  # fmt: skip
     return Python(TASK, function=function, **settings)
 

@@ -1,0 +1,18 @@
+"""How a command says what is wrong: one line on stderr."""
+
+import sys
+
+from dqo.observe.visible import visible
+
+LONGEST = 1500  # characters; a message may quote a field's name, or an exception of the user's
+END = 400  # of them the last, which say what to type
+
+
+def report(command: str, text: str) -> None:
+    print(f"dqo-{command}: {one_line(text)}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """Without line breaks and control characters, and cut in the middle where it is too long to be read."""
+    line = visible(" ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - END]} … {line[-END:]}"

@@ -1,0 +1,47 @@
+"""SIGTERM, SIGHUP and Ctrl-C: a run ends after the step it is in, with a checkpoint; a second one ends it at once."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STDOUT, STDERR = 1, 2
+
+
+class Stopped(BaseException):
+    """Asked to stop, and did. No Exception: nothing between the signal and the worker's end may catch it."""
+
+
+class Stopping:
+    """Where a step is under way (``after_the_step``) a signal waits for its end; elsewhere there is nothing to lose."""
+
+    def __init__(self):
+        self.asked = False
+        self._say: Callable[[str], None] | None = None
+
+    def listen(self) -> None:
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a job in the background
+                signal.signal(number, self._ask)
+
+    @contextlib.contextmanager
+    def after_the_step(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Signals only set ``asked``, which the last observer of a step looks at. ``say`` is told what happens now."""
+        self._say = say
+        try:
+            yield
+        finally:
+            self._say = None
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        self.asked = True
+        if number == signal.SIGHUP:  # the terminal is gone: what is printed must not end the run
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, STDOUT)
+            os.dup2(nowhere, STDERR)
+        if self._say is None:
+            raise Stopped("stopped")
+        self._say("stopping after this step; once more to stop at once")

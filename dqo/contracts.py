@@ -1,0 +1,53 @@
+"""What stages owe each other, checked where the loop and an evaluation hand it on: an encoder or a reward of the user's
+may return anything. A masked completion owes nothing but its place: whatever stands there takes part in nothing."""
+
+from torch import Tensor
+
+from dqo.errors import StageError
+from dqo.records import Rewards, Rollouts
+
+UNIT = 1e-3  # how far an embedding's length may be from 1
+
+
+def check_rewards(rollouts: Rollouts, rewards: Rewards) -> None:
+    """Raises StageError unless there is a finite total for each valid completion, and a sampler's log-probability for
+    each of its tokens."""
+    shape = (len(rollouts.prompts), rollouts.k)
+    tensors = {"total_PK": rewards.total_PK, "valid_PK": rewards.valid_PK, "correct_PK": rewards.correct_PK}
+    for name, tensor in {**tensors, **rewards.parts}.items():
+        if tensor is not None:
+            _check_shape("reward", name, tensor, shape)
+    _refuse("reward", "the total is not finite", rollouts, rewards.valid_PK & ~rewards.total_PK.isfinite())
+    broken_B = (rollouts.sampled_BT & ~rollouts.logprobs_BT.isfinite()).any(1)
+    problem = "a sampled token's log-probability is not finite"
+    _refuse("rollout", problem, rollouts, rewards.valid_PK & broken_B.view(shape))
+
+
+def check_embeddings(rollouts: Rollouts, valid_PK: Tensor, embeddings_PKD: Tensor) -> None:
+    """Raises StageError unless there is an embedding of length 1 for each valid completion."""
+    shape = (len(rollouts.prompts), rollouts.k)
+    if embeddings_PKD.ndim != 3:
+        raise StageError("embed", f"embeddings of shape {tuple(embeddings_PKD.shape)}: (prompts, k, dim) is needed")
+    _check_shape("embed", "embeddings", embeddings_PKD[:, :, 0], shape)
+    unit_PK = (embeddings_PKD.float().norm(dim=-1) - 1).abs() < UNIT
+    _refuse("embed", "no finite embedding of length 1", rollouts, valid_PK & ~unit_PK)
+
+
+def earned(rollouts: Rollouts, valid_PK: Tensor, credits_PK: Tensor) -> Tensor:
+    """The credits, 0.0 where invalid. Raises StageError for a valid completion whose credit is not finite."""
+    _check_shape("credit", "credits", credits_PK, (len(rollouts.prompts), rollouts.k))
+    _refuse("credit", "the credit is not finite", rollouts, valid_PK & ~credits_PK.isfinite())
+    return credits_PK.masked_fill(~valid_PK, 0.0)
+
+
+def _check_shape(stage: str, name: str, tensor: Tensor, shape: tuple[int, int]) -> None:
+    if tuple(tensor.shape) != shape:
+        got, needed = tuple(tensor.shape), f"{shape[0]} prompts × {shape[1]} completions"
+        raise StageError(stage, f"{name} has the shape {got} for {needed}")
+
+
+def _refuse(stage: str, problem: str, rollouts: Rollouts, bad_PK: Tensor) -> None:
+    if bad_PK.any():
+        positions = [rollouts.prompts[p].position for p in bad_PK.any(1).nonzero()[:, 0].tolist()]
+        text = rollouts.texts[int(bad_PK.flatten().nonzero()[0])]
+        raise StageError(stage, f"{problem} for {text!r:.80}", positions=positions)

@@ -1,0 +1,269 @@
+"""The fault campaign: short runs are killed with SIGKILL at random moments, resumed to the end, and compared with the
+same run left alone.
+
+    python scripts/faults.py [--kills 100] [--seed 0] [--steps 18]
+
+Half of the kills come at a moment drawn uniformly from a run's wall time, half when a checkpoint, an export, an
+evaluation or another file is seen to be written. Most end launcher and worker together, as a power cut does, some the
+launcher or the worker alone. A run is killed several times. Linux only: it looks for orphans in /proc.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = (
+    "model=tiny", "task=concepts", "credit=dpp", "sft.steps=30", "embed=fake", "prompts_per_step=2", "k=4",
+    "eval.prompts=2",
+    "eval.n=4", "eval.every=4", "checkpoint.every=3", "checkpoint.keep_last=2", "log.live=false",
+    "max_completion_length=12", "reward=check_and_python", "reward.parts.style.on_error=mask",
+)  # fmt: skip
+ADAPTERS = ("learner.lora_r=4", "learner.lora_dropout=0.1")  # of every second run: dropout draws from torch's generator
+REWARD = """
+def score(completions, **columns):
+    lengths = [len(text.split()) for text in completions]
+    return [length / 12 for length in lengths] if sum(lengths) % 4 else 1 / 0
+"""
+TIMED = ("seconds/", "tokens_per_second", "step_time")
+KILLS_PER_RUN = 8  # at most
+GRACE = 60.0  # seconds for a worker whose launcher was killed: it saves a checkpoint first
+MARK = "DQO_FAULTS"  # an environment variable that all processes of the campaign inherit
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A moment to kill at: as soon as ``seen`` finds something in the run folder."""
+
+    name: str
+    seen: Callable[[Path], bool]
+
+
+AIMS = (
+    Aim("checkpoint", lambda run: any(run.glob("checkpoints/.*"))),
+    Aim("evaluation", lambda run: _last_line(run).startswith("evaluating")),
+    Aim("step", lambda run: any(run.glob("completions/.new-*"))),
+    Aim("export", lambda run: any(run.glob(".*-policy"))),
+    Aim("end", lambda run: _last_line(run).startswith("writing policy")),
+)
+
+
+@dataclass
+class Tally:
+    kills: Counter[str] = field(default_factory=Counter)  # by moment
+    killed: Counter[str] = field(default_factory=Counter)  # by process
+    steps_differing: int = 0  # in metrics.jsonl, times aside, or in their completions
+    prompts_lost: int = 0
+    prompts_replayed: int = 0
+    files_differing: int = 0
+    orphans: int = 0
+    failed: int = 0  # resumptions that ended with an error
+
+
+class Campaign:
+    """Runs in ``folder``; every draw comes from ``seed``."""
+
+    def __init__(self, folder: Path, *, seed: int, steps: int):
+        self.folder, self.steps, self.seed = folder, steps, seed
+        self.dice, self.tally = random.Random(seed), Tally()
+        (folder / "faults_reward.py").write_text(REWARD)
+        ours = {MARK: str(os.getpid()), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.environment = {**os.environ, **ours}
+
+    def run(self, kills: int) -> Tally:
+        number = 0
+        while self.tally.kills.total() < kills:
+            whole, wall = self._uninterrupted(number % 2)
+            victim = self.folder / f"victim_{number}"
+            self._victim(victim, number % 2, wall, min(KILLS_PER_RUN, kills - self.tally.kills.total()))
+            self._compare(whole, victim)
+            print(
+                f"run {number}: {self.tally.kills.total()} kills, {self.tally.steps_differing} steps differ", flush=True
+            )
+            number += 1
+        return self.tally
+
+    def _uninterrupted(self, kind: int) -> tuple[Path, float]:
+        """The run left alone, and how long it took; made once for each of the two kinds."""
+        folder = self.folder / f"whole_{kind}"
+        start = time.monotonic()
+        if not (folder / "summary.json").exists():
+            self._finish(self._start(folder, *self._arguments(kind)), folder)
+            (folder / "wall").write_text(str(time.monotonic() - start))
+        return folder, float((folder / "wall").read_text())
+
+    def _arguments(self, kind: int) -> tuple[str, ...]:
+        reward = f"reward.parts.style.function={self.folder / 'faults_reward.py'}:score"
+        return (*SETTINGS, reward, f"steps={self.steps}", f"seed={self.seed}", *(ADAPTERS if kind else ()))
+
+    def _victim(self, folder: Path, kind: int, wall: float, kills: int) -> None:
+        arguments = self._arguments(kind)
+        for _ in range(kills):
+            launcher = self._start(folder, *arguments)
+            moment = self._wait_for_moment(folder, launcher, wall)
+            if moment is None:  # it came to its end before
+                self._finish(launcher, folder)
+                return
+            self._kill(launcher, moment)
+            if (folder / "config.yaml").exists():
+                arguments = (f"resume={folder}",)
+        self._finish(self._start(folder, *arguments), folder)
+
+    def _start(self, folder: Path, *arguments: str) -> subprocess.Popen:
+        place = (f"run_dir={folder}",) if not arguments[0].startswith("resume=") else ()
+        with _log(folder).open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "dqo.cli.train", *arguments, *place],
+                env=self.environment, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
+            )  # fmt: skip
+
+    def _wait_for_moment(self, folder: Path, launcher: subprocess.Popen, wall: float) -> str | None:
+        """Return at the moment to kill at, with its name; None if the run ended before."""
+        aim = self.dice.choice(AIMS) if self.dice.random() < 0.5 else None
+        at, sights, late = self.dice.uniform(0, wall), self.dice.randint(1, 3), self.dice.uniform(0, 0.05)
+        start, before = time.monotonic(), False
+        while launcher.poll() is None:
+            time.sleep(0.0005)
+            if aim is None and time.monotonic() - start >= at:
+                return _moment(folder)
+            now = aim is not None and aim.seen(folder)
+            sights -= now and not before
+            before = now
+            if aim is not None and now and (sights <= 0 or aim.name in ("export", "end")):  # these come once
+                time.sleep(late)
+                return aim.name
+        return None
+
+    def _kill(self, launcher: subprocess.Popen, moment: str) -> None:
+        """Kill, and see that nobody lives on."""
+        target = self.dice.choices(["both", "launcher", "worker"], [3, 1, 1])[0]
+        workers = [pid for pid in _marked(self.environment[MARK]) if b"dqo.cli.worker" in _read(pid, "cmdline")]
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            if target == "worker" and workers:
+                os.kill(workers[0], signal.SIGKILL)
+            elif target == "launcher":
+                os.kill(launcher.pid, signal.SIGKILL)
+            else:
+                os.killpg(launcher.pid, signal.SIGKILL)
+        launcher.wait(GRACE)
+        self.tally.kills[moment] += 1
+        self.tally.killed[target] += 1
+        deadline = time.monotonic() + (GRACE if target == "launcher" else 5.0)
+        while (left := _marked(self.environment[MARK])) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.tally.orphans += len(left)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+
+    def _finish(self, launcher: subprocess.Popen, folder: Path) -> None:
+        if launcher.wait() != 0:
+            self.tally.failed += 1
+            print(_log(folder).read_text()[-2000:], flush=True)
+
+    def _compare(self, whole: Path, victim: Path) -> None:
+        tally, steps = self.tally, range(self.steps + 1)
+        for of in (_lines, _completions):
+            # as text: a NaN equals itself
+            tally.steps_differing += sum(repr(of(whole, step)) != repr(of(victim, step)) for step in steps)
+        drawn, again = (Counter(_positions(run, self.steps)) for run in (whole, victim))
+        tally.prompts_lost += (drawn - again).total()
+        tally.prompts_replayed += (again - drawn).total()
+        files = _files(whole), _files(victim)
+        exact = [path for path in files[0] & files[1] if path.suffix == ".safetensors" or path.name == "summary.json"]
+        tally.files_differing += len(files[0] ^ files[1])
+        tally.files_differing += sum((whole / path).read_bytes() != (victim / path).read_bytes() for path in exact)
+
+
+def _log(folder: Path) -> Path:
+    return folder.with_suffix(".log")
+
+
+def _files(run: Path) -> set[Path]:
+    """Without TensorBoard's, of which each life of a run has its own, and what is not the run's."""
+    others = ("tensorboard", "wall", "error.txt")
+    paths = {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
+    return {path for path in paths if path.parts[0] not in others}
+
+
+def _last_line(folder: Path) -> str:
+    with _log(folder).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 2000))
+        return (file.read().decode(errors="replace").splitlines() or [""])[-1]
+
+
+def _moment(folder: Path) -> str:
+    """What a run that is killed by the clock is at."""
+    for aim in AIMS:
+        if aim.seen(folder):
+            return aim.name
+    last = _last_line(folder)
+    return "training" if last.startswith(("step", "eval step")) else "start-up"
+
+
+def _marked(mark: str) -> list[int]:
+    """The living processes of the campaign but for this one."""
+    entry, processes = f"{MARK}={mark}".encode(), [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in processes if entry in _read(pid, "environ").split(b"\0")]
+
+
+def _read(pid: int, name: str) -> bytes:
+    """Empty for one that ended, which a zombie has."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+def _lines(run: Path, step: int) -> list[dict]:
+    """A step's lines of metrics.jsonl, without the times."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in row.items() if not any(word in key for word in TIMED)}
+        for row in rows
+        if row["step"] == step
+    ]
+
+
+def _completions(run: Path, step: int) -> list[dict] | None:
+    file = run / "completions" / f"step_{step:05d}.parquet"
+    return pq.read_table(file).to_pylist() if file.exists() else None
+
+
+def _positions(run: Path, steps: int) -> list[int]:
+    """Prompts in the order in which they were trained on."""
+    return [row["position"] for step in range(1, steps + 1) for row in _completions(run, step) or [] if row["i"] == 0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=18)
+    options = parser.parse_args()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dqo-faults-") as folder:
+        tally = Campaign(Path(folder), seed=options.seed, steps=options.steps).run(options.kills)
+    print(f"killed: {', '.join(f'{name} {count}' for name, count in tally.killed.most_common())}")
+    print(f"at: {', '.join(f'{name} {count}' for name, count in tally.kills.most_common())}")
+    print(f"kills {tally.kills.total()} in {(time.monotonic() - start) / 60:.1f} minutes")
+    targets = ("steps_differing", "prompts_lost", "prompts_replayed", "files_differing", "orphans", "failed")
+    for name in targets:
+        print(f"{name.replace('_', ' ')} {getattr(tally, name)}")
+    sys.exit(any(getattr(tally, name) for name in targets))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+import sys
+
+import pytest
+
+SECRET = "correct-horse-battery-staple"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The folder that a command is typed in: no hub, a secret in the environment, and nothing left in this process of
+    what a case imports."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    for module in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("SERVICE_TOKEN", SECRET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("user_classes", None)

@@ -1,0 +1,68 @@
+"""Bad input: one line that says what is wrong and what to type, exit code 2, within seconds, nothing written.
+
+Every case of the tables runs in this process, by the function that the command runs; those marked ``process`` run as a
+user starts them, too.
+"""
+
+import resource
+
+import pytest
+
+from tests.bad_input.conftest import SECRET
+from tests.bad_input.data import DATA
+from tests.bad_input.harness import SECONDS, Case, as_process, in_process, tree
+from tests.bad_input.keys import KEYS
+from tests.bad_input.models import MODELS
+from tests.bad_input.places import PLACES
+from tests.bad_input.secrets import SECRETS
+from tests.bad_input.yaml_files import YAML
+
+CASES = [*KEYS, *YAML, *DATA, *MODELS, *PLACES, *SECRETS]
+
+
+def name(case: Case) -> str:
+    return f"{case.command} {case.says[0]}"[:60]
+
+
+def test_the_tables_hold_as_many_as_they_promise():
+    assert len(CASES) >= 60
+    assert 8 <= sum(case.process for case in CASES) <= 20
+
+
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_one_line_exit_2_nothing_written(case, here, monkeypatch, capsys):
+    case.write(here)
+    before = tree(here)
+    code = in_process(case, monkeypatch)
+    said = capsys.readouterr()
+    told = [line for line in said.err.splitlines() if line.startswith(f"dqo-{case.command}: ")]
+    assert len(told) == 1, said.err
+    for part in case.says:
+        assert part in told[0]
+    assert code == 2
+    assert "Traceback" not in said.err
+    assert SECRET not in said.err + said.out
+    assert tree(here) == before
+
+
+def seconds_of_children() -> float:
+    """The processor's, so that a busy machine does not fail a test."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case.process], ids=name)
+def test_as_a_process(case, tmp_path, monkeypatch):
+    monkeypatch.setenv("SERVICE_TOKEN", SECRET)
+    case.write(tmp_path)
+    before, start = tree(tmp_path), seconds_of_children()
+    done = as_process(case, tmp_path)
+    assert seconds_of_children() - start < SECONDS
+    told = [line for line in done.stderr.splitlines() if not line.startswith(("INFO: ", "WARNING: "))]
+    assert len(told) == 1, done.stderr
+    for part in case.says:
+        assert part in told[0]
+    assert done.returncode == 2
+    assert SECRET not in done.stderr + done.stdout
+    assert tree(tmp_path) == before

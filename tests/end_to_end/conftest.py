@@ -1,0 +1,68 @@
+"""Whole runs, as a user types them: real processes, the tiny model, shapes checked inside the workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "model=tiny", "task=concepts", "credit=dpp", "sft.steps=30", "steps=2", "prompts_per_step=2", "k=4",
+    "eval.prompts=3",
+    "eval.every=0", "checkpoint.every=0", "log.tensorboard=false",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """One warm start for all runs of the session, and none of the user's."""
+    ours = {
+        "PYTHONPATH": str(ROOT), "DQO_CACHE": str(tmp_path_factory.mktemp("cache")), "DQO_TYPECHECK": "1",
+        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    return {**os.environ, **ours}
+
+
+@pytest.fixture
+def start(environment, tmp_path):
+    """Start ``dqo-train`` in ``tmp_path``, with ``limits`` run in it first; none outlives the test."""
+    started = []
+
+    def start(*arguments: str, module: str = "train", limits=None) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"dqo.cli.{module}", *arguments],
+            cwd=tmp_path, env={**environment, "PYTHONPATH": f"{ROOT}:{tmp_path}"}, preexec_fn=limits,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def dqo(start):
+    """Run it to the end, which has to be exit ``code``; what it printed."""
+
+    def run(*arguments: str, module: str = "train", code: int = 0, limits=None) -> str:
+        process = start(*arguments, module=module, limits=limits)
+        text = process.communicate(timeout=900)[0]
+        assert process.returncode == code, text
+        return text
+
+    return run
+
+
+def lines(run: Path) -> list[dict]:
+    """metrics.jsonl without the times."""
+    timed = ("seconds/", "tokens_per_second", "step_time")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not any(word in key for word in timed)} for row in rows]

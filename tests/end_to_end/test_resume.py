@@ -1,0 +1,157 @@
+"""Runs that are stopped, killed, pushed aside or out of room, and gone on with."""
+
+import ctypes
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import yaml
+
+from tests.end_to_end.conftest import SMALL, lines
+
+LONG = (*SMALL, "steps=100000", "embed=fake", "checkpoint.every=1", "run_dir=run")
+
+
+def files_of(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 600
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
+
+
+def no_large_files() -> None:
+    """The weights of a checkpoint can be written, the optimizer's moments cannot."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
+
+
+def modes_count() -> None:
+    """Also for root."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP CAP_DAC_OVERRIDE
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_after_a_full_disk_too(dqo, tmp_path):
+    exact = (*SMALL, "checkpoint.every=2", "eval.every=2", "checkpoint.final=false", "advantage=unbiased")
+    dqo(*exact, "steps=4", "run_dir=whole")
+    dqo(*exact, "steps=2", "run_dir=parts")
+    text = dqo("resume=parts", "steps=4", code=1, limits=no_large_files)
+    assert "going on with other optim.steps=4 (was 2), steps=4 (was 2)" in text
+    assert "File too large" in text and "error.txt" in text
+    assert "the checkpoint after step 2 is kept; go on with dqo-train resume=parts" in text
+    dqo("resume=parts")  # to step 4, as was typed last
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert lines(parts) == lines(whole) and len(lines(whole)) == 7
+    for name in ("step_00001.parquet", "step_00004.parquet"):
+        assert pq.read_table(parts / "completions" / name).equals(pq.read_table(whole / "completions" / name))
+    assert (parts / "summary.json").read_text() == (whole / "summary.json").read_text()
+    assert "parts is complete; type steps=8 to train on" in dqo("resume=parts")
+    text = dqo("resume=parts", "steps=3", code=2)
+    assert "steps=3: parts/checkpoints/step_00004 is after step 4; type steps=4 or more" in text
+    assert yaml.safe_load((parts / "config.yaml").read_text())["steps"] == 4
+
+
+def test_one_owner_and_sigterm_saves(dqo, start, tmp_path):
+    first, run = start(*LONG), tmp_path / "run"
+    wait_for(run / "checkpoints" / "step_00001")
+    config = (run / "config.yaml").read_bytes()
+    for second in (LONG, ("resume=run",), (*LONG, "resume=auto")):
+        assert "run_dir=run is in use by process" in dqo(*second, code=2)
+    assert (run / "config.yaml").read_bytes() == config
+    first.send_signal(signal.SIGTERM)
+    text = first.communicate(timeout=600)[0]
+    assert first.returncode == 130, text
+    newest = len(list((run / "completions").iterdir()))
+    assert f"stopped after step {newest}; the checkpoint after step {newest} is kept; go on with dqo-train" in text
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step_{newest:05d}"]
+    before = files_of(run)
+    assert "run_dir=run holds a run already (config.yaml); type resume=run to go on" in dqo(*LONG, code=2)
+    assert files_of(run) == {**before, run / ".lock": (run / ".lock").read_bytes()}
+
+
+def test_a_killed_launcher_leaves_no_worker_and_loses_no_step(dqo, start, tmp_path):
+    first, run = start(*LONG), tmp_path / "run"
+    wait_for(run / "checkpoints" / "step_00002")
+    first.kill()
+    first.communicate(timeout=600)  # until the worker, which has the pipe open, has ended
+    newest = len(list((run / "completions").iterdir()))
+    text = dqo("resume=run", f"steps={newest + 1}", "log.wandb=false")
+    assert f"going on from run/checkpoints/step_{newest:05d}" in text
+
+
+def test_a_folder_that_vanishes_ends_the_run(start, tmp_path):
+    process, run = start(*LONG), tmp_path / "run"
+    wait_for(run / "checkpoints" / "step_00001")
+    run.rename(tmp_path / "moved")
+    text = process.communicate(timeout=600)[0]
+    assert process.returncode == 1, text
+    last = text.splitlines()[-1]
+    assert last.startswith("dqo-train: ") and ("taken away while the run" in last or "No such file" in last)
+    assert not run.exists() and list((tmp_path / "moved" / "checkpoints").glob("step_*"))
+
+
+def test_ended_before_its_first_checkpoint_it_starts_anew_by_its_own_presets(dqo, tmp_path):
+    presets = tmp_path / "my conf" / "experiment"
+    presets.mkdir(parents=True)
+    (presets / "mine.yaml").write_text("# @package _global_\nprompts_per_step: 1\n")
+    mine = ("--config-dir", "my conf", *SMALL, "embed=fake", "rollout=fake", "warm_start=false", "experiment=mine")
+    assert "run holds no run yet: starting it" in dqo(*mine, "run_dir=run", "resume=auto")
+    whole, run = lines(tmp_path / "run"), tmp_path / "run"
+    (run / "summary.json").unlink()  # as a killed one has none
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "rew')
+    assert "run was ended before its first checkpoint: it starts anew" in dqo("resume=run")
+    assert lines(run) == whole
+    assert "run is complete" in dqo(*mine, "run_dir=run", "resume=auto")
+    assert "2 steps are done and there is no checkpoint" in dqo("resume=run", "steps=9", code=2)
+
+
+def test_wrong_input_found_by_the_worker_leaves_a_folder_as_it_was(dqo, tmp_path):
+    wrong = (*SMALL, "reward=python", "reward.function=nowhere.score")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    for folder in ("mine", "runs/deep/run"):
+        assert "there is no module nowhere" in dqo(*wrong, f"run_dir={folder}", code=2)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    assert not (tmp_path / "runs").exists()
+
+
+LATE = """
+from dqo.errors import ConfigError
+
+class Late:
+    uses_embeddings = False
+    calls = 0
+
+    def assign(self, rollouts, rewards, embeddings_PKD):
+        self.calls += 1
+        if self.calls > 2:  # of two groups a step
+            raise ConfigError("late")
+        return 0 * rewards.total_PK
+"""
+
+
+def test_wrong_input_found_late_takes_nothing_away(dqo, tmp_path):
+    (tmp_path / "my_module.py").write_text(LATE)
+    (tmp_path / "mine" / "credit").mkdir(parents=True)
+    (tmp_path / "mine" / "credit" / "late.yaml").write_text("_target_: my_module.Late\n")
+    fake = (*SMALL, "rollout=fake", "embed=fake", "warm_start=false", "checkpoint.every=1")
+    text = dqo("--config-dir", "mine", *fake, "credit=late", "run_dir=run", code=1)
+    assert "dqo-train: late; the checkpoint after step 1 is kept; go on with dqo-train resume=run" in text
+    assert (tmp_path / "run" / "checkpoints" / "step_00001").exists()
+
+
+def test_a_read_only_folder_is_refused(dqo, tmp_path):
+    (tmp_path / "runs").mkdir(mode=0o500)
+    text = dqo(*SMALL, "run_dir=runs/a", code=2, limits=modes_count)
+    assert "run_dir=runs/a: cannot be written (Permission denied); type run_dir=ANOTHER_FOLDER" in text
+    shutil.rmtree(tmp_path / "runs")
+
+
+def test_sft_has_nothing_to_resume(dqo):
+    assert "resume=run: dqo-sft starts anew" in dqo("model=tiny", "task=concepts", "resume=run", module="sft", code=2)
