@@ -1,7 +1,8 @@
 """Checkpoints: atomic, checksummed, safetensors and JSON, nothing pickled.
 
     checkpoints/step_00012/
-      state.json       step, cursor, the state of Stateful stages, Python's and NumPy's generators, what the caller adds
+      state.json       step, cursor, the state of Stateful stages, versions, Python's and NumPy's generators, what the
+                       caller adds
       rng.safetensors  torch's generators
       learner/         whatever the learner saves
       manifest.json    sha256 of every other file; written last
@@ -22,14 +23,16 @@ from typing import Any
 
 import numpy
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
-from dqo import distributed
+from dqo import __version__, distributed
 from dqo.atomic import follow_umask, remove, sweep, sync, sync_all
 from dqo.errors import ConfigError, StageError
 from dqo.stages import Stages, Stateful
 
 log = logging.getLogger(__name__)
+VERSIONS = {"dqo": __version__, "torch": str(torch.__version__), "transformers": transformers.__version__}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +171,8 @@ class Checkpoints:
 
 
 def restore(path: Path, stages: Stages) -> Resumed:
-    """Load a checkpoint into the stages; ``restore_generators`` does the rest.
+    """Load a checkpoint into the stages; ``restore_generators`` does the rest. Logs a warning where other versions of
+    what computes wrote it: the run goes on, but no longer bit for bit.
 
     Raises ConfigError where the stages with a state are not those of the checkpoint: another option was chosen.
     """
@@ -177,6 +181,9 @@ def restore(path: Path, stages: Stages) -> Resumed:
     for name in sorted(saved.keys() ^ stateful.keys()):
         has, lacks = ("the checkpoint", "this run's") if name in saved else ("this run's", "the checkpoint's")
         raise ConfigError(f"resume: {has} {name} has a state and {lacks} {name} has none; resume with the same {name}=")
+    for name, version in state["versions"].items():
+        if version != VERSIONS.get(name):
+            log.warning("saved with %s %s, resumed with %s: numbers may differ", name, version, VERSIONS.get(name))
     stages.learner.load(path / "learner")
     for name, stage in stateful.items():
         stage.load_state_dict(saved[name])
@@ -211,9 +218,8 @@ def _states(stages: Stages) -> dict[str, Any]:
 
 def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
     generators = {"python": random.getstate(), "numpy": numpy.random.get_state(legacy=True)}
-    (folder / "state.json").write_text(
-        json.dumps({**state, "generators": generators}, allow_nan=False, default=numpy.ndarray.tolist)
-    )
+    whole = {**state, "versions": VERSIONS, "generators": generators}
+    (folder / "state.json").write_text(json.dumps(whole, allow_nan=False, default=numpy.ndarray.tolist))
     tensors = {"cpu": torch.get_rng_state()}
     tensors |= {f"cuda{i}": tensor for i, tensor in enumerate(torch.cuda.get_rng_state_all())}
     save_file(tensors, folder / "rng.safetensors")

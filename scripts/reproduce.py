@@ -105,6 +105,7 @@ def after(table: Table, setting: Setting, seed: int, folder: Path) -> dict[str, 
             *setting.overrides,
             f"seed={seed}",
             f"run_dir={run}",
+            "resume=auto",  # one that was interrupted goes on
             "log.every=20",
             "log.live=false",
         ]

@@ -229,6 +229,17 @@ def test_another_option_than_the_saved_one_is_refused(tmp_path):
         restore(path, make_stages())
 
 
+def test_other_versions_are_named(tmp_path, caplog):
+    path = Checkpoints(tmp_path, keep_last=1).save(1, 4, make_stages(), {})
+    restore(path, make_stages())
+    assert not caplog.messages
+    state = json.loads((path / "state.json").read_text())
+    state["versions"]["torch"] = "1.0"
+    (path / "state.json").write_text(json.dumps(state))
+    restore(path, make_stages())
+    assert caplog.messages == [f"saved with torch 1.0, resumed with {torch.__version__}: numbers may differ"]
+
+
 def test_a_state_that_is_not_json_names_its_stage(tmp_path):
     with pytest.raises(StageError, match=r"\[advantage\] state_dict\(\) is not JSON"):
         Checkpoints(tmp_path, keep_last=1).save(1, 4, replace(make_stages(), advantage=RunningMean(float("nan"))), {})

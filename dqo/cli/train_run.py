@@ -179,6 +179,7 @@ def _rewind(
     evaluations.keep({line["step"] for line in lines if any(key.startswith("eval/") for key in line)})
     if (folder / "completions").exists():
         Completions(folder=folder / "completions").forget_after(resumed.step)
+    (folder / "error.txt").unlink(missing_ok=True)  # of the failure that is being gone on from
     sweep(folder)
 
 

@@ -1,6 +1,7 @@
 """From a resolved configuration to the objects of a run."""
 
 import inspect
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,8 @@ class Policy:
 
 def make(node: DictConfig, key: str, available: dict[str, Any]) -> Any:
     """The object a node describes. Positional parameters of its class are taken from ``available`` by name; nodes with
-    a ``_target_`` inside it (a reward's parts) are made first, in the same way."""
+    a ``_target_`` inside it (a reward's parts) are made first, in the same way. Raises ConfigError where a class that is
+    not ours cannot be made."""
     cls, settings = arguments(node, key)
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     wanted = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -37,7 +39,15 @@ def make(node: DictConfig, key: str, available: dict[str, Any]) -> Any:
         if name not in available:
             raise ConfigError(f"{key}: {cls.__name__} asks for {name!r}; there are {', '.join(sorted(available))}")
     made = {name: _nested(value, f"{key}.{name}", available) for name, value in settings.items()}
-    return cls(*(available[name] for name in wanted), **made)
+    try:
+        return cls(*(available[name] for name in wanted), **made)
+    except Exception as error:
+        if cls.__module__.partition(".")[0] == "dqo" or isinstance(error, ConfigError):
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"{key}: {cls.__name__}(…) raised {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+        ) from error
 
 
 def _fitting(made: Any, protocol: type, key: str) -> Any:

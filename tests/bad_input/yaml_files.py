@@ -21,6 +21,11 @@ def function():
     pass
 
 
+class Refuses(Credit):
+    def __init__(self, *, scale: float):
+        raise ValueError("scale is too wide")
+
+
 class Wants:
     def __init__(self, engine, *, scale: float):
         pass
@@ -52,6 +57,7 @@ YAML = [
     mine("_target_: user_classes.Credit\nscale: wide\n", "credit.scale: Value 'wide'", "type credit.scale=NUMBER"),
     mine("_target_: user_classes.Credit\nscale: 1\nshape: 2\n", "unknown key credit.shape; did you mean credit.scale?"),
     mine("_target_: user_classes.Half\n", "credit: Half lacks assign", "Credit of dqo.stages"),
+    mine("_target_: user_classes.Refuses\nscale: 1\n", "Refuses(…) raised ValueError: scale is too wide", "line 22"),
     mine("_target_: user_classes.Wants\nscale: 1\n", "Wants asks for 'engine'", "policy"),
     mine("_target_: user_classes.Credit\nscale: ${aplha}\n", "credit.scale", "'aplha' not found"),
     mine("_target_: user_classes.Credit\nscale: ${credit.scale}\n", "credit.scale"),

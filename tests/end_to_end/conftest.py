@@ -12,8 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "model=tiny", "task=concepts", "credit=dpp", "sft.steps=30", "steps=2", "prompts_per_step=2", "k=4",
-    "eval.prompts=3",
-    "eval.every=0", "checkpoint.every=0", "log.tensorboard=false",
+    "eval.prompts=3", "eval.every=0", "checkpoint.every=0", "log.tensorboard=false",
 )  # fmt: skip
 
 
