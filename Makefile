@@ -39,7 +39,7 @@ bench: setup ## speed of the credit and the learner against what one would write
 sweep: setup ## the quick start at alpha = 0, 1 and 2
 	$(BIN)dqo-train --multirun alpha=0,1,2 run_dir=runs/sweep
 
-reproduce: setup ## both tables of docs/results.md, seeds 0-2 (about an hour on two CPU cores)
+reproduce: setup ## both tables of docs/results.md, seeds 0-2 (about two hours on two CPU cores)
 	$(BIN)python scripts/reproduce.py
 
 clean: ## remove runs, caches and builds; .venv stays

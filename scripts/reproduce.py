@@ -66,7 +66,7 @@ TABLES = {
         settings=(
             Setting("alpha = 0 (GRPO)", ("alpha=0",)),
             Setting("alpha = 1", ("alpha=1",)),
-            Setting("alpha = 1, no gate", ("alpha=1", "credit=dpp")),
+            Setting("alpha = 1, cosine kernel", ("alpha=1", "credit=dpp_correct")),
         ),
         columns={
             "pass@1": "pass@1",
