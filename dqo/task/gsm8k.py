@@ -17,6 +17,7 @@ from dqo.task.rows import Row, RowTask
 HUB = "openai/gsm8k"
 FILES = ("train.jsonl", "test.jsonl")
 PROMPT = "{}\n\nReason step by step, and put the final answer in \\boxed{{}}."
+LONGEST = 100  # characters of a number
 NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")  # 12-5 holds no -5
 
 
@@ -71,10 +72,11 @@ def _value(text: str) -> Fraction | None:
 
 
 def _fraction(number: str) -> Fraction | None:
-    try:
-        return Fraction(number.replace(",", ""))
-    except ZeroDivisionError:
+    """None for what is no number: 1/0, and a policy's endless digits, which Python does not convert."""
+    whole, _, parts = number.replace(",", "").partition("/")
+    if len(number) > LONGEST or (parts and not int(parts)):
         return None
+    return Fraction(whole) / int(parts or 1)
 
 
 def _rows(numbered: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Row]:

@@ -91,6 +91,16 @@ def test_key_is_the_way_of_calculating(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "value"), [("0.03/4", "3/400"), ("1,000/8", "125"), ("7/0", "None"), ("9" * 5000, "None")]
+)
+def test_what_a_policy_may_write_for_a_number(tmp_path, text, value):
+    subject = task(write(tmp_path))
+    prompt, _ = subject.draw(0, 1)
+    assert subject.key(prompt[0], text) == value
+    assert not subject.check(prompt[0], text, True).correct
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"question": "What?"}, r'train.jsonl, line 3: "question" and "answer" are needed as text; it has question'),
