@@ -21,7 +21,7 @@ train: setup ## the quick start: SmolLM2-135M learns to recommend cities, and ke
 	$(BIN)dqo-train
 
 test: setup ## all tests that can run here
-	$(BIN)python -m pytest
+	$(BIN)python -m pytest -n logical --maxprocesses 4
 
 test-math: ## the DPP library alone: needs torch and pytest, under a minute
 	$(if $(wildcard $(BIN)python),$(BIN)python,python3) -m pytest tests/dpp --noconftest --override-ini addopts=

@@ -1,4 +1,4 @@
-"""Whole runs, as a user types them: real processes, the tiny model, shapes checked inside the workers."""
+"""Whole runs, as a user types them: real processes, the tiny model."""
 
 import json
 import os
@@ -20,21 +20,23 @@ SMALL = (
 def environment(tmp_path_factory) -> dict[str, str]:
     """One warm start for all runs of the session, and none of the user's."""
     ours = {
-        "PYTHONPATH": str(ROOT), "DQO_CACHE": str(tmp_path_factory.mktemp("cache")), "DQO_TYPECHECK": "1",
-        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT), "DQO_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     return {**os.environ, **ours}
 
 
 @pytest.fixture
 def start(environment, tmp_path):
-    """Start ``dqo-train`` in ``tmp_path``, with ``limits`` run in it first; none outlives the test."""
+    """Start ``dqo-train`` in ``tmp_path``, with ``limits`` run in it first; none outlives the test. ``checked``: shapes
+    and types inside the worker too, which then takes ten seconds more."""
     started = []
 
-    def start(*arguments: str, module: str = "train", limits=None) -> subprocess.Popen:
+    def start(*arguments: str, module: str = "train", limits=None, checked: bool = False) -> subprocess.Popen:
+        more = {"PYTHONPATH": f"{ROOT}:{tmp_path}", **({"DQO_TYPECHECK": "1"} if checked else {})}
         process = subprocess.Popen(
             [sys.executable, "-m", f"dqo.cli.{module}", *arguments],
-            cwd=tmp_path, env={**environment, "PYTHONPATH": f"{ROOT}:{tmp_path}"}, preexec_fn=limits,
+            cwd=tmp_path, env={**environment, **more}, preexec_fn=limits,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         started.append(process)
@@ -51,8 +53,8 @@ def start(environment, tmp_path):
 def dqo(start):
     """Run it to the end, which has to be exit ``code``; what it printed."""
 
-    def run(*arguments: str, module: str = "train", code: int = 0, limits=None) -> str:
-        process = start(*arguments, module=module, limits=limits)
+    def run(*arguments: str, code: int = 0, **how) -> str:
+        process = start(*arguments, **how)
         text = process.communicate(timeout=900)[0]
         assert process.returncode == code, text
         return text

@@ -1,4 +1,4 @@
-"""Whole runs, as a user types them: real processes, the tiny model, shapes checked inside the workers."""
+"""Whole runs, as a user types them: real processes, the tiny model."""
 
 import json
 
@@ -10,7 +10,7 @@ from tests.end_to_end.conftest import SMALL, lines
 
 
 def test_a_run_leaves_what_the_readme_says(dqo, tmp_path):
-    text = dqo(*SMALL, "run_dir=run", "checkpoint.every=2", "eval.every=1", "log.tensorboard=true")
+    text = dqo(*SMALL, "run_dir=run", "checkpoint.every=2", "eval.every=1", "log.tensorboard=true", checked=True)
     run = tmp_path / "run"
     for name in ("config.yaml", "metrics.jsonl", "completions", "checkpoints", "policy", "summary.json", "curves.png"):
         assert (run / name).exists(), name
@@ -50,7 +50,7 @@ def test_a_run_leaves_what_the_readme_says(dqo, tmp_path):
     ids=lambda options: " ".join(options),
 )
 def test_options_run_together(dqo, tmp_path, options):
-    dqo(*SMALL, *options, "run_dir=run")
+    dqo(*SMALL, *options, "run_dir=run", checked=True)
     steps = [row for row in lines(tmp_path / "run") if "loss" in row]
     assert len(steps) == 2 and all(row["loss"] is not None for row in steps)
     learns = "alpha=0" not in options  # nothing is right yet, so that the reward alone teaches nothing
