@@ -73,7 +73,7 @@ def _run(command: str, folder: Path, ownership: Ownership | None, stopping: Stop
         kept = _kept_traceback(error, ownership)
         report(command, f"{_cause(error)}{kept}{_how_to_go_on(command, ownership)}")
         return 1
-    except Exception as error:  # a fault of ours, or of a class of the user's: shown whole
+    except Exception as error:  # noqa: BLE001 - the end of the process: a fault of ours or of a user's class, shown whole
         kept = _kept_traceback(error, ownership)
         print(visible_lines("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         report(command, f"{type(error).__name__}: {error}{kept}{_how_to_go_on(command, ownership)}")

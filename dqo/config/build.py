@@ -30,8 +30,8 @@ class Policy:
 
 def make(node: DictConfig, key: str, available: dict[str, Any]) -> Any:
     """The object a node describes. Positional parameters of its class are taken from ``available`` by name; nodes with
-    a ``_target_`` inside it (a reward's parts) are made first, in the same way. Raises ConfigError where a class that is
-    not ours cannot be made."""
+    a ``_target_`` inside it (a reward's parts) are made first, in the same way. Raises ConfigError where a class of the
+    user's cannot be made."""
     cls, settings = arguments(node, key)
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     wanted = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -60,7 +60,10 @@ COMMON = [
 ]
 
 GROUPS = [
-    case("credit=dppp", "credit=dppp: there is no such option; type credit=distance | dpp | dpp_correct | dpp_correct_rbf | none"),
+    case(
+        "credit=dppp",
+        "credit=dppp: there is no such option; type credit=distance | dpp | dpp_correct | dpp_correct_rbf | none",
+    ),
     case("reward=[check,math]", "reward=[check,math]: one option of a group", "type reward=check"),
     case("credit.kernle=rbf", "unknown key credit.kernle; did you mean credit.kernel?"),
     case("credit.kernel=cosin", "credit.kernel=cosin: allowed are cosine | rbf | polynomial"),

@@ -15,7 +15,7 @@ from tests.bad_input.keys import KEYS
 from tests.bad_input.models import MODELS
 from tests.bad_input.places import PLACES
 from tests.bad_input.secrets import SECRETS
-from tests.bad_input.yaml_files import YAML
+from tests.bad_input.yaml_files import YAML, mine
 
 CASES = [*KEYS, *YAML, *DATA, *MODELS, *PLACES, *SECRETS]
 
@@ -43,6 +43,16 @@ def test_one_line_exit_2_nothing_written(case, here, monkeypatch, capsys):
     assert "Traceback" not in said.err
     assert SECRET not in said.err + said.out
     assert tree(here) == before
+
+
+def test_a_fault_of_a_class_of_the_users_is_shown_whole(here, monkeypatch, capsys):
+    case = mine("_target_: user_classes.Credit\nscale: 1\n")
+    case.write(here)
+    assert in_process(case, monkeypatch) == 1
+    *shown, last = capsys.readouterr().err.splitlines()
+    assert "Traceback (most recent call last):" in shown and "raise NotImplementedError" in shown[-2]
+    assert last.startswith("dqo-train: NotImplementedError: ") and last.endswith("go on with dqo-train resume=run")
+    assert "NotImplementedError" in (here / "run" / "error.txt").read_text()
 
 
 def seconds_of_children() -> float:
