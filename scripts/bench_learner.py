@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from dqo.learner.torch_single import TorchSingle
 from dqo.loss.clip import Clip, Level, LossType
+from dqo.loss.mismatch import Mode
 from dqo.models.precision import Dtype
 from dqo.optim.adamw import AdamW, Schedule
 from dqo.records import Estimates, Experience, Prompt, Rewards, Rollouts, Targets
@@ -100,6 +101,7 @@ def smollm2_learner(arguments: argparse.Namespace) -> TorchSingle:
     loss = Clip(
         loss_type=LossType.dapo, importance_sampling_level=Level.token, epsilon=0.2, epsilon_high=None, delta=None,
         beta=0.0, use_bias_correction_kl=True, max_completion_length=arguments.completion_length,
+        importance_sampling_mode=Mode.none, importance_sampling_clip_max=3.0, importance_sampling_clip_min=None,
     )  # fmt: skip
     optim = AdamW(
         learning_rate=0.0, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, weight_decay=0.0, max_grad_norm=1.0,

@@ -41,10 +41,12 @@ class Objective:
             return tensor_BT[batch.rows_N, batch.columns_N].to(logprobs_N.device)
 
         old_N = logprobs_N.detach() if self.old_logprobs_BT is None else pick(self.old_logprobs_BT)
+        sampler_N = pick(self.sampler_logprobs_BT)
         stale_N = self.stale_B[batch.rows_N].to(logprobs_N.device)
         return self.loss(
             logprobs_N=logprobs_N,
-            old_logprobs_N=torch.where(stale_N, pick(self.sampler_logprobs_BT), old_N),
+            old_logprobs_N=torch.where(stale_N, sampler_N, old_N),
+            sampler_logprobs_N=sampler_N,
             ref_logprobs_N=None if self.ref_logprobs_BT is None else pick(self.ref_logprobs_BT),
             advantages_N=pick(self.advantages_BT),
             weights_N=pick(self.weights_BT),
@@ -83,8 +85,11 @@ def objective(
     )
 
 
+EXTREMES = {"min": torch.minimum, "max": torch.maximum}  # by the last part of a name
+
+
 class Tally:
-    """Sums and counts over micro-batches, which become means."""
+    """Sums and counts over micro-batches, which become means; of a name in …/min or …/max the extreme."""
 
     def __init__(self):
         self.sums: dict[str, Tensor] = {}
@@ -92,6 +97,11 @@ class Tally:
 
     def add(self, means: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         for name, (total, count) in means.items():
+            extreme = EXTREMES.get(name.rpartition("/")[2])
+            if extreme is not None:
+                self.sums[name] = extreme(self.sums.get(name, total), total).detach()
+                self.counts[name] = torch.ones(())
+                continue
             self.sums[name] = self.sums.get(name, 0.0) + total.detach()
             self.counts[name] = self.counts.get(name, 0.0) + count.detach()
 

@@ -32,12 +32,13 @@ class Loss(Protocol):
         *,
         logprobs_N: Float[Tensor, " sampled"],
         old_logprobs_N: Float[Tensor, " sampled"],
+        sampler_logprobs_N: Float[Tensor, " sampled"],
         ref_logprobs_N: Float[Tensor, " sampled"] | None,
         advantages_N: Float[Tensor, " sampled"],
         weights_N: Float[Tensor, " sampled"],
         rows_N: Int[Tensor, " sampled"],
     ) -> tuple[Float[Tensor, ""], Mapping[str, tuple[Tensor, Tensor]]]:
-        """The loss, and (sum, count) of each mean to report."""
+        """The loss, and what to report: (sum, count) of each mean, (value, anything) of a name in …/min or …/max."""
         ...
 
 

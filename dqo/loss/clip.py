@@ -1,7 +1,6 @@
 """loss=clip: the clipped ratio of PPO (arXiv 1707.06347) as GRPO and its relatives use it, with a KL to a reference."""
 
 import math
-from collections.abc import Mapping
 from enum import StrEnum
 
 import torch
@@ -9,8 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqo.errors import ConfigError
-
-Means = Mapping[str, tuple[Tensor, Tensor]]  # name → (sum, count): both add up over micro-batches
+from dqo.loss.mismatch import Means, Mismatch, Mode, row_sums
 
 
 class LossType(StrEnum):
@@ -30,12 +28,13 @@ class Level(StrEnum):
 
 
 class Clip:
-    """Sum over tokens of weight * (-min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A) + beta * KL).
+    """Sum over tokens of weight * (-m * min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A) + beta * KL).
 
-    ratio = policy / old policy. KL = exp(d) - d - 1 with d = log reference - log policy (k3: unbiased and never
-    negative); with ``use_bias_correction_kl`` times the ratio (arXiv 2512.02556), since the gradient of k3 alone is not
-    that of the KL, even where the ratio is 1. Everything is on the flat sampled tokens (N) of one micro-batch and adds
-    up over micro-batches: how a step is cut into them changes nothing. Names and meanings are TRL's.
+    ratio = policy / old policy, m = old policy / sampler as ``importance_sampling_mode`` has it (``Mismatch``). KL =
+    exp(d) - d - 1 with d = log reference - log policy (k3: unbiased and never negative); with
+    ``use_bias_correction_kl`` times the ratio (arXiv 2512.02556), since the gradient of k3 alone is not that of the KL,
+    even where the ratio is 1. Everything is on the flat sampled tokens (N) of one micro-batch and adds up over
+    micro-batches: how a step is cut into them changes nothing. Names and meanings are TRL's.
     """
 
     def __init__(
@@ -49,12 +48,18 @@ class Clip:
         beta: float,
         use_bias_correction_kl: bool,
         max_completion_length: int,
+        importance_sampling_mode: Mode,
+        importance_sampling_clip_max: float | None,
+        importance_sampling_clip_min: float | None,
     ):
         _check(epsilon, epsilon_high, delta)
         self.loss_type, self.importance_sampling_level = loss_type, importance_sampling_level
         self.epsilon, self.epsilon_high, self.delta = epsilon, epsilon if epsilon_high is None else epsilon_high, delta
         self.beta, self.use_bias_correction_kl = beta, use_bias_correction_kl
         self.max_completion_length = max_completion_length
+        self.mismatch = Mismatch(
+            importance_sampling_mode, clip_min=importance_sampling_clip_min, clip_max=importance_sampling_clip_max
+        )
 
     @property
     def needs_reference(self) -> bool:
@@ -64,7 +69,7 @@ class Clip:
     def names(self) -> tuple[str, ...]:
         """Of what ``__call__`` measures."""
         clipped = ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean")
-        return ("kl", *clipped) if self.needs_reference else clipped
+        return (*(("kl",) if self.needs_reference else ()), *clipped, *Mismatch.names)
 
     def token_weights(
         self, sampled_BT: Bool[Tensor, "batch tokens"], valid_B: Bool[Tensor, " batch"], *, rows: int, tokens: int
@@ -88,6 +93,7 @@ class Clip:
         *,
         logprobs_N: Float[Tensor, " sampled"],
         old_logprobs_N: Float[Tensor, " sampled"],
+        sampler_logprobs_N: Float[Tensor, " sampled"],
         ref_logprobs_N: Float[Tensor, " sampled"] | None,
         advantages_N: Float[Tensor, " sampled"],
         weights_N: Float[Tensor, " sampled"],
@@ -100,12 +106,15 @@ class Clip:
         clipped_N = ratios_N.clamp(1 - self.epsilon, 1 + self.epsilon_high)
         if self.delta is not None:
             ratios_N = ratios_N.clamp(max=self.delta)
-        losses_N = -torch.min(ratios_N * advantages_N, clipped_N * advantages_N)
+        factors_N, means = self.mismatch(
+            logprobs_N=old_logprobs_N, sampler_logprobs_N=sampler_logprobs_N, rows_N=rows_N
+        )
+        losses_N = -factors_N * torch.min(ratios_N * advantages_N, clipped_N * advantages_N)
 
         low_N = (ratios_N < 1 - self.epsilon) & (advantages_N < 0)
         high_N = (ratios_N > 1 + self.epsilon_high) & (advantages_N > 0)
         count = shares_N.sum()
-        means: dict[str, tuple[Tensor, Tensor]] = {
+        means = dict(means) | {
             f"clip_ratio/{name}_mean": ((hit_N * shares_N).sum(), count)
             for name, hit_N in (("low", low_N), ("high", high_N), ("region", low_N | high_N))
         }
@@ -127,9 +136,8 @@ class Clip:
         its ratio."""
         if self.importance_sampling_level == Level.token:
             return torch.ones_like(log_ratios_N), log_ratios_N.exp()
-        _, rows_N, counts_R = rows_N.unique(return_inverse=True, return_counts=True)
-        sums_R = log_ratios_N.new_zeros(len(counts_R)).index_add(0, rows_N, log_ratios_N)
-        return 1 / counts_R[rows_N], (sums_R / counts_R).exp()[rows_N]
+        sums_N, counts_N = row_sums(log_ratios_N, rows_N)
+        return 1 / counts_N, (sums_N / counts_N).exp()
 
 
 def _check(epsilon: float, epsilon_high: float | None, delta: float | None) -> None:

@@ -11,6 +11,7 @@ from dqo.advantage.groups import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.learner.torch_single import TorchSingle
 from dqo.loss.clip import Clip, Level, LossType
+from dqo.loss.mismatch import Mode
 from dqo.models.precision import Dtype
 from dqo.optim.adamw import AdamW, Schedule
 from dqo.records import Estimates, Experience, Targets
@@ -54,6 +55,9 @@ def clip(
         beta=beta,
         use_bias_correction_kl=use_bias_correction_kl,
         max_completion_length=max_completion_length,
+        importance_sampling_mode=Mode.none,
+        importance_sampling_clip_max=3.0,
+        importance_sampling_clip_min=None,
     )
 
 

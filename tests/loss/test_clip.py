@@ -5,6 +5,7 @@ import torch
 
 from dqo.errors import ConfigError
 from dqo.loss.clip import Clip, Level, LossType
+from dqo.loss.mismatch import Mismatch, Mode
 
 
 def clip(
@@ -17,6 +18,8 @@ def clip(
     beta: float = 0.0,
     use_bias_correction_kl: bool = False,
     max_completion_length: int = 10,
+    mode: Mode = Mode.none,
+    clip_max: float | None = 3.0,
 ) -> Clip:
     return Clip(
         loss_type=loss_type,
@@ -27,22 +30,27 @@ def clip(
         beta=beta,
         use_bias_correction_kl=use_bias_correction_kl,
         max_completion_length=max_completion_length,
+        importance_sampling_mode=mode,
+        importance_sampling_clip_max=clip_max,
+        importance_sampling_clip_min=None,
     )
 
 
-def apply(loss: Clip, *, ratios, advantages, weights=None, rows=None, ref=None):
-    """The loss for policy log-probabilities of log(ratio), old ones of 0, and its gradient."""
+def apply(loss: Clip, *, ratios, advantages, weights=None, rows=None, ref=None, sampler=None):
+    """The loss for policy log-probabilities of log(ratio), old ones of 0, its gradient, and the clip's metrics."""
     logprobs_N = torch.tensor(ratios).log().requires_grad_()
     value, means = loss(
         logprobs_N=logprobs_N,
         old_logprobs_N=torch.zeros(len(ratios)),
+        sampler_logprobs_N=torch.zeros(len(ratios)) if sampler is None else torch.tensor(sampler),
         ref_logprobs_N=None if ref is None else torch.tensor(ref),
         advantages_N=torch.tensor(advantages),
         weights_N=torch.ones(len(ratios)) if weights is None else torch.tensor(weights),
         rows_N=torch.zeros(len(ratios), dtype=torch.long) if rows is None else torch.tensor(rows),
     )
     (gradient_N,) = torch.autograd.grad(value, logprobs_N)
-    return value.item(), gradient_N, {name: (total / count).item() for name, (total, count) in means.items()}
+    means = {name: (total / count).item() for name, (total, count) in means.items() if name not in Mismatch.names}
+    return value.item(), gradient_N, means
 
 
 SAMPLED = torch.tensor([[False, True, True, True], [False, False, True, False], [False, True, True, False]])
@@ -154,8 +162,9 @@ def test_only_the_corrected_kl_has_the_gradient_of_the_kl(corrected, exact):
     ref_N = reference.log_softmax(-1)
     (expected,) = torch.autograd.grad((logprobs_N.exp() * (logprobs_N - ref_N)).sum(), logits, retain_graph=True)
     value, _ = clip(beta=1.0, use_bias_correction_kl=corrected)(
-        logprobs_N=logprobs_N, old_logprobs_N=logprobs_N.detach(), ref_logprobs_N=ref_N,
-        advantages_N=torch.zeros(6), weights_N=logprobs_N.detach().exp(), rows_N=torch.zeros(6, dtype=torch.long),
+        logprobs_N=logprobs_N, old_logprobs_N=logprobs_N.detach(), sampler_logprobs_N=logprobs_N.detach(),
+        ref_logprobs_N=ref_N, advantages_N=torch.zeros(6), weights_N=logprobs_N.detach().exp(),
+        rows_N=torch.zeros(6, dtype=torch.long),
     )  # fmt: skip
     (got,) = torch.autograd.grad(value, logits)
     assert torch.allclose(got, expected, atol=1e-6) == exact
@@ -166,21 +175,22 @@ def test_only_the_corrected_kl_has_the_gradient_of_the_kl(corrected, exact):
 def test_micro_batches_add_up(level, beta):
     generator = torch.Generator().manual_seed(0)
     rows_N = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3])
-    columns = torch.randn(4, 8, generator=generator) * 0.3
-    loss = clip(level=level, beta=beta)
+    columns = torch.randn(5, 8, generator=generator) * 0.3
+    loss = clip(level=level, beta=beta, mode=Mode(f"{level}_truncate"))
 
     def part(chosen):
-        logprobs_N, old_N, ref_N, advantages_N = (column[chosen] for column in columns)
+        logprobs_N, old_N, sampler_N, ref_N, advantages_N = (column[chosen] for column in columns)
         return loss(
-            logprobs_N=logprobs_N, old_logprobs_N=old_N, ref_logprobs_N=ref_N if beta else None,
-            advantages_N=advantages_N, weights_N=torch.full_like(old_N, 0.1), rows_N=rows_N[chosen],
+            logprobs_N=logprobs_N, old_logprobs_N=old_N, sampler_logprobs_N=sampler_N,
+            ref_logprobs_N=ref_N if beta else None, advantages_N=advantages_N, weights_N=torch.full_like(old_N, 0.1),
+            rows_N=rows_N[chosen],
         )  # fmt: skip
 
     whole, means = part(torch.arange(8))
     (first, means_1), (second, means_2) = part(torch.tensor([0, 1, 2, 6, 7])), part(torch.tensor([3, 4, 5]))
     torch.testing.assert_close(first + second, whole)
     assert set(means) == set(loss.names) == set(means_1)
-    for name in means:
+    for name in set(means) - set(Mismatch.names):
         for of_whole, of_1, of_2 in zip(means[name], means_1[name], means_2[name], strict=True):
             torch.testing.assert_close(of_1 + of_2, of_whole)
 
@@ -199,3 +209,13 @@ def test_micro_batches_add_up(level, beta):
 def test_numbers_out_of_range_name_the_key(key, arguments):
     with pytest.raises(ConfigError, match=rf"^{key}=.*type {key}="):
         clip(**arguments)
+
+
+def test_where_the_sampler_was_another_the_objective_is_weighted_and_the_kl_is_not():
+    how = {"ratios": [1.0, 1.0], "advantages": [1.0, 1.0], "ref": [0.5, 0.5], "sampler": [math.log(0.5), 0.0]}
+    plain, _, kl = apply(clip(beta=0.1), **how)
+    corrected, gradient_N, kl_corrected = apply(clip(beta=0.1, mode=Mode.token_truncate), **how)
+    assert plain - corrected == pytest.approx(1.0)  # the first token's ratio is 2
+    assert kl == kl_corrected
+    k3_gradient = 1 - math.exp(0.5)
+    torch.testing.assert_close(gradient_N, torch.tensor([-2.0, -1.0]) + 0.1 * k3_gradient)
