@@ -88,6 +88,33 @@ class Rollout(Protocol):
 
 
 @runtime_checkable
+class Scoring(Protocol):
+    """Who can say what it thinks of given tokens, and has weights."""
+
+    def score(self, rollouts: Rollouts) -> Float[Tensor, "batch tokens"]:
+        """Log-probability of each sampled token at temperature 1, in nats; 0.0 elsewhere."""
+        ...
+
+    def weights(self) -> Weights: ...
+
+
+@runtime_checkable
+class Checkable(Rollout, Protocol):
+    """An engine of others' making, which ``sync`` compares with the learner."""
+
+    check_every: int  # syncs; 0: the first one only
+    tolerance: float  # nats a token that its arithmetic explains
+
+    def score(self, rollouts: Rollouts) -> Float[Tensor, "batch tokens"]:
+        """As ``Scoring.score``."""
+        ...
+
+    def stale(self, weights: Weights) -> Sequence[str]:
+        """The engine's tensors that are not those of ``weights``."""
+        ...
+
+
+@runtime_checkable
 class Reward(Protocol):
     """Scores completions; sees whole groups. Thread-safe."""
 

@@ -13,7 +13,8 @@ from dqo.config.typed import arguments
 from dqo.errors import ConfigError
 from dqo.learner.parts import Loss, Optim
 from dqo.loop import Plan
-from dqo.stages import Advantage, Credit, Embed, Learner, Reward, Rollout, Stages, Task
+from dqo.stages import Advantage, Checkable, Credit, Embed, Learner, Reward, Rollout, Stages, Task
+from dqo.sync import Synced
 
 PROTOCOLS = {"reward": Reward, "credit": Credit, "advantage": Advantage, "embed": Embed, "rollout": Rollout}  # in order
 
@@ -99,6 +100,8 @@ def make_stages(config: DictConfig, policy: Policy, task: Task) -> Stages:
     }
     # last: a LoRA learner wraps the policy in place, and the rollout's copy must be of the bare one
     learner = _fitting(make(config.learner, "learner", available), Learner, "learner")
+    if isinstance(built["rollout"], Checkable):
+        built["rollout"] = Synced(built["rollout"], learner)
     return Stages(task=task, learner=learner, **built)
 
 

@@ -120,6 +120,11 @@ class TorchSingle:
             return merged_weights(self.model)
         return iter(self.policy.state_dict().items())
 
+    def score(self, rollouts: Rollouts) -> Tensor:
+        """Log-probability of each sampled token at temperature 1, 0.0 elsewhere: (B, T), in nats."""
+        batches = self._micro_batches(rollouts, list(range(len(rollouts.texts))))
+        return self._logprobs(self.model, rollouts, batches, temperature=1.0)
+
     def save(self, folder: Path) -> None:
         trained = self._trained()
         moments = {name: dict(self.optimizer.state[p]) for name, p in trained.items() if p in self.optimizer.state}
@@ -144,15 +149,20 @@ class TorchSingle:
     def _micro_batches(self, rollouts: Rollouts, rows: list[int]) -> list[MicroBatch]:
         return micro_batches(rollouts, rows, budget=self.budget, shared=self.shared_prompt)
 
-    def _forward(self, model: PreTrainedModel | PeftModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    def _forward(
+        self, model: PreTrainedModel | PeftModel, batch: MicroBatch, *, temperature: float | None = None
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return token_logprobs(model, batch, temperature=self.temperature, device=self.device)
+            return token_logprobs(model, batch, temperature=temperature or self.temperature, device=self.device)
 
     @torch.no_grad()
-    def _logprobs(self, model: PreTrainedModel | PeftModel, rollouts: Rollouts, batches: list[MicroBatch]) -> Tensor:
+    def _logprobs(
+        self, model: PreTrainedModel | PeftModel, rollouts: Rollouts, batches: list[MicroBatch], *,
+        temperature: float | None = None,
+    ) -> Tensor:  # fmt: skip
         logprobs_BT = torch.zeros_like(rollouts.logprobs_BT)
         for batch in batches:
-            logprobs_BT[batch.rows_N, batch.columns_N] = self._forward(model, batch)[0].cpu()
+            logprobs_BT[batch.rows_N, batch.columns_N] = self._forward(model, batch, temperature=temperature)[0].cpu()
         return logprobs_BT
 
     def _step(self, whole: Objective, batches: list[MicroBatch], rate: float, tally: Tally) -> None:

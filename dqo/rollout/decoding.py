@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from dqo.records import Prompt, Rollouts
+from dqo.rollout.record import record
 from dqo.rollout.sampler import Sampler, row_uniforms
 
 COMPACT = 8  # rows leave once an eighth of the batch has ended: leaving copies the cache, a tenth of a step's work
@@ -38,33 +39,15 @@ class Drawn:
 
     def record(self, groups: Sequence[int], tokenizer: PreTrainedTokenizerBase, version: int) -> Rollouts:
         """Completed groups as the other stages see them."""
-        prompts = tuple(self.prompts[p] for p in groups)
         rows = [p * self.k + i for p in groups for i in range(self.k)]
         tokens_BN, logprobs_BN = self.tokens_BN[rows].cpu(), self.logprobs_BN[rows].cpu()
-        counts_B, finished_B = self.counts_B[rows], self.finished_B[rows]
-        starts_B = torch.tensor([len(prompt.tokens) for prompt in prompts]).repeat_interleave(self.k)
-        lengths_B = starts_B + counts_B
-        columns_T = torch.arange(int(lengths_B.max()))
-        sampled_BT = (columns_T >= starts_B[:, None]) & (columns_T < lengths_B[:, None])
-        drawn_BN = torch.arange(self._longest) < counts_B[:, None]
-        tokens_BT = torch.zeros(sampled_BT.shape, dtype=torch.long)
-        for p, prompt in enumerate(prompts):
-            tokens_BT[p * self.k : (p + 1) * self.k, : len(prompt.tokens)] = torch.tensor(prompt.tokens)
-        before_end_B = (counts_B - finished_B.long()).tolist()
-        return Rollouts(
-            prompts=prompts,
-            k=self.k,
-            tokens_BT=tokens_BT.masked_scatter(sampled_BT, tokens_BN[drawn_BN]),
-            sampled_BT=sampled_BT,
-            logprobs_BT=torch.zeros(sampled_BT.shape).masked_scatter(sampled_BT, logprobs_BN[drawn_BN]),
-            lengths_B=lengths_B,
-            finished_B=finished_B,
-            versions_B=torch.full((len(rows),), version),
-            texts=tuple(
-                str(tokenizer.decode(row[:count], skip_special_tokens=True))
-                for row, count in zip(tokens_BN.tolist(), before_end_B, strict=True)
-            ),
-        )
+        counts = self.counts_B[rows].tolist()
+        return record(
+            [self.prompts[p] for p in groups],
+            [row[:count] for row, count in zip(tokens_BN.tolist(), counts, strict=True)],
+            [row[:count] for row, count in zip(logprobs_BN.tolist(), counts, strict=True)],
+            self.finished_B[rows].tolist(), tokenizer=tokenizer, version=version,
+        )  # fmt: skip
 
 
 @dataclass

@@ -14,6 +14,7 @@ from dqo.models.precision import Dtype
 from dqo.records import Prompt, Rollouts
 from dqo.rollout.attention import use_grouped_attention
 from dqo.rollout.decoding import Batch, Drawn
+from dqo.rollout.record import end_tokens
 from dqo.rollout.sampler import Sampler
 from dqo.stages import Weights
 
@@ -44,7 +45,7 @@ class Hf:
         self._sampler = Sampler(
             temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty
         )
-        self._ends = torch.tensor(sorted(_end_tokens(policy, tokenizer, stop_tokens)), device=policy.device)
+        self._ends = torch.tensor(sorted(end_tokens(policy, tokenizer, stop_tokens)), device=policy.device)
         self._model, self._version = _copy(policy, dtype.on(policy.device)), 0
         self._tokenizer, self._longest, self._batch_rows = tokenizer, max_completion_length, batch_rows
 
@@ -99,20 +100,6 @@ class Hf:
             if not drawn.running_B.any():
                 return
             batch.advance(tokens_R, n, drawn.running_B[batch.rows])
-
-
-def _end_tokens(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[str]) -> set[int]:
-    """Every token that ends a completion: the generation config's, one or several, the tokenizer's, the user's."""
-    configured = policy.generation_config.eos_token_id
-    ends = set() if configured is None else {configured} if isinstance(configured, int) else set(configured)
-    if isinstance(tokenizer.eos_token_id, int):
-        ends.add(tokenizer.eos_token_id)
-    for text in stop_tokens:
-        tokens = tokenizer.encode(text, add_special_tokens=False)
-        if len(tokens) != 1 or (tokens[0] == tokenizer.unk_token_id and text != tokenizer.unk_token):
-            raise ConfigError(f"rollout.stop_tokens={stop_tokens}: {text!r} is not one token of this model")
-        ends.add(tokens[0])
-    return ends
 
 
 def _copy(policy: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

