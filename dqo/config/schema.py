@@ -52,6 +52,7 @@ class Config:
     temperature: float = MISSING
     prompts_per_step: int = MISSING
     max_completion_length: int = MISSING
+    importance_sampling_mode: str = MISSING
     ahead: int = MISSING
     redraws: int = MISSING
     eval: Eval = MISSING

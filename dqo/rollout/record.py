@@ -48,7 +48,7 @@ def record(
         finished_B=torch.tensor(finished),
         versions_B=torch.full((len(rows),), version),
         texts=tuple(
-            str(tokenizer.decode(tokens[: len(tokens) - ended], skip_special_tokens=True))
+            str(tokenizer.decode([*tokens[: len(tokens) - ended]], skip_special_tokens=True))
             for tokens, ended in zip(completions, finished, strict=True)
         ),
     )

