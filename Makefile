@@ -5,7 +5,7 @@ BIN := .venv/bin/
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.ready ## create .venv with everything in it (2 minutes, 2.3 GB on a CPU machine)
+setup: .venv/.ready ## create .venv with everything in it (2 minutes, 4.4 GB on a CPU machine)
 
 # torch first and by pip, so that its build is yours to choose: TORCH="torch==2.13.0 --index-url URL_OF_TORCH'S_CPU_WHEELS".
 # vLLM's build for machines without a GPU asks for three packages whose PyPI builds need CUDA: beside torch's CPU build
@@ -24,7 +24,7 @@ GPU ?= $(if $(shell command -v nvidia-smi),1,0)
 train: setup ## the quick start: SmolLM2-135M learns to recommend cities, and keeps many (two CPU cores, minutes)
 	$(BIN)dqo-train
 
-test: setup ## all tests that can run here
+test: setup ## all tests that can run here (13 minutes on two CPU cores)
 	$(BIN)python -m pytest -n logical --maxprocesses 4
 
 test-math: ## the DPP library alone: needs torch and pytest, under a minute

@@ -10,7 +10,7 @@ from dqo.cli.stopping import SIGNALS, Stopped, Stopping
 
 @pytest.fixture
 def stopping():
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}  # the tests may run under nohup
     stopping = Stopping()
     stopping.listen()
     yield stopping
@@ -54,6 +54,7 @@ def test_without_a_terminal_nobody_is_told_and_nothing_breaks():
     code = """
 import os, signal
 from dqo.cli.stopping import Stopping
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 stopping = Stopping()
 stopping.listen()
 with stopping.after_the_step(lambda text: print(text, flush=True)):

@@ -189,7 +189,7 @@ def test_at_another_temperature_log_probabilities_are_that_temperatures():
 
 
 def test_filters_at_another_temperature_are_refused():
-    with pytest.raises(ConfigError, match=r"temperature=0.7 with top_p.* type temperature=1.0, or rollout=hf"):
+    with pytest.raises(ConfigError, match=r"temperature=0.7 with top_p.* type temperature=1.0 or rollout=hf"):
         start(make_policy(), temperature=0.7, top_p=0.9)
 
 
