@@ -4,10 +4,12 @@ import contextlib
 import copy
 import hashlib
 import os
+import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +24,7 @@ from dqo.stages import Weights
 ENVIRONMENT = {  # read when vllm is imported; what a user has set stands
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: its weights can be reached
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else the learner would stay on the engine's cores
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
 
@@ -69,7 +71,7 @@ class Vllm:
         self._tokenizer, self._device, self._version = tokenizer, policy.device, 0
         self._dtype, self.check_every = dtype.on(policy.device), sync_check_every
         self.tolerance = TOLERANCES[self._dtype]
-        with _process_as_it_was():
+        with _process_as_it_was(), torch.random.fork_rng():  # it seeds every generator
             self._engine = _start(
                 policy, tokenizer, dtype=str(self._dtype).removeprefix("torch."), kv_cache_gb=kv_cache_gb,
                 max_model_len=-1 if max_model_len is None else max_model_len,
@@ -245,10 +247,11 @@ def _sums(tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _process_as_it_was() -> Iterator[None]:
-    """vLLM changes what belongs to the whole process: threads, and the right to set them, dtype, gradients."""
+    """vLLM changes what belongs to the whole process: threads, and the right to set them, dtype, gradients, seeds."""
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    generators = random.getstate(), numpy.random.get_state()
     try:
         yield
     finally:
@@ -256,5 +259,7 @@ def _process_as_it_was() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(gradients)
+        random.setstate(generators[0])
+        numpy.random.set_state(generators[1])
         if cores is not None:
             os.sched_setaffinity(0, cores)

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator
 
+import numpy
 import pytest
 import torch
 from transformers import (
@@ -97,8 +98,8 @@ def test_the_engine_has_the_learners_weights_and_says_what_is_stale(shape, tied)
     engine = start(learner.policy)
     for version in range(2):
         rollouts = join(list(sampled(engine).values()))
-        torch.testing.assert_close(rollouts.logprobs_BT, learner.score(rollouts), atol=1e-5, rtol=0)
-        torch.testing.assert_close(engine.score(rollouts), learner.score(rollouts), atol=1e-5, rtol=0)
+        torch.testing.assert_close(rollouts.logprobs_BT, learner.score(rollouts), atol=1e-4, rtol=0)
+        torch.testing.assert_close(engine.score(rollouts), learner.score(rollouts), atol=1e-4, rtol=0)
         assert engine.stale(learner.weights()) == [] and set(rollouts.versions_B.tolist()) == {version}
         learner.move()
         engine.load_weights(learner.weights(), version=version + 1)
@@ -183,9 +184,12 @@ def test_the_process_stays_as_it_was(started):
 @pytest.mark.slow
 def test_at_another_temperature_log_probabilities_are_that_temperatures():
     learner = Learner(make_policy())
+    numbers, generator = numpy.random.get_state()[1].tolist(), torch.get_rng_state()  # beartype draws from Python's
     engine = start(learner.policy, temperature=0.7)
+    assert numpy.random.get_state()[1].tolist() == numbers
+    assert torch.equal(torch.get_rng_state(), generator)
     rollouts = join(list(sampled(engine).values()))
-    torch.testing.assert_close(rollouts.logprobs_BT, learner.score(rollouts, temperature=0.7), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rollouts.logprobs_BT, learner.score(rollouts, temperature=0.7), atol=1e-4, rtol=0)
 
 
 def test_filters_at_another_temperature_are_refused():
@@ -198,4 +202,4 @@ def test_filters_narrow_what_is_sampled_and_not_its_log_probability(started):
     engine = start(policy, top_k=1)
     rollouts = sampled(engine, 1)[0]
     assert len({tuple(row) for row in rollouts.tokens_BT.tolist()}) == 1
-    torch.testing.assert_close(rollouts.logprobs_BT, Learner(policy).score(rollouts), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rollouts.logprobs_BT, Learner(policy).score(rollouts), atol=1e-4, rtol=0)
