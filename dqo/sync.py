@@ -1,20 +1,21 @@
 """Whether an engine samples with the learner's weights: a loader that leaves a tensor behind says nothing, and the run
 goes on learning from another policy's samples. Knows no engine."""
 
-import logging
 from collections.abc import Iterator, Sequence
 
 from dqo.errors import StageError
 from dqo.records import Prompt, Rollouts
 from dqo.stages import Checkable, Scoring, Weights
 
-log = logging.getLogger(__name__)
 NAMED = 5  # tensors in a message
 
 
 class Synced:
-    """An engine that is compared with the learner after the first sync and each ``every``-th: on a group that it has
-    sampled itself, its log-probabilities must be the learner's but for rounding (``tolerance``, a mean in nats)."""
+    """An engine that is compared with the learner after the first sync and each ``check_every``-th: on a group that it
+    has sampled itself, its log-probabilities must be the learner's but for rounding (``tolerance``, a mean in nats).
+
+    What moves no log-probability by as much as that, as one bfloat16 tensor left behind by one small step, is not seen.
+    """
 
     def __init__(self, engine: Checkable, learner: Scoring):
         self._engine, self._learner = engine, learner

@@ -54,12 +54,12 @@ class Mismatch:
         """What each token's objective is multiplied by, and what is to be reported. ``logprobs_N``: the learner's, of
         the weights that sampled, in nats and without gradient; completions are whole (``rows_N``)."""
         differences_N = logprobs_N - sampler_logprobs_N
+        if not len(differences_N):  # nothing was sampled: nothing is measured
+            return differences_N, {}
         shares_N, ratios_N = torch.ones_like(differences_N), differences_N.exp()
         if self.mode.startswith("sequence"):
             sums_N, counts_N = row_sums(differences_N, rows_N)
             shares_N, ratios_N = 1 / counts_N, sums_N.exp()
-        if not len(differences_N):  # nothing was sampled: nothing is measured
-            return differences_N, {}
         outside_N = (ratios_N < self.low) | (ratios_N > self.high)
         if self.mode is Mode.none:
             factors_N = torch.ones_like(ratios_N)

@@ -54,11 +54,11 @@ class Vllm:
         dtype: Dtype,
         max_model_len: int | None,
         gpu_memory_utilization: float,
-        tensor_parallel_size: int,
         kv_cache_gb: int,
         enforce_eager: bool,
         sync_check_every: int,
     ):
+        _check(kv_cache_gb=kv_cache_gb, sync_check_every=sync_check_every, max_model_len=max_model_len)
         sampling = {"top_p": top_p, "top_k": top_k, "min_p": min_p, "repetition_penalty": repetition_penalty}
         Sampler(temperature=temperature, **sampling)  # raises for what is out of range
         filtered = top_p < 1 or top_k > 0 or min_p > 0 or repetition_penalty != 1
@@ -71,11 +71,11 @@ class Vllm:
         self._tokenizer, self._device, self._version = tokenizer, policy.device, 0
         self._dtype, self.check_every = dtype.on(policy.device), sync_check_every
         self.tolerance = TOLERANCES[self._dtype]
-        with _process_as_it_was(), torch.random.fork_rng():  # it seeds every generator
+        with _process_as_it_was(), _generators_as_they_were():
             self._engine = _start(
                 policy, tokenizer, dtype=str(self._dtype).removeprefix("torch."), kv_cache_gb=kv_cache_gb,
                 max_model_len=-1 if max_model_len is None else max_model_len,
-                gpu_memory_utilization=gpu_memory_utilization, tensor_parallel_size=tensor_parallel_size,
+                gpu_memory_utilization=gpu_memory_utilization,
                 enforce_eager=enforce_eager or policy.device.type == "cpu",
                 logprobs_mode="raw_logprobs" if temperature == 1 else "processed_logprobs",
             )  # fmt: skip
@@ -88,20 +88,29 @@ class Vllm:
                 output_kind=RequestOutputKind.FINAL_ONLY, **sampling,
             )  # fmt: skip
         self._asleep = False
+        self._room = self._engine.llm_engine.model_config.max_model_len  # tokens of prompt and completion
         self.load_weights(iter(policy.state_dict().items()), version=0)
 
     def generate(self, prompts: Sequence[Prompt], *, k: int, seed: int) -> Iterator[Rollouts]:
-        """Each group as soon as its last completion ends."""
+        """Each group as soon as its last completion ends. Raises StageError for a prompt that leaves no room for a
+        whole completion: the engine would cut it and say nothing."""
         self._wake()
         core, waiting = self._engine.llm_engine, {}
-        with _process_as_it_was():
-            for prompt in prompts:
-                parameters = self._parameters.clone()
-                parameters.n, parameters.seed = k, _request_seed(seed, prompt.position)
-                name = f"{prompt.position}-{len(waiting)}"
-                core.add_request(name, {"prompt_token_ids": [*prompt.tokens]}, parameters)
-                waiting[name] = prompt
+        needed = max((len(prompt.tokens) for prompt in prompts), default=0) + self._parameters.max_tokens
+        if needed > self._room:
+            raise StageError(
+                "rollout",
+                f"prompt and completion may have {needed} tokens, the engine has room for {self._room}; raise "
+                "rollout.max_model_len, or rollout.kv_cache_gb (rollout.gpu_memory_utilization on a GPU)",
+            )
         try:
+            with _process_as_it_was():
+                for prompt in prompts:
+                    parameters = self._parameters.clone()
+                    parameters.n, parameters.seed = k, _request_seed(seed, prompt.position)
+                    name = f"{prompt.position}-{len(waiting)}"
+                    core.add_request(name, {"prompt_token_ids": [*prompt.tokens]}, parameters)
+                    waiting[name] = prompt
             while waiting:
                 with _process_as_it_was():
                     finished: list[Any] = [output for output in core.step() if output.finished]
@@ -194,10 +203,20 @@ class Vllm:
             self._asleep = False
 
 
+def _check(*, kv_cache_gb: int, sync_check_every: int, max_model_len: int | None) -> None:
+    for key, value, least, good in (
+        ("kv_cache_gb", kv_cache_gb, 1, 4), ("sync_check_every", sync_check_every, 0, 50),
+        ("max_model_len", 1 if max_model_len is None else max_model_len, 1, "null"),
+    ):  # fmt: skip
+        if value < least:
+            raise ConfigError(f"rollout.{key}={value}: {least} or more is needed; type rollout.{key}={good}")
+
+
 def _start(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kv_cache_gb: int, **settings: Any):
     """An engine of the policy's architecture; raises ConfigError where vLLM is not installed or refuses."""
-    for name, value in {**ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gb)}.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gb)
     try:
         from vllm import LLM
     except ImportError as error:
@@ -247,11 +266,10 @@ def _sums(tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _process_as_it_was() -> Iterator[None]:
-    """vLLM changes what belongs to the whole process: threads, and the right to set them, dtype, gradients, seeds."""
+    """vLLM changes what belongs to the whole process: threads, and the right to set them, dtype, gradients."""
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    generators = random.getstate(), numpy.random.get_state()
     try:
         yield
     finally:
@@ -259,7 +277,15 @@ def _process_as_it_was() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(gradients)
-        random.setstate(generators[0])
-        numpy.random.set_state(generators[1])
         if cores is not None:
             os.sched_setaffinity(0, cores)
+
+
+@contextlib.contextmanager
+def _generators_as_they_were() -> Iterator[None]:
+    """vLLM's start seeds every generator. Not around a step: with ahead=1 it runs beside the learner, which draws."""
+    python, numbers = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(python)
+    numpy.random.set_state(numbers)

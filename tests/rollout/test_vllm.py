@@ -52,7 +52,7 @@ def start(policy: PreTrainedModel, **changes) -> Vllm:
     settings = {
         "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop_tokens": [],
         "max_completion_length": 12, "dtype": Dtype.FLOAT32, "max_model_len": None, "gpu_memory_utilization": 0.4,
-        "tensor_parallel_size": 1, "kv_cache_gb": 1, "enforce_eager": True, "sync_check_every": 1,
+        "kv_cache_gb": 1, "enforce_eager": True, "sync_check_every": 1,
     }  # fmt: skip
     return Vllm(policy, word_tokenizer(), **(settings | changes))
 
@@ -179,6 +179,18 @@ def test_the_process_stays_as_it_was(started):
     assert before == (
         torch.get_num_threads(), torch.set_num_threads, torch.is_grad_enabled(), torch.get_default_dtype(),
     )  # fmt: skip
+
+
+def test_a_prompt_without_room_for_its_completion_is_refused(started):
+    engine, _ = started
+    with pytest.raises(StageError, match=r"may have 129 tokens, the engine has room for 128; raise rollout.max_model"):
+        next(engine.generate(make_prompts(1, length=117), k=2, seed=0))
+
+
+@pytest.mark.parametrize(("key", "value"), [("kv_cache_gb", 0), ("sync_check_every", -1), ("max_model_len", 0)])
+def test_numbers_out_of_range_name_the_key(key, value):
+    with pytest.raises(ConfigError, match=rf"rollout.{key}={value}: .* type rollout.{key}="):
+        start(make_policy(), **{key: value})
 
 
 @pytest.mark.slow
