@@ -87,7 +87,7 @@ class Vllm:
                 stop_token_ids=sorted(end_tokens(policy, tokenizer, stop_tokens)), ignore_eos=True,
                 output_kind=RequestOutputKind.FINAL_ONLY, **sampling,
             )  # fmt: skip
-        self._asleep = False
+        self._asleep, self._longest = False, max_completion_length
         self._room = self._engine.llm_engine.model_config.max_model_len  # tokens of prompt and completion
         self.load_weights(iter(policy.state_dict().items()), version=0)
 
@@ -96,7 +96,7 @@ class Vllm:
         whole completion: the engine would cut it and say nothing."""
         self._wake()
         core, waiting = self._engine.llm_engine, {}
-        needed = max((len(prompt.tokens) for prompt in prompts), default=0) + self._parameters.max_tokens
+        needed = max((len(prompt.tokens) for prompt in prompts), default=0) + self._longest
         if needed > self._room:
             raise StageError(
                 "rollout",
