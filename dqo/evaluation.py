@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from dqo import distributed
 from dqo.contracts import check_embeddings, check_rewards
 from dqo.errors import StageError
 from dqo.metrics.diversity import cosine_distance, distinct_n, logdet, vendi
@@ -45,7 +46,8 @@ class Evaluation:
 
 
 def evaluate(stages: Stages, prompts: Sequence[Prompt], *, n: int, seed: int) -> Evaluation:
-    """Sample n completions of every prompt, judge and embed them. Pure: no stage changes.
+    """Sample n completions of every prompt, judge and embed them. Pure: no stage changes. Ranks share the prompts, and
+    all get the whole.
 
     Completions are embedded even where the credit needs no embeddings. Raises ValueError without prompts, StageError
     where a stage fails, with positions among the held-out prompts.
@@ -53,11 +55,13 @@ def evaluate(stages: Stages, prompts: Sequence[Prompt], *, n: int, seed: int) ->
     if not prompts:
         raise ValueError("no prompts to evaluate")
     try:
+        mine = prompts[distributed.rank() :: distributed.world()]
         judged = [
-            group for rollouts in stages.rollout.generate(prompts, k=n, seed=seed) for group in _judge(stages, rollouts)
+            group for rollouts in stages.rollout.generate(mine, k=n, seed=seed) for group in _judge(stages, rollouts)
         ]
     except StageError as error:
         raise StageError(error.stage, f"evaluating: {error.message}", positions=error.positions) from error
+    judged = [group for part in distributed.gathered(judged) for group in part]
     judged.sort(key=lambda group: group[0].prompt.position)
     return Evaluation(
         n=n,

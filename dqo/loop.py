@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from dqo import distributed
-from dqo.batching import join, split
+from dqo.batching import join, of_all_ranks, split
 from dqo.contracts import check_embeddings, check_rewards, earned
+from dqo.distributed import Channel
 from dqo.errors import StageError
 from dqo.records import Experience, Rollouts, Step
 from dqo.stages import Counting, Stages
@@ -79,6 +80,7 @@ def train(
                     number=number, cursor=cursor, experience=experience, targets=targets,
                     report={**report, **failures}, seconds=clock.seconds,
                 )  # fmt: skip
+                done = of_all_ranks(done)
                 for observe in observers:
                     observe(done)
 
@@ -89,7 +91,7 @@ def collect(stages: Stages, plan: Plan, judges: ThreadPoolExecutor, cursor: int)
     dropped: list[Experience] = []
     clock, world, rank = Clock(), distributed.world(), distributed.rank()
     for _ in range(1 + plan.redraws):
-        missing = distributed.largest(plan.prompts - len(kept))  # ranks stay in step
+        missing = distributed.largest(plan.prompts - len(kept), Channel.SAMPLING)  # ranks stay in step
         if missing <= 0:
             break
         prompts, cursor = stages.task.draw(cursor, missing * world)
@@ -143,6 +145,7 @@ def _credit(stages: Stages, clock: Clock, rollouts: Rollouts, scored: Future, en
 
 
 def tolerated(stages: Stages, counted: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Failures of the reward that did not end the run, by name, since its start; ``counted``: by earlier processes."""
-    now = stages.reward.counters() if isinstance(stages.reward, Counting) else {}
-    return {name: count + (counted or {}).get(name, 0) for name, count in now.items()}
+    """Failures of the reward that did not end the run, by name, since its start, on all ranks; ``counted``: by earlier
+    processes. A collective."""
+    now = distributed.gathered(dict(stages.reward.counters()) if isinstance(stages.reward, Counting) else {})
+    return {name: sum(each[name] for each in now) + (counted or {}).get(name, 0) for name in now[0]}

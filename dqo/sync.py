@@ -3,6 +3,7 @@ goes on learning from another policy's samples. Knows no engine."""
 
 from collections.abc import Iterator, Sequence
 
+from dqo import distributed
 from dqo.errors import StageError
 from dqo.records import Prompt, Rollouts
 from dqo.stages import Checkable, Scoring, Weights
@@ -55,6 +56,6 @@ class Synced:
         )
 
     def _difference(self, sample: Rollouts) -> float:
-        """Mean absolute difference over the sampled tokens."""
+        """Mean absolute difference over the sampled tokens; the largest of all ranks, which then do the same."""
         difference_BT = (self._engine.score(sample) - self._learner.score(sample)).abs()
-        return float(difference_BT[sample.sampled_BT].mean())
+        return distributed.largest(float(difference_BT[sample.sampled_BT].mean()))

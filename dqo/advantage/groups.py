@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dqo import distributed
 from dqo.records import Rollouts, Targets
 
 log = logging.getLogger("dqo")
@@ -23,7 +24,7 @@ class ScaleRewards(StrEnum):
     """What deviations from the group's mean are divided by (TRL's ``scale_rewards``)."""
 
     group = "group"  # the group's standard deviation (n - 1), plus 1e-4
-    batch = "batch"  # the standard deviation of all groups of this process, plus 1e-4
+    batch = "batch"  # the standard deviation of all groups of the step, plus 1e-4
     none = "none"  # nothing (Dr. GRPO)
 
 
@@ -45,8 +46,13 @@ def normalised(
         return deviations_PK
     if scale == ScaleRewards.group:
         return deviations_PK / (stds(values_PK, valid_PK) + EPSILON)[:, None]
-    whole = stds(values_PK.reshape(1, -1), valid_PK.reshape(1, -1))
-    return deviations_PK / (whole + EPSILON)
+    return deviations_PK / (_step_std(values_PK, valid_PK) + EPSILON)
+
+
+def _step_std(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> float:
+    """Standard deviation (n - 1) of the valid values of all processes. A collective."""
+    parts = distributed.gathered(values_PK[valid_PK].double())
+    return float(stds(torch.cat(parts)[None], torch.ones(1, sum(map(len, parts)), dtype=torch.bool)))
 
 
 def stds(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> Float[Tensor, " prompts"]:

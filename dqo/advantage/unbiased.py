@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dqo import distributed
 from dqo.advantage.groups import NOTHING, broadcast, centred
 from dqo.errors import ConfigError
 from dqo.records import Estimates, Experience, Targets
@@ -33,16 +34,17 @@ class Unbiased:
         self.baseline: float | None = None  # nats for credit=dpp; None: nothing was seen yet
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
-        advantages_PK = self._advantages(experience, alpha)
-        seen = experience.credits_PK[_compared(experience.rewards.valid_PK)]
-        if len(seen):
-            old = float(seen.mean()) if self.baseline is None else self.baseline
-            self.baseline = self.baseline_decay * old + (1 - self.baseline_decay) * float(seen.mean())
+        total, count = distributed.summed(_seen(experience))
+        advantages_PK = self._advantages(experience, alpha, total=total, count=count)
+        if count:
+            old = total / count if self.baseline is None else self.baseline
+            self.baseline = self.baseline_decay * old + (1 - self.baseline_decay) * total / count
         return broadcast(advantages_PK, experience.rollouts)
 
     def has_signal(self, experience: Experience, *, alpha: float) -> bool:
         """A group whose credits all lie beside the baseline has one, though they tie: too alike, or unlike."""
-        return bool((self._advantages(experience, alpha).abs() > NOTHING).any())
+        total, count = _seen(experience)
+        return bool((self._advantages(experience, alpha, total=total, count=count).abs() > NOTHING).any())
 
     def state_dict(self) -> dict[str, Any]:
         return {"baseline": self.baseline}
@@ -50,22 +52,33 @@ class Unbiased:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.baseline = state["baseline"]
 
-    def _advantages(self, experience: Experience, alpha: float) -> Float[Tensor, "prompts k"]:
+    def _advantages(
+        self, experience: Experience, alpha: float, *, total: float, count: float
+    ) -> Float[Tensor, "prompts k"]:
+        """``total``, ``count``: of the credits of the step, over all processes."""
         compared_PK = _compared(experience.rewards.valid_PK)
         counts_P1 = compared_PK.sum(1, keepdim=True)
         # r_i minus the mean of the n - 1 others is n / (n - 1) times r_i minus the mean of all
         quality_PK = centred(experience.rewards.total_PK, compared_PK) * counts_P1 / (counts_P1 - 1).clamp(min=1)
-        diversity_PK = experience.credits_PK.double() - self._baselines(experience.credits_PK, compared_PK)
+        diversity_PK = experience.credits_PK.double() - self._baselines(
+            experience.credits_PK, compared_PK, total, count
+        )
         return (quality_PK + alpha * diversity_PK).masked_fill(~compared_PK, 0.0)
 
     def _baselines(
-        self, credits_PK: Float[Tensor, "prompts k"], compared_PK: Bool[Tensor, "prompts k"]
+        self, credits_PK: Float[Tensor, "prompts k"], compared_PK: Bool[Tensor, "prompts k"], total: float, count: float
     ) -> Float[Tensor, "prompts 1"]:
         if self.baseline is not None:
             return torch.full_like(credits_PK[:, :1], self.baseline)
         sums_P1 = credits_PK.masked_fill(~compared_PK, 0.0).sum(1, keepdim=True)
         counts_P1 = compared_PK.sum(1, keepdim=True)
-        return (sums_P1.sum() - sums_P1) / (counts_P1.sum() - counts_P1).clamp(min=1)
+        return (total - sums_P1) / (count - counts_P1).clamp(min=1)
+
+
+def _seen(experience: Experience) -> tuple[float, int]:
+    """Sum and number of the credits that enter the baseline."""
+    credits = experience.credits_PK[_compared(experience.rewards.valid_PK)]
+    return float(credits.double().sum()), len(credits)
 
 
 def _compared(valid_PK: Bool[Tensor, "prompts k"]) -> Bool[Tensor, "prompts k"]:

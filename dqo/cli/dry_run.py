@@ -9,6 +9,7 @@ from rich.text import Text
 from dqo.cli.policy import load
 from dqo.cli.train_run import batch_line
 from dqo.config.build import make_stages
+from dqo.models import parameter_counts
 from dqo.observe.visible import visible_lines
 
 BYTES_TRAINED = 16  # fp32 weight, gradient and AdamW's two moments
@@ -19,9 +20,9 @@ def run(config: DictConfig) -> None:
     """Builds every stage, so that whatever is checked before training is checked, and prints batch, memory and the
     first rendered prompt."""
     policy, task = load(config)
-    total = sum(p.numel() for p in policy.model.parameters())
+    total, _ = parameter_counts(policy.model)
     stages = make_stages(config, policy, task)
-    trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    _, trained = parameter_counts(policy.model)
     logits = config.learner.get("max_tokens_per_micro_batch", 0) * policy.model.config.get_text_config().vocab_size * 4
     prompts, _ = stages.task.draw(0, 1)
     console = Console(file=sys.stdout, highlight=False)

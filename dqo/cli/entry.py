@@ -83,7 +83,7 @@ def _which_job() -> str:
 def _start(command: str, config: DictConfig) -> int:
     from dqo import launch
     from dqo.config.typed import check
-    from dqo.config.validate import validate
+    from dqo.config.validate import validate, workers
 
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     if sweep:
@@ -101,7 +101,8 @@ def _start(command: str, config: DictConfig) -> int:
         if resume.is_complete(resolved, changed):
             print(f"dqo-{command}: {resolved.run_dir} is complete; type steps={2 * resolved.steps} to train on")
             return 0
-    return launch.start(command, resolved, overrides=[*_search_path(), *HydraConfig.get().overrides.task])
+    overrides = [*_search_path(), *HydraConfig.get().overrides.task]
+    return launch.start(command, resolved, overrides=overrides, workers=workers(resolved) if command == "train" else 1)
 
 
 def _search_path() -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from dqo import distributed
 from dqo.atomic import replacing, sweep
 from dqo.checkpoint import Checkpoints, Resumed, restore, restore_generators
 from dqo.cli.policy import load
@@ -22,14 +23,14 @@ from dqo.config.typed import plain
 from dqo.errors import ConfigError
 from dqo.evaluation import Evaluation
 from dqo.loop import tolerated, train
-from dqo.models import save_policy
+from dqo.models import parameter_counts, save_policy
 from dqo.observe.atlas import Atlas, draw_answers
 from dqo.observe.card import model_card
 from dqo.observe.completions import Completions
 from dqo.observe.curves import draw_curves
 from dqo.observe.evaluations import Evaluations
 from dqo.observe.metrics_file import MetricsFile, read_metrics
-from dqo.observe.moments import Evaluating, Saving
+from dqo.observe.moments import Evaluating, Listener, Saving
 from dqo.observe.summary import print_end, write_summary
 from dqo.observe.trackers import TensorBoard, Wandb
 from dqo.observe.view import View
@@ -43,24 +44,24 @@ EVAL_SEED = 1_000_003  # the same noise for every run, and none that training dr
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a run consists of once it is built."""
+    """What a run consists of once it is built. Of several workers the first alone writes."""
 
     config: DictConfig
     folder: Path
-    ownership: Ownership
+    ownership: Ownership | None  # the first worker's
     stopping: Stopping
     policy: Policy
     task: Task
     stages: Stages
     checkpoints: Checkpoints
     view: View
-    metrics: MetricsFile
-    evaluations: Evaluations
     evaluating: Evaluating
+    metrics: MetricsFile | None  # the first worker's, like what follows
+    evaluations: Evaluations | None
     trackers: tuple[TensorBoard | Wandb, ...]
 
 
-def run(config: DictConfig, ownership: Ownership, stopping: Stopping) -> None:
+def run(config: DictConfig, folder: Path, ownership: Ownership | None, stopping: Stopping) -> None:
     """Train to the end, or raise Stopped between two steps with a checkpoint behind it.
 
     The order makes each moment one that can be gone on from: nothing is written before all that may be refused has
@@ -70,11 +71,11 @@ def run(config: DictConfig, ownership: Ownership, stopping: Stopping) -> None:
     policy, task = load(config)
     stages = make_stages(config, policy, task)
     checkpoints = Checkpoints(
-        ownership.folder / "checkpoints",
+        folder / "checkpoints",
         keep_last=config.checkpoint.keep_last,
         keep_every=config.checkpoint.keep_every,
     )
-    checkpoint = _checkpoint(config, checkpoints) if config.resume else None
+    checkpoint = distributed.of_first(_checkpoint(config, checkpoints) if config.resume and ownership else None)
     resumed = restore(checkpoint, stages) if checkpoint else Resumed(step=0, cursor=0, extra={})
     if resumed.step > config.steps:
         raise ConfigError(
@@ -83,7 +84,7 @@ def run(config: DictConfig, ownership: Ownership, stopping: Stopping) -> None:
         )
     if checkpoint:
         stages.rollout.load_weights(stages.learner.weights(), version=resumed.step)
-    built = _build(config, ownership, stopping, policy, task, stages, checkpoints, resumed)
+    built = _build(config, folder, ownership, stopping, policy, task, stages, checkpoints, resumed)
     with built.view, _closing(built):
         before = _before(built, resumed)
         if checkpoint:
@@ -122,7 +123,7 @@ def _checkpoint(config: DictConfig, checkpoints: Checkpoints) -> Path | None:
 
 def _before(run: Run, resumed: Resumed) -> Evaluation:
     """The evaluation before the first step; a resumed run has it already."""
-    known = run.evaluations.read(0, run.evaluating.prompts)
+    known = distributed.of_first(run.evaluations and run.evaluations.read(0, run.evaluating.prompts))
     if known is None:
         if resumed.step:
             log.warning("other held-out prompts than the run's: 'before' is measured after step %d", resumed.step)
@@ -132,31 +133,36 @@ def _before(run: Run, resumed: Resumed) -> Evaluation:
 
 
 def _build(
-    config: DictConfig, ownership: Ownership, stopping: Stopping, policy: Policy, task: Task, stages: Stages,
-    checkpoints: Checkpoints, resumed: Resumed,
+    config: DictConfig, folder: Path, ownership: Ownership | None, stopping: Stopping, policy: Policy, task: Task,
+    stages: Stages, checkpoints: Checkpoints, resumed: Resumed,
 ) -> Run:  # fmt: skip
-    folder = ownership.folder
-    metrics = MetricsFile(path=folder / "metrics.jsonl", alpha=config.alpha)
-    evaluations = Evaluations(folder=folder / "evaluations")
-    _rewind(folder, metrics, evaluations, checkpoints, resumed)
-    _announce(config, checkpoints, policy)
-    console = Console()
-    console.print(batch_line(config), soft_wrap=True, highlight=False)
+    metrics = evaluations = None
+    trackers: tuple[TensorBoard | Wandb, ...] = ()
+    console = Console(quiet=ownership is None)
     view = View(
         steps=config.steps, alpha=config.alpha, log_every=config.log.every, live=config.log.live,
         title=f"{_name(config)} · alpha={config.alpha:g} k={config.k}", place=str(folder), console=console,
     )  # fmt: skip
-    trackers = tuple(_trackers(config, folder, resumed))
+    listeners: list[Listener] = [view.evaluated]
+    if ownership:
+        metrics = MetricsFile(path=folder / "metrics.jsonl", alpha=config.alpha)
+        evaluations = Evaluations(folder=folder / "evaluations")
+        _rewind(folder, metrics, evaluations, checkpoints, resumed)
+        _announce(config, checkpoints, policy)
+        console.print(batch_line(config), soft_wrap=True, highlight=False)
+        trackers = tuple(_trackers(config, folder, resumed))
+        listeners = [metrics.evaluated, evaluations.evaluated, *listeners, *(each.evaluated for each in trackers)]
     evaluating = Evaluating(
         stages=stages,
         prompts=task.held_out()[: config.eval.prompts],
-        listeners=[metrics.evaluated, evaluations.evaluated, view.evaluated, *(each.evaluated for each in trackers)],
+        listeners=listeners,
         say=view.say,
         every=config.eval.every,
         n=config.eval.n,
         seed=EVAL_SEED,
     )
-    measured = evaluations.read(resumed.step, evaluating.prompts) if resumed.step else None
+    known = evaluations.read(resumed.step, evaluating.prompts) if evaluations and resumed.step else None
+    measured = distributed.of_first(known)
     if measured and measured.n == config.eval.n:  # by the run that was ended, before its checkpoint
         evaluating.latest = (resumed.step, measured)
     return Run(
@@ -185,13 +191,13 @@ def _rewind(
 
 def _announce(config: DictConfig, checkpoints: Checkpoints, policy: Policy) -> None:
     """What the run will need on the disk, before it starts to write."""
-    numbers = [(parameter.numel(), parameter.requires_grad) for parameter in policy.model.parameters()]
+    total, trained = parameter_counts(policy.model)
     if config.checkpoint.every:
         checkpoints.announce(
-            12 * sum(count for count, trained in numbers if trained),  # weights and AdamW's two moments, fp32
+            12 * trained,  # weights and AdamW's two moments, fp32
             every=config.checkpoint.every,
             steps=config.steps,
-            policy=4 * sum(count for count, _ in numbers) if config.checkpoint.final else 0,
+            policy=4 * total if config.checkpoint.final else 0,
         )
 
 
@@ -212,39 +218,52 @@ def _observers(run: Run, counted: Mapping[str, int] | None) -> list[Any]:
     config = run.config
 
     def extra() -> Mapping[str, Any]:
+        counts = tolerated(run.stages, counted)
+        if run.metrics is None:
+            return {}  # the first worker's are saved
         run.metrics.sync()
-        return {"metrics_offset": run.metrics.offset, "counted": tolerated(run.stages, counted)}
+        return {"metrics_offset": run.metrics.offset, "counted": counts}
 
     saving = Saving(
         checkpoints=run.checkpoints, stages=run.stages, extra=extra, every=config.checkpoint.every, last=config.steps
     )
-    completions = [Completions(folder=run.folder / "completions")] if config.log.completions else []
 
     def check(step: Step) -> None:
-        run.ownership.check()
+        if run.ownership:
+            run.ownership.check()
 
     def stop(step: Step) -> None:
-        if run.stopping.asked:
+        if distributed.largest(run.stopping.asked):  # a signal may reach one worker before and another after this
             run.checkpoints.save(step.number, step.cursor, run.stages, extra())
             raise Stopped(f"stopped after step {step.number}")
 
-    return [check, run.metrics, *completions, *run.trackers, run.view, run.evaluating, saving, stop]
+    files: list[Any] = [run.metrics] if run.metrics else []
+    if run.ownership and config.log.completions:
+        files.append(Completions(folder=run.folder / "completions"))
+    return [check, *files, *run.trackers, run.view, run.evaluating, saving, stop]
 
 
 @contextlib.contextmanager
 def _closing(run: Run) -> Iterator[None]:
     with contextlib.ExitStack() as stack:  # one that fails, as on a full disk, does not keep others open
         for each in (run.metrics, *run.trackers):
-            stack.callback(each.close)
+            if each:
+                stack.callback(each.close)
         yield
 
 
 def _write(run: Run, before: Evaluation, after: Evaluation) -> None:
     """The policy, the pictures, and at last the summary, which says that the run is complete."""
     config, folder = run.config, run.folder
+    weights = run.stages.learner.weights() if config.checkpoint.final else iter(())
+    if run.ownership is None:
+        for _ in weights:  # the first worker gets them whole
+            pass
+        distributed.barrier()
+        return
     run.ownership.check()
     if config.checkpoint.final:
-        save_policy(run.policy.model, run.policy.tokenizer, folder / "policy", weights=run.stages.learner.weights())
+        save_policy(run.policy.model, run.policy.tokenizer, folder / "policy", weights=weights)
         card = model_card(
             name=folder.name, base_model=run.policy.name, task=_name(config), command=_command(config),
             before=before, after=after,
@@ -262,6 +281,7 @@ def _write(run: Run, before: Evaluation, after: Evaluation) -> None:
     settings = {key: config[key] for key in ("alpha", "beta", "k", "steps", "seed", "learning_rate")}
     with replacing(folder / "summary.json") as path:
         write_summary(path, settings={"task": _name(config), **settings}, before=before, after=after)
+    distributed.barrier()  # the others wait: one that had ended would look like a failure
 
 
 def _command(config: DictConfig) -> str:
@@ -276,9 +296,10 @@ def _name(config: DictConfig) -> str:
 def batch_line(config: DictConfig) -> str:
     """How a step's batch comes about, in one line."""
     rows = config.prompts_per_step * config.k
-    budget = config.learner.get("max_tokens_per_micro_batch")
+    budget, world = config.learner.get("max_tokens_per_micro_batch"), distributed.world()
     return (
         f"a step: {config.prompts_per_step} prompts × k={config.k} = {rows} completions of at most "
         f"{config.max_completion_length} tokens, one update"
+        + (f"; {config.prompts_per_step // world} prompts on each of {world} workers" if world > 1 else "")
         + (f"; micro-batches of at most {budget} tokens, accumulated" if budget else "")
     )

@@ -1,7 +1,7 @@
 """A worker process: reads a run folder's config.yaml and runs it. Started by ``dqo.launch``, never by hand.
 
 python -m dqo.cli.worker train|sft RUN_DIR PARENT [LOCK]: the launcher's process id; the descriptor of the folder's
-lock, none in a dry run
+lock, which the first worker has, and none in a dry run. Of several workers the environment says which this is.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 if os.environ.get("DQO_TYPECHECK"):  # the test run's shape and type checks, which do not reach a process of its own
@@ -36,6 +37,12 @@ def main() -> None:
     stopping.listen()
     _die_with(parent)
     _quiet_libraries()
+    from dqo import distributed  # torch: after the signals are listened to
+
+    if distributed.launched():
+        distributed.start()
+        folder = distributed.of_first(folder)
+        _log_of_its_own(folder)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(VisibleFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler])
@@ -44,25 +51,41 @@ def main() -> None:
         code = _run(command, folder, ownership, stopping)
     except Stopped as stopped:
         report(command, f"{stopped}{_how_to_go_on(command, ownership)}")
-        code = 130
+        code = 130 if distributed.first() else 0  # the first speaks for all
     sys.exit(code)
+
+
+def _log_of_its_own(folder: Path) -> None:
+    """What other workers than the first print would mix with what it prints."""
+    from dqo import distributed
+
+    if distributed.first():
+        return
+    log = distributed.log_of(folder, distributed.rank())
+    log.parent.mkdir(exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
 
 
 def _run(command: str, folder: Path, ownership: Ownership | None, stopping: Stopping) -> int:
     from safetensors import SafetensorError
 
+    from dqo import distributed
     from dqo.cli import dry_run, sft_run, train_run
 
     config, lines = load(folder / "config.yaml"), _size_of_metrics(folder)
     try:
-        if ownership is None:
-            dry_run.run(config)
-        else:
+        if ownership:
             ownership.sign()
-            if command == "train":
-                train_run.run(config, ownership, stopping)
-            else:
-                sft_run.run(config)
+        if config.dry_run:
+            dry_run.run(config)
+        elif command == "train":
+            train_run.run(config, folder, ownership, stopping)
+        elif distributed.first():
+            sft_run.run(config)
     except ConfigError as error:
         if _size_of_metrics(folder) == lines:  # nothing has begun: the launcher takes away what was written
             report(command, _cause(error))
@@ -74,6 +97,9 @@ def _run(command: str, folder: Path, ownership: Ownership | None, stopping: Stop
         report(command, f"{_cause(error)}{kept}{_how_to_go_on(command, ownership)}")
         return 1
     except Exception as error:  # noqa: BLE001 - the end of the process: a fault of ours or of a user's class, shown whole
+        if distributed.is_loss(error):
+            report(command, "another worker is gone")
+            return distributed.LOST_PEER
         kept = _kept_traceback(error, ownership)
         print(visible_lines("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         report(command, f"{type(error).__name__}: {error}{kept}{_how_to_go_on(command, ownership)}")
@@ -131,6 +157,8 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed|vllm")  # of their own calls
 
 
 if __name__ == "__main__":

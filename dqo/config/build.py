@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dqo import distributed
 from dqo.config.typed import arguments
 from dqo.errors import ConfigError
 from dqo.learner.parts import Loss, Optim
@@ -108,7 +109,7 @@ def make_stages(config: DictConfig, policy: Policy, task: Task) -> Stages:
 def make_plan(config: DictConfig) -> Plan:
     return Plan(
         steps=config.steps,
-        prompts=config.prompts_per_step,
+        prompts=config.prompts_per_step // distributed.world(),
         k=config.k,
         alpha=config.alpha,
         seed=config.seed,

@@ -62,7 +62,7 @@ class Config:
     sft: Sft = MISSING
     run_dir: str = MISSING
     resume: str | None = MISSING
-    nproc: int = MISSING
+    nproc: int | None = MISSING
     device: str = MISSING
     dry_run: bool = MISSING
     model: Any = MISSING

@@ -1,9 +1,12 @@
 """What types cannot say: ranges, and keys that contradict each other. Every message ends in what to type."""
 
+import os
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
+from dqo import distributed
 from dqo.errors import ConfigError
 
 # key: lowest, highest, what to type instead. The highest are far beyond use, and within float32's reach
@@ -43,6 +46,8 @@ def _ranges(config: DictConfig) -> None:
                 f"{key}={_get(config, key)}: a number from {low:g} to {high:g} is needed; type {key}={example}"
             )
     for key, (low, example) in COUNTS.items():
+        if _get(config, key) is None:  # allowed by its type
+            continue
         if not low <= _get(config, key) <= LARGEST:
             least_or_most = f"{low} or more is needed" if _get(config, key) < low else f"at most {LARGEST} is allowed"
             raise ConfigError(f"{key}={_get(config, key)}: {least_or_most}; type {key}={example}")
@@ -104,9 +109,33 @@ def _silent_about_correct(reward: DictConfig, node: str) -> str | None:
     return _silent_about_correct(inner, f"{node}.parts.{part}") if isinstance(inner, DictConfig) else None
 
 
+def workers(config: DictConfig) -> int:
+    """Processes of the run: those that a launcher has started, ``nproc``, or one a GPU where the learner can use
+    them."""
+    if distributed.launched():
+        return int(os.environ["WORLD_SIZE"])
+    if config.nproc is not None:
+        return config.nproc
+    gpus = torch.cuda.device_count() if config.device != "cpu" else 0
+    return max(1, gpus) if not _alone(config) else 1
+
+
+def _alone(config: DictConfig) -> bool:
+    """Whether the learner is one process."""
+    return config.learner["_target_"].startswith("dqo.learner.torch_single.")
+
+
 def _engines(config: DictConfig) -> None:
-    if config.nproc > 1:
-        raise ConfigError(f"nproc={config.nproc}: this version's learners are one process each; type nproc=1")
+    if (count := workers(config)) > 1:
+        if _alone(config):
+            raise ConfigError(
+                f"nproc={count}: learner=torch_single is one process; type learner=deepspeed_zero, or nproc=1"
+            )
+        if config.prompts_per_step % count:
+            raise ConfigError(
+                f"prompts_per_step={config.prompts_per_step}: {count} workers share them equally; type "
+                f"prompts_per_step={-(-config.prompts_per_step // count) * count}, or another nproc="
+            )
     if config.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device={config.device}: allowed are auto | cpu | cuda")
 

@@ -55,7 +55,7 @@ def check_shared_prompt(model: PreTrainedModel, device: torch.device) -> None:
         raise _no_shared_prompt(model, f"has {', '.join(sorted(kinds))}, which ignores the mask of shared prompts")
     with torch.no_grad():
         shared_N, plain_N = (
-            token_logprobs(model, _probe(shared), temperature=1.0, device=device)[0] for shared in (True, False)
+            token_logprobs(model, probe(shared), temperature=1.0, device=device)[0] for shared in (True, False)
         )
     difference = float((shared_N - plain_N).abs().max())
     if not difference <= ALIKE:
@@ -66,8 +66,8 @@ def _no_shared_prompt(model: PreTrainedModel, reason: str) -> ConfigError:
     return ConfigError(f"learner.shared_prompt=true: {type(model).__name__} {reason}; type learner.shared_prompt=false")
 
 
-def _probe(shared: bool) -> MicroBatch:
-    """One prompt of three tokens, two completions of two."""
+def probe(shared: bool) -> MicroBatch:
+    """One prompt of three tokens, two completions of two: what a model can be tried with."""
     rollouts = Rollouts(
         prompts=(Prompt(position=0, tokens=(3, 4, 5), content="", columns={}),),
         k=2,

@@ -1,14 +1,20 @@
 """LoRA (arXiv 2106.09685) through peft: adapters in a policy, and the policy's weights with them merged in."""
 
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from dqo.errors import ConfigError
 from dqo.stages import Weights
 
 ADAPTER = "default"  # peft's name for the only one
+Gathered = Callable[[Sequence[Tensor]], contextlib.AbstractContextManager]
 
 
 def with_lora(
@@ -44,19 +50,24 @@ def with_lora(
         ) from error
 
 
-def merged_weights(model: PeftModel) -> Weights:
+def merged_weights(model: PeftModel, gathered: Gathered = lambda parameters: contextlib.nullcontext()) -> Weights:
     """(Hugging Face name, tensor) of the policy as it computes: each W plus its B A * scale, one tensor at a time. The
-    model is not touched, so that nothing is lost in merging back."""
+    model is not touched, so that nothing is lost in merging back. ``gathered``: in which the given parameters are
+    whole, where an engine keeps them in parts; a tensor is valid until the next one is asked for."""
     policy = model.get_base_model()
     layers = [(name, layer) for name, layer in policy.named_modules() if isinstance(layer, LoraLayer)]
-    adapted = {f"{name}.base_layer.weight": layer for name, layer in layers}
-    for name, tensor in policy.state_dict().items():
+    adapted: dict[str, Any] = {f"{name}.base_layer.weight": layer for name, layer in layers}
+    for name, tensor in policy.state_dict(keep_vars=True).items():
         if ".lora_" in name:
             continue
-        if name in adapted:
-            with torch.no_grad():
-                tensor = tensor + adapted[name].get_delta_weight(ADAPTER)  # type: ignore[attr-defined]
-        yield name.replace(".base_layer.", "."), tensor
+        adapters = (
+            [p for key, p in adapted[name].named_parameters() if ".lora_" in f".{key}"] if name in adapted else []
+        )
+        with gathered([tensor, *adapters]), torch.no_grad():
+            whole = tensor.detach()
+            if adapters:
+                whole = whole + adapted[name].get_delta_weight(ADAPTER)
+            yield name.replace(".base_layer.", "."), whole
 
 
 def _linear_names(policy: PreTrainedModel) -> list[str]:

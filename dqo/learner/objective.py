@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dqo import distributed
 from dqo.learner.packing import MicroBatch
 from dqo.learner.parts import Loss
 from dqo.records import Estimates, Experience, Targets
@@ -55,9 +56,10 @@ class Objective:
 
 
 def counts(experience: Experience) -> tuple[int, int]:
-    """Valid completions and their sampled tokens: what a loss divides by, to be summed over processes."""
+    """Valid completions and their sampled tokens, over all processes: what a loss divides by. A collective."""
     valid_B = experience.rewards.valid_PK.flatten()
-    return int(valid_B.sum()), int(experience.rollouts.sampled_BT[valid_B].sum())
+    rows, tokens = distributed.summed([int(valid_B.sum()), int(experience.rollouts.sampled_BT[valid_B].sum())])
+    return int(rows), int(tokens)
 
 
 def objective(
@@ -104,6 +106,15 @@ class Tally:
                 continue
             self.sums[name] = self.sums.get(name, 0.0) + total.detach()
             self.counts[name] = self.counts.get(name, 0.0) + count.detach()
+
+    def over_all(self) -> "Tally":
+        """That of all processes together. A collective."""
+        whole = Tally()
+        for means in distributed.gathered(
+            {name: (self.sums[name].cpu(), self.counts[name].cpu()) for name in self.sums}
+        ):
+            whole.add(means)
+        return whole
 
     def means(self, names: Iterable[str]) -> dict[str, float]:
         """NaN for what was never measured: the keys of a report do not depend on the data."""

@@ -12,7 +12,8 @@ class Reference:
     """Make it before the first update. A frozen copy costs the policy's memory once more; LoRA's costs nothing."""
 
     def __init__(self, model: PreTrainedModel | PeftModel):
-        self._model = model if isinstance(model, PeftModel) else copy.deepcopy(model).requires_grad_(False)
+        self.copy = None if isinstance(model, PeftModel) else copy.deepcopy(model).requires_grad_(False)
+        self._model = self.copy or model
 
     @contextlib.contextmanager
     def model(self) -> Iterator[PreTrainedModel | PeftModel]:

@@ -3,6 +3,7 @@
 from dqo.models.folders import cached_folder, save_policy
 from dqo.models.hf import Hf
 from dqo.models.precision import Dtype
+from dqo.models.sizes import parameter_counts
 from dqo.models.tiny import Tiny
 
-__all__ = ["Dtype", "Hf", "Tiny", "cached_folder", "save_policy"]
+__all__ = ["Dtype", "Hf", "Tiny", "cached_folder", "parameter_counts", "save_policy"]

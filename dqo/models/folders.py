@@ -90,7 +90,10 @@ def save_policy(
     is there already is replaced. ``weights``: a learner's, in place of the model's own."""
     _make_savable(model)
     tied = model.all_tied_weights_keys
-    state = None if weights is None else {name: tensor for name, tensor in weights if name not in tied}
+    # copied: a learner whose weights are spread over processes has each whole for a moment only
+    state = (
+        None if weights is None else {name: tensor.to("cpu", copy=True) for name, tensor in weights if name not in tied}
+    )
     with replacing_folder(folder) as new, no_progress_bars():
         model.save_pretrained(new, state_dict=state)
         tokenizer.save_pretrained(new)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dqo import distributed
 from dqo.errors import ConfigError, StageError
 from dqo.models.precision import Dtype
 from dqo.records import Prompt, Rollouts
@@ -233,10 +234,16 @@ def _start(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kv_ca
             return LLM(
                 model=folder, load_format="dummy", generation_config="vllm",
                 enable_prefix_caching=True, disable_log_stats=True, seed=0,
-                enable_sleep_mode=policy.device.type == "cuda", **settings,
+                enable_sleep_mode=policy.device.type == "cuda",
+                **_beside_others(), **settings,
             )  # fmt: skip
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"rollout=vllm: the engine does not start: {error}") from error
+
+
+def _beside_others() -> dict[str, Any]:
+    """Of several workers each has an engine, in the processes that there are."""
+    return {"distributed_executor_backend": "external_launcher"} if distributed.world() > 1 else {}
 
 
 def _detached(weights: Weights) -> Iterator[tuple[str, Tensor]]:
