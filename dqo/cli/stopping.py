@@ -19,6 +19,7 @@ class Stopping:
 
     def __init__(self):
         self.asked = False
+        self.on_signal: Callable[[], object] = lambda: None  # called at the first
         self._say: Callable[[str], None] | None = None
 
     def listen(self) -> None:
@@ -38,6 +39,7 @@ class Stopping:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         self.asked = True
+        self.on_signal()
         if number == signal.SIGHUP:  # the terminal is gone: what is printed must not end the run
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, STDOUT)

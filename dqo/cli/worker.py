@@ -35,7 +35,7 @@ def main() -> None:
     ownership = Ownership(folder, int(lock[0])) if lock else None
     stopping = Stopping()
     stopping.listen()
-    _die_with(parent)
+    _die_with(parent, stopping)
     _quiet_libraries()
     from dqo import distributed  # torch: after the signals are listened to
 
@@ -142,11 +142,13 @@ def _how_to_go_on(command: str, ownership: Ownership | None) -> str:
     return f"; {kept}; go on with dqo-train resume={shlex.quote(str(folder))}"
 
 
-def _die_with(parent: int) -> None:
+def _die_with(parent: int, stopping: Stopping) -> None:
     """No orphan goes on writing after a kill -9 of the launcher (Linux; elsewhere the launcher's signals must do). The
     signal stops it as a user's does: after the step, with a checkpoint."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        # whoever adopts it may die, too, and a second signal would end it at once
+        stopping.on_signal = lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
     if os.getppid() != parent:  # it died before the line above
         raise SystemExit(f"the launcher, process {parent}, is gone")
 

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+from dqo.config import gpu
+
+gpu.register()
+
 
 def conf_dir() -> str:
     """The Hydra tree: inside the installed package, or beside it in a checkout."""

@@ -1,0 +1,151 @@
+"""ZeRO 0-3 on one process and on two against torch_single: one loss, one packing, other engines."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dqo.batching import join, split
+from dqo.errors import ConfigError
+from dqo.models.precision import Dtype
+from dqo.records import Estimates
+from dqo.stages import Scoring
+from tests.factories import tiny_llama
+from tests.learner.builders import adamw, clip, make_learner, targets_of
+
+pytest.importorskip("deepspeed")
+from dqo.learner.deepspeed_zero import DeepSpeedZero  # noqa: E402
+from tests.learner.ranks import CASES, STEPS, experience_of, make  # noqa: E402
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+FP32 = [name for name, settings in CASES.items() if settings.get("dtype") is not Dtype.BFLOAT16]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
+def out(request, tmp_path_factory) -> Path:
+    """What ``ranks`` wrote, on so many processes."""
+    folder = tmp_path_factory.mktemp(f"world{request.param}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.learner.ranks", str(folder)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**environment, "WORLD_SIZE": str(request.param), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(request.param)
+    ]  # fmt: skip
+    texts = [worker.communicate(timeout=600)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * request.param, texts
+    return folder
+
+
+def alone(**settings):
+    """torch_single on the same batches: reports and weights after each step's learner."""
+    torch.manual_seed(7)
+    learner = make_learner(
+        tiny_llama(), loss=clip(beta=0.1), optim=adamw(), num_iterations=2, budget=40,
+        lora_r=settings.get("lora_r"), dtype=settings.get("dtype", Dtype.FLOAT32),
+    )  # fmt: skip
+    reports = []
+    for step in range(STEPS):
+        # the advantage's mean is a group's own, so that groups can be learned from anywhere
+        experience = join(split(experience_of(step)))
+        estimates = learner.estimate(experience.rollouts)
+        reports.append(dict(learner.update(experience, estimates, targets_of(experience))))
+    return learner, reports
+
+
+def changes(weights) -> torch.Tensor:
+    start = tiny_llama().state_dict()
+    return torch.cat([(weights[name].float() - tensor).flatten() for name, tensor in start.items()])
+
+
+def test_it_learns_and_scores():
+    assert issubclass(DeepSpeedZero, Scoring)
+
+
+@pytest.mark.parametrize("name", FP32)
+def test_five_steps_change_the_parameters_as_torch_single_does(out, name):
+    learner, reports = alone(**CASES[name])
+    result = torch.load(out / f"{name}.pt")
+    expected, got = changes(dict(learner.weights())), changes(result["weights"])
+    assert (got - expected).norm() / expected.norm() < 1e-4  # measured: 1.6e-5; the issue's bound: 1e-3
+    assert expected.norm() > 0.1
+    for key in ("loss", "grad_norm", "entropy", "kl", "trained_tokens", "skipped_updates", "clip_ratio/region_mean"):
+        assert [report[key] for report in result["reports"]] == pytest.approx([r[key] for r in reports], rel=2e-3), key
+
+
+def test_in_bfloat16_it_stays_close(out):
+    """Weights of 8 bits' precision: what they are rounded to differs, what is learned does not."""
+    _, reports = alone(dtype=Dtype.BFLOAT16)
+    result = torch.load(out / "stage 2 bfloat16.pt")
+    assert {tensor.dtype for tensor in result["weights"].values()} == {torch.bfloat16}
+    for key in ("grad_norm", "entropy"):
+        assert [r[key] for r in result["reports"]] == pytest.approx([r[key] for r in reports], rel=0.3), key  # an update of 1e-3 is one step of a bfloat16 of .2
+
+
+@pytest.mark.parametrize("name", FP32)
+def test_scores_are_those_of_torch_single(out, name):
+    learner, _ = alone(**CASES[name])
+    scores = torch.load(out / f"{name}.pt")["scores"]
+    groups = split(experience_of(0))
+    parts = [join(groups)] if len(scores) == 1 else [join(groups[:2]), join(groups[2:])]
+    for part, scores_BT in zip(parts, scores, strict=True):
+        torch.testing.assert_close(scores_BT, learner.score(part.rollouts), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_resumed_learner_goes_on_bit_for_bit(out, name):
+    result = torch.load(out / f"{name}.pt")
+    assert result["version"] == STEPS + 1
+    assert result["resumed"] == result["next"]
+
+
+@pytest.mark.parametrize("name", [name for name in FP32 if "lora" not in name])
+def test_another_learner_goes_on_from_its_checkpoint(out, name):
+    """Any stage, any number of processes: torch_single on one."""
+    learner = make_learner(tiny_llama(seed=3), loss=clip(beta=0.0), optim=adamw(), num_iterations=2, budget=40)
+    learner.load(out / name)
+    weights = torch.load(out / f"{name}.pt")["weights"]
+    for key, tensor in learner.weights():
+        assert torch.equal(tensor, weights[key]), key
+    assert learner.version == STEPS
+    assert {int(state["step"]) for state in learner.optimizer.state.values()} == {2 * STEPS}
+    uninterrupted, _ = alone()
+    for each in (learner, uninterrupted):
+        each.loss = clip(beta=0.0)
+        experience = experience_of(STEPS)
+        each.update(experience, Estimates(), targets_of(experience))
+    torch.testing.assert_close(
+        changes(dict(learner.weights())), changes(dict(uninterrupted.weights())), rtol=0, atol=1e-4
+    )
+
+
+def test_an_infinite_gradient_stops_before_the_step(out):
+    outcomes = json.loads((out / "not_finite.json").read_text())
+    assert set(outcomes) == {"0", "1", "2", "3"}
+    for stage, said in outcomes.items():
+        assert "is not finite; stopped before the optimizer's step" in said, stage
+        assert said.endswith("weights stayed"), stage
+
+
+@pytest.mark.parametrize(
+    ("settings", "typed"),
+    [
+        ({"stage": 4}, "learner.stage=2"),
+        ({"stage": 0, "offload_optimizer": True}, "learner.stage=1"),
+        ({"stage": 2, "offload_param": True}, "learner.stage=3"),
+    ],
+)
+def test_what_does_not_fit_is_refused(settings, typed):
+    with pytest.raises(ConfigError, match=typed):
+        make(**settings)
