@@ -77,8 +77,9 @@ def theirs(ours: Ours, folder: str, *, bf16: bool, rounds: int, callback: Traine
             task.check(prompts[p], text, done).reward for p, text, done in zip(position, texts, ended, strict=True)
         ]
 
+    chat = config.task.get("chat_template", False)
     rows = [
-        {"prompt": prompt.content if isinstance(prompt.content, str) else list(prompt.content), "position": i}
+        {"prompt": [{"role": "user", "content": prompt.content}] if chat else prompt.content, "position": i}
         for i, prompt in enumerate(prompts)
     ]
     model, tokenizer = _fresh(config)
@@ -89,10 +90,13 @@ def theirs(ours: Ours, folder: str, *, bf16: bool, rounds: int, callback: Traine
         scale_rewards="none", shuffle_dataset=False, bf16=bf16, use_cpu=not torch.cuda.is_available(), report_to=[],
         gradient_checkpointing=False, save_strategy="no", logging_strategy="no", disable_tqdm=True, seed=0,
     )  # fmt: skip
-    return GRPOTrainer(
+    trainer = GRPOTrainer(
         model=model, reward_funcs=reward, args=arguments, train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer, callbacks=[callback],
     )  # fmt: skip
+    tokens, *_ = trainer._tokenize_prompts([row["prompt"] for row in rows])
+    assert [tuple(ids) for ids in tokens] == [prompt.tokens for prompt in prompts], "the prompts are not the same"
+    return trainer
 
 
 def _fresh(config: Any) -> tuple[Any, Any]:
