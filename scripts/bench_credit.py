@@ -5,17 +5,12 @@
 Prints the medians of rounds in which all three are timed in turn. Refuses to start on a busy machine.
 """
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import psutil
+import measuring
 import torch
 from torch import Tensor
 
@@ -27,35 +22,15 @@ GRAM_UP_TO = 16  # up to this k, no slower than the Gram product
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = measuring.parser(__doc__, threads=1)
     parser.add_argument("--prompts", type=int, default=4096)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--k", type=int, nargs="+", default=[8, 16, 64])
-    parser.add_argument("--rounds", type=int, default=5, help="5 or more, after a warm-up")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
     arguments = parser.parse_args()
-    if arguments.rounds < 5:
-        parser.error(f"--rounds {arguments.rounds}: 5 or more are needed for a median")
-    torch.set_num_threads(arguments.threads)
-    machine = {
-        "busy_percent": psutil.cpu_percent(interval=2.0),  # of all cores
-        "load": os.getloadavg()[0],
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
-    }
-    print("  ".join(f"{name}={value}" for name, value in machine.items()))
-    if machine["busy_percent"] > 10 and not arguments.force:
-        print(f"the machine is busy ({machine['busy_percent']:.0f} % of all cores): wait, or add --force")
-        return 2
+    machine = measuring.ready(arguments)
     print("  k  credits ms  k+1 dets ms  Gram ms  dets/credits  Gram/credits  target")
     rows = [measure(arguments.prompts, k, arguments.dim, arguments.rounds) for k in arguments.k]
-    if arguments.json:
-        result = {"machine": machine, "arguments": vars(arguments), "rows": rows}
-        Path(arguments.json).write_text(json.dumps(result, indent=1))
+    measuring.write(arguments.json, machine=machine, arguments=vars(arguments), rows=rows)
     return 0 if all(row["met"] for row in rows) else 1
 
 

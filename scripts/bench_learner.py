@@ -1,25 +1,20 @@
-"""The learner's update with shared prompts against the plain form, on a model of SmolLM2-135M's shape.
+"""The learner's update with shared prompts against the plain form and against a bare loop, on SmolLM2-135M's shape.
 
     python scripts/bench_learner.py --threads 1 --json learner.json
 
-Both forms take turns on one batch, one policy and one optimizer; medians of rounds, after a warm-up. The weights are
+They take turns on one batch, one policy and one optimizer; medians of rounds, after a warm-up. The weights are
 random: speed does not depend on them. Refuses to start on a busy machine.
 """
 
 import argparse
-import json
-import os
-import platform
 import resource
-import statistics
 import sys
-import time
-from pathlib import Path
 
-import psutil
+import measuring
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from dqo.learner.packing import MicroBatch
 from dqo.learner.torch_single import TorchSingle
 from dqo.loss.clip import Clip, Level, LossType
 from dqo.loss.mismatch import Mode
@@ -27,69 +22,75 @@ from dqo.models.precision import Dtype
 from dqo.optim.adamw import AdamW, Schedule
 from dqo.records import Estimates, Experience, Prompt, Rewards, Rollouts, Targets
 
+OF_BARE = 0.9  # speed of a loop without anything around it
 TARGET = 3.0  # times faster, in fp32 at 4 prompts of 40 tokens × 8 completions of 10
 VOCABULARY = 49152
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = measuring.parser(__doc__, threads=1)
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--prompt-length", type=int, default=40)
     parser.add_argument("--k", type=int, default=8)
     parser.add_argument("--completion-length", type=int, default=10)
     parser.add_argument("--budget", type=int, default=1024, help="max_tokens_per_micro_batch")
     parser.add_argument("--bf16", action="store_true", help="autocast; else fp32")
-    parser.add_argument("--rounds", type=int, default=5, help="5 or more, after a warm-up")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    parser.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
     arguments = parser.parse_args()
-    if arguments.rounds < 5:
-        parser.error(f"--rounds {arguments.rounds}: 5 or more are needed for a median")
-    torch.set_num_threads(arguments.threads)
-    machine = {
-        "busy_percent": psutil.cpu_percent(interval=2.0),  # of all cores
-        "load": os.getloadavg()[0],
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
-    }
-    print("  ".join(f"{name}={value}" for name, value in machine.items()))
-    if machine["busy_percent"] > 10 and not arguments.force:
-        print(f"the machine is busy ({machine['busy_percent']:.0f} % of all cores): wait, or add --force")
-        return 2
+    machine = measuring.ready(arguments)
     seconds, reports = measure(arguments)
-    ratio = seconds["plain"] / seconds["shared"]
+    medians = measuring.medians(seconds)
+    ratio, share = medians["plain"] / medians["shared"], medians["bare"] / medians["shared"]
     lengths = (arguments.prompts, arguments.prompt_length, arguments.k, arguments.completion_length)
-    judged = lengths == (4, 40, 8, 10) and not arguments.bf16
-    met = ratio >= TARGET or not judged
-    verdict = f", target ≥ {TARGET:g}×: {'met' if met else 'MISSED'}" if judged else ""
-    print(f"shared {seconds['shared']:.2f} s  plain {seconds['plain']:.2f} s  {ratio:.2f}× faster{verdict}")
+    target = TARGET if lengths == (4, 40, 8, 10) and not arguments.bf16 else None
+    print(
+        f"{lengths} {'bf16' if arguments.bf16 else 'fp32'}: " + "  ".join(f"{n} {t:.2f} s" for n, t in medians.items())
+    )
+    print(f"shared over plain {ratio:.2f}×{measuring.verdict(ratio, target)}")
+    print(f"shared over a bare loop on its tokens {share:.2f}×{measuring.verdict(share, OF_BARE)}")
     norms = {form: report["grad_norm"] for form, report in reports.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"first gradient norms: shared {norms['shared']:.6g}, plain {norms['plain']:.6g}; peak memory {peak:.1f} GB")
-    if arguments.json:
-        result = {"machine": machine, "arguments": vars(arguments), "seconds": seconds, "ratio": ratio, "norms": norms}
-        Path(arguments.json).write_text(json.dumps(result, indent=1))
-    return 0 if met else 1
+    measuring.write(
+        arguments.json, machine=machine, arguments=vars(arguments), seconds=seconds, ratio=ratio, share=share,
+        norms=norms,
+    )  # fmt: skip
+    return 0
 
 
-def measure(arguments: argparse.Namespace) -> tuple[dict[str, float], dict]:
-    """Median seconds by form, and each form's first report."""
+def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict]:
+    """Seconds by form, and each form's last report."""
     learner, (experience, targets) = smollm2_learner(arguments), batch(arguments)
-    times: dict[str, list[float]] = {"shared": [], "plain": []}
     reports: dict[str, dict] = {}
-    for form in times:  # warm-up, at a learning rate of 0: the weights stay as they are
+
+    def update(form: str) -> None:
         learner.shared_prompt = form == "shared"
         reports[form] = dict(learner.update(experience, Estimates(), targets))
-    for _ in range(arguments.rounds):
-        for form, taken in times.items():
-            learner.shared_prompt = form == "shared"
-            start = time.perf_counter()
-            learner.update(experience, Estimates(), targets)
-            taken.append(time.perf_counter() - start)
-    return {form: statistics.median(taken) for form, taken in times.items()}, reports
+
+    learner.shared_prompt = True
+    packed = learner._micro_batches(experience.rollouts, list(range(len(experience.rollouts.texts))))
+    sides = {
+        "shared": lambda: update("shared"), "plain": lambda: update("plain"),
+        "bare": lambda: bare(learner, packed, targets),
+    }  # fmt: skip
+    return measuring.in_turn(sides, rounds=arguments.rounds), reports
+
+
+def bare(learner: TorchSingle, packed: list[MicroBatch], targets: Targets) -> None:
+    """What one would write by hand for these tokens: forward, cross entropy, backward, clip, AdamW. Nothing checked,
+    nothing reported."""
+    for batch in packed:
+        columns = batch.sources_N.unique()
+        with torch.autocast("cpu", torch.bfloat16, enabled=learner.bf16):
+            logits_RUV = learner.policy(
+                input_ids=batch.tokens_RL, attention_mask=batch.mask, position_ids=batch.positions_RL,
+                logits_to_keep=columns, use_cache=False,
+            ).logits  # fmt: skip
+        logits_NV = logits_RUV[batch.sequences_N, torch.searchsorted(columns, batch.sources_N)].float()
+        losses_N = torch.nn.functional.cross_entropy(logits_NV, batch.targets_N, reduction="none")
+        (losses_N * targets.advantages_BT[batch.rows_N, batch.columns_N]).mean().backward()
+    torch.nn.utils.clip_grad_norm_(learner.policy.parameters(), 1.0)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
 
 
 def smollm2_learner(arguments: argparse.Namespace) -> TorchSingle:
@@ -98,6 +99,17 @@ def smollm2_learner(arguments: argparse.Namespace) -> TorchSingle:
         vocab_size=VOCABULARY, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
         num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
     )  # fmt: skip
+    loss, optim = parts(arguments)
+    return TorchSingle(
+        LlamaForCausalLM(config).eval(), torch.device("cpu"), loss, optim, temperature=1.0, num_iterations=1,
+        max_tokens_per_micro_batch=arguments.budget, shared_prompt=True, gradient_checkpointing=False,
+        dtype=Dtype.BFLOAT16 if arguments.bf16 else Dtype.FLOAT32,
+        lora_r=None, lora_alpha=32, lora_dropout=0.0, lora_target_modules=None,
+    )  # fmt: skip
+
+
+def parts(arguments: argparse.Namespace) -> tuple[Clip, AdamW]:
+    """Loss and optimizer; the learning rate is 0, so that the weights stay as they are."""
     loss = Clip(
         loss_type=LossType.dapo, importance_sampling_level=Level.token, epsilon=0.2, epsilon_high=None, delta=None,
         beta=0.0, use_bias_correction_kl=True, max_completion_length=arguments.completion_length,
@@ -107,12 +119,7 @@ def smollm2_learner(arguments: argparse.Namespace) -> TorchSingle:
         learning_rate=0.0, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8, weight_decay=0.0, max_grad_norm=1.0,
         lr_scheduler_type=Schedule.constant, warmup_steps=0, steps=1,
     )  # fmt: skip
-    return TorchSingle(
-        LlamaForCausalLM(config).eval(), torch.device("cpu"), loss, optim, temperature=1.0, num_iterations=1,
-        max_tokens_per_micro_batch=arguments.budget, shared_prompt=True, gradient_checkpointing=False,
-        dtype=Dtype.BFLOAT16 if arguments.bf16 else Dtype.FLOAT32,
-        lora_r=None, lora_alpha=32, lora_dropout=0.0, lora_target_modules=None,
-    )  # fmt: skip
+    return loss, optim
 
 
 def batch(arguments: argparse.Namespace) -> tuple[Experience, Targets]:

@@ -7,18 +7,11 @@ each on prompts that it has not seen. First one batch is learned from by both at
 are compared. ``--alpha`` above 0 adds to dqo's side what TRL has not: MiniLM's embeddings and the determinant credit.
 """
 
-import os
 import sys
 import tempfile
 import time
-import warnings
 from dataclasses import replace
 from typing import Any
-
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-warnings.filterwarnings("ignore")
 
 import datasets
 import measuring
@@ -27,13 +20,15 @@ from hydra import compose, initialize_config_dir
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from dqo.batching import join
 from dqo.cli.policy import load
 from dqo.config import conf_dir
 from dqo.config.build import make_plan, make_stages
 from dqo.config.typed import check
 from dqo.learner.torch_single import TorchSingle
 from dqo.loop import train
-from dqo.records import Estimates, Step, Targets
+from dqo.models import Dtype
+from dqo.records import Estimates, Experience, Rewards, Step, Targets
 
 SETTINGS = {
     "cities": ["task=cities", "prompts_per_step=4", "k=8"],
@@ -73,9 +68,7 @@ def theirs(ours: Ours, folder: str, *, bf16: bool, rounds: int, callback: Traine
     def reward(completions, completion_ids, position, **columns) -> list[float]:
         texts = [text if isinstance(text, str) else text[0]["content"] for text in completions]
         ended = [ids[-1] == ours.policy.tokenizer.eos_token_id for ids in completion_ids]
-        return [
-            task.check(prompts[p], text, done).reward for p, text, done in zip(position, texts, ended, strict=True)
-        ]
+        return [task.check(prompts[p], text, done).reward for p, text, done in zip(position, texts, ended, strict=True)]
 
     chat = config.task.get("chat_template", False)
     rows = [
@@ -143,8 +136,6 @@ class Recorder:
 def gradient_difference(ours: Ours, trainer: GRPOTrainer) -> float:
     """‖ours − TRL's‖ / ‖TRL's‖ of one batch's gradient, at random advantages."""
     prompts, _ = ours.task.draw(0, ours.config.prompts_per_step)
-    from dqo.batching import join
-    from dqo.records import Experience, Rewards
 
     rollouts = join(list(ours.stages.rollout.generate(prompts, k=ours.config.k, seed=1)))
     advantages_B = torch.randn(len(rollouts.texts), generator=torch.Generator().manual_seed(0))
@@ -157,7 +148,6 @@ def gradient_difference(ours: Ours, trainer: GRPOTrainer) -> float:
     )  # fmt: skip
     node = {name: value for name, value in ours.config.learner.items() if name != "_target_"}
     recorder = Recorder()
-    from dqo.models import Dtype
 
     node["dtype"] = Dtype(node["dtype"])
     learner = TorchSingle(ours.policy.model, ours.policy.device, ours.stages.learner.loss, recorder, **node)
@@ -179,7 +169,8 @@ def gradient_difference(ours: Ours, trainer: GRPOTrainer) -> float:
     trainer.model.train()
     trainer.compute_loss(trainer.model, inputs).backward()
     expected = {name: p.grad for name, p in trainer.model.named_parameters()}
-    difference = sum(float((recorder.gradients[name] - grad).double().square().sum()) for name, grad in expected.items())
+    differences = [recorder.gradients[name] - grad for name, grad in expected.items()]
+    difference = sum(float(each.double().square().sum()) for each in differences)
     norm = sum(float(grad.double().square().sum()) for grad in expected.values())
     trainer.model.zero_grad()
     return (difference / norm) ** 0.5
@@ -193,16 +184,13 @@ def main() -> int:
     parser.add_argument("--overrides", nargs="*", default=[], help="more KEY=VALUE, for dqo's side")
     arguments = parser.parse_args()
     machine = measuring.ready(arguments)
-    overrides = [
-        *SETTINGS[arguments.setting], f"alpha={arguments.alpha}", f"learner.dtype={arguments.dtype}",
-        f"rollout.dtype={arguments.dtype}", *arguments.overrides,
-    ]  # fmt: skip
+    dtypes = [f"learner.dtype={arguments.dtype}", f"rollout.dtype={arguments.dtype}"]
+    credit = ["credit=none"] if arguments.alpha == 0 else []
+    overrides = [*SETTINGS[arguments.setting], f"alpha={arguments.alpha}", *dtypes, *credit, *arguments.overrides]
     ours = Ours(overrides)
     turns = Turns(ours)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = theirs(
-            ours, folder, bf16=arguments.dtype == "bfloat16", rounds=arguments.rounds, callback=turns
-        )
+        trainer = theirs(ours, folder, bf16=arguments.dtype == "bfloat16", rounds=arguments.rounds, callback=turns)
         difference = gradient_difference(ours, trainer)
         trainer.train()
     torch.set_num_threads(arguments.threads)

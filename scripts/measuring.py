@@ -7,12 +7,18 @@ import platform
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")
+warnings.filterwarnings("ignore")
 
 BUSY = 10.0  # per cent of all cores, of others
 

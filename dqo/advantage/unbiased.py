@@ -35,7 +35,7 @@ class Unbiased:
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
         total, count = distributed.summed(_seen(experience))
-        advantages_PK = self._advantages(experience, alpha, total=total, count=count)
+        advantages_PK = self._advantages(experience, alpha, total=total, count=int(count))
         if count:
             old = total / count if self.baseline is None else self.baseline
             self.baseline = self.baseline_decay * old + (1 - self.baseline_decay) * total / count
@@ -53,20 +53,19 @@ class Unbiased:
         self.baseline = state["baseline"]
 
     def _advantages(
-        self, experience: Experience, alpha: float, *, total: float, count: float
+        self, experience: Experience, alpha: float, *, total: float, count: int
     ) -> Float[Tensor, "prompts k"]:
         """``total``, ``count``: of the credits of the step, over all processes."""
         compared_PK = _compared(experience.rewards.valid_PK)
         counts_P1 = compared_PK.sum(1, keepdim=True)
         # r_i minus the mean of the n - 1 others is n / (n - 1) times r_i minus the mean of all
         quality_PK = centred(experience.rewards.total_PK, compared_PK) * counts_P1 / (counts_P1 - 1).clamp(min=1)
-        diversity_PK = experience.credits_PK.double() - self._baselines(
-            experience.credits_PK, compared_PK, total, count
-        )
+        credits_PK = experience.credits_PK.double()
+        diversity_PK = credits_PK - self._baselines(credits_PK, compared_PK, total, count)
         return (quality_PK + alpha * diversity_PK).masked_fill(~compared_PK, 0.0)
 
     def _baselines(
-        self, credits_PK: Float[Tensor, "prompts k"], compared_PK: Bool[Tensor, "prompts k"], total: float, count: float
+        self, credits_PK: Float[Tensor, "prompts k"], compared_PK: Bool[Tensor, "prompts k"], total: float, count: int
     ) -> Float[Tensor, "prompts 1"]:
         if self.baseline is not None:
             return torch.full_like(credits_PK[:, :1], self.baseline)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from dqo import distributed
 from dqo.errors import ConfigError, StageError
 from dqo.learner.dropout import disable_dropout
-from dqo.learner.logprobs import check_shared_prompt, probe
+from dqo.learner.logprobs import check_shared_prompt, plain_head, probe
 from dqo.learner.lora import with_lora
 from dqo.learner.objective import Objective, Tally, counts, objective
 from dqo.learner.packing import MicroBatch, micro_batches
@@ -70,6 +70,7 @@ class Base(abc.ABC):
         disable_dropout(policy)
         if shared_prompt:
             check_shared_prompt(policy, device)
+        self.head = plain_head(policy, device)
         if gradient_checkpointing:
             policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model: Model = policy
@@ -143,6 +144,10 @@ class Base(abc.ABC):
         """Log-probability of each sampled token at temperature 1, 0.0 elsewhere: (B, T), in nats."""
         batches = self._micro_batches(rollouts, list(range(len(rollouts.texts))))
         return self._logprobs(self.model, rollouts, batches, temperature=1.0)
+
+    def _head_of(self, model: Model) -> torch.nn.Module | None:
+        """The policy's or the reference's, where it can be applied in parts."""
+        return model.get_output_embeddings() if self.head is not None else None
 
     def _micro_batches(self, rollouts: Rollouts, rows: list[int]) -> list[MicroBatch]:
         return micro_batches(rollouts, rows, budget=self.budget, shared=self.shared_prompt)

@@ -1,12 +1,14 @@
 """Log-probabilities and entropies of a micro-batch's sampled tokens. No engine in here: ``model`` is anything that is
 called like a transformers causal language model."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from dqo.errors import ConfigError
@@ -14,33 +16,88 @@ from dqo.learner.packing import MicroBatch, micro_batches
 from dqo.records import Prompt, Rollouts
 
 CHUNK = 256  # rows of logits whose entropy is computed at once
+HELD = 1024  # rows of logits that are held; of more, so many at a time are computed, and once more for the gradient
 ALIKE = 1e-2  # nats; the two forms differ by 1e-5 in fp32
 
 
 def token_logprobs(
-    model: Callable[..., Any], batch: MicroBatch, *, temperature: float, device: torch.device
+    model: Callable[..., Any],
+    batch: MicroBatch,
+    *,
+    temperature: float,
+    device: torch.device,
+    head: torch.nn.Module | None = None,
+    held: int = HELD,
 ) -> tuple[Float[Tensor, " sampled"], Float[Tensor, " sampled"]]:
     """Log-probability of each sampled token and entropy of the distribution it was drawn from, both in nats at
-    ``temperature``, float32. The entropy carries no gradient. The head runs only where a sampled token is predicted."""
+    ``temperature``, float32. The entropy carries no gradient. The head runs only where a sampled token is predicted,
+    and on ``held`` such places at a time where it is given (see ``plain_head``)."""
     columns_U, column_N = batch.sources_N.unique(return_inverse=True)
-    positions = {"position_ids": batch.positions_RL.to(device)} if batch.mask.ndim == 4 else {}
-    logits_RUV = model(
-        input_ids=batch.tokens_RL.to(device),
-        attention_mask=batch.mask.to(device),
-        logits_to_keep=columns_U.to(device),
-        use_cache=False,
-        **positions,
-    ).logits
     # a prompt's last token predicts several first tokens, and not every row needs every column
     used_M, place_N = (batch.sequences_N * len(columns_U) + column_N).unique(return_inverse=True)
-    logits_MV = logits_RUV.flatten(0, 1)
-    if len(used_M) < len(logits_MV):
-        logits_MV = logits_MV[used_M.to(device)]
+    in_parts = head is not None and len(used_M) > held
+    with _headless(head) if head is not None and in_parts else contextlib.nullcontext():
+        states_RU = model(  # logits; without a head the states that it is applied to
+            input_ids=batch.tokens_RL.to(device),
+            attention_mask=batch.mask.to(device),
+            logits_to_keep=columns_U.to(device),
+            use_cache=False,
+            **({"position_ids": batch.positions_RL.to(device)} if batch.mask.ndim == 4 else {}),
+        ).logits
+    states_M = states_RU.flatten(0, 1)
+    if len(used_M) < len(states_M):
+        states_M = states_M[used_M.to(device)]
+    place_N, targets_N = place_N.to(device), batch.targets_N.to(device)
+    if head is None or not in_parts:
+        return _of_logits(states_M, place_N, targets_N, temperature=temperature)
+
+    def of_part(states_C: Tensor, place_n: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
+        return _of_logits(head(states_C), place_n, targets_n, temperature=temperature)
+
+    order_N = place_N.argsort(stable=True)
+    ends = torch.bincount(place_N.cpu() // held).tolist()
+    parts = [
+        checkpoint(of_part, states_C, place_N[n] - start, targets_N[n], use_reentrant=False)
+        for start, states_C, n in zip(
+            range(0, len(states_M), held), states_M.split(held), order_N.split(ends), strict=True
+        )
+    ]
+    logprobs_N, entropies_N = (torch.cat(values)[order_N.argsort()] for values in zip(*parts, strict=True))
+    return logprobs_N, entropies_N
+
+
+def _of_logits(
+    logits_MV: Float[Tensor, "rows vocabulary"], place_N: Tensor, targets_N: Tensor, *, temperature: float
+) -> tuple[Float[Tensor, " sampled"], Float[Tensor, " sampled"]]:
+    """Of the tokens ``targets_N``, each predicted in row ``place_N``."""
     logits_MV = logits_MV.float() if temperature == 1.0 else logits_MV.float() / temperature
     normalisers_M = logits_MV.logsumexp(-1)
-    place_N, targets_N = place_N.to(device), batch.targets_N.to(device)
     logprobs_N = logits_MV[place_N, targets_N] - normalisers_M[place_N]
     return logprobs_N, _entropies(logits_MV.detach(), normalisers_M.detach())[place_N]
+
+
+@contextlib.contextmanager
+def _headless(head: torch.nn.Module) -> Iterator[None]:
+    """A model whose head does nothing returns the states in place of logits."""
+    head.forward = lambda states: states
+    try:
+        yield
+    finally:
+        del head.forward  # the class's own again
+
+
+def plain_head(model: PreTrainedModel, device: torch.device) -> torch.nn.Module | None:
+    """The model's head where its logits are what that makes of the last states and nothing more (some cap or scale
+    them): then it can be applied in parts."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear):
+        return None
+    with torch.no_grad():
+        whole_N, parts_N = (
+            token_logprobs(model, probe(False), temperature=1.0, device=device, head=head, held=held)[0]
+            for held in (HELD, 1)
+        )
+    return head if float((whole_N - parts_N).abs().max()) <= ALIKE else None
 
 
 def check_shared_prompt(model: PreTrainedModel, device: torch.device) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from tests.end_to_end.conftest import ROOT, SMALL, lines
@@ -18,16 +19,10 @@ TWO = ("learner=deepspeed_zero", "embed=fake", "optim=adamw", "log.live=false", 
 def workers(run) -> list[int]:
     """Process ids by rank."""
     found = {}
-    for folder in os.listdir("/proc"):
-        if folder.isdigit():
-            try:
-                command = open(f"/proc/{folder}/cmdline").read().split("\0")
-                environment = open(f"/proc/{folder}/environ").read().split("\0")
-            except OSError:
-                continue
-            if "dqo.cli.worker" in command and str(run) in command:
-                rank = next(text for text in environment if text.startswith("RANK="))
-                found[int(rank.removeprefix("RANK="))] = int(folder)
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        command, environment = process.info["cmdline"] or [], process.info["environ"] or {}
+        if "dqo.cli.worker" in command and str(run) in command:
+            found[environment["RANK"]] = process.pid
     return [found[rank] for rank in sorted(found)]
 
 
@@ -41,7 +36,15 @@ def until(condition, process, *, seconds: float = 120.0) -> None:
 
 def test_two_workers_do_what_one_does_and_one_goes_on_with_it(dqo, tmp_path):
     """The first step: its prompts, completions, rewards and gradient do not depend on who has which group."""
-    dqo(*SMALL, *TWO, "learner.dtype=float32", "rollout.dtype=float32", "run_dir=two", "checkpoint.every=2", checked=True)
+    dqo(
+        *SMALL,
+        *TWO,
+        "learner.dtype=float32",
+        "rollout.dtype=float32",
+        "run_dir=two",
+        "checkpoint.every=2",
+        checked=True,
+    )
     dqo(*SMALL, "optim=adamw", "embed=fake", "learner.dtype=float32", "rollout.dtype=float32", "run_dir=one")
     two, one = ([row for row in lines(tmp_path / name) if "loss" in row] for name in ("two", "one"))
     for row, other in zip(two, one, strict=True):
@@ -86,9 +89,7 @@ def test_a_worker_that_fails_is_quoted(start, tmp_path):
         "        raise ValueError('no reward on this worker')\n"
         "    return [0.0 for _ in completions]\n"
     )
-    process = start(
-        *SMALL, *TWO, "reward=python", "reward.function=my_module.score", "run_dir=run"
-    )
+    process = start(*SMALL, *TWO, "reward=python", "reward.function=my_module.score", "run_dir=run")
     text = process.communicate(timeout=120)[0]
     assert process.returncode == 1, text
     assert "worker 1 failed: " in text and "no reward on this worker" in text and "logs/rank_1.log" in text
@@ -108,8 +109,8 @@ def test_a_signal_stops_all_after_the_step(start, tmp_path):
 def test_torchrun_starts_it_too(environment, tmp_path):
     run = subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dqo.cli.train",
-            *SMALL, *TWO[:-1], "run_dir=run",
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "-m", "dqo.cli.train", *SMALL, *TWO[:-1], "run_dir=run",
         ],
         cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -1,5 +1,5 @@
 """What the ZeRO learner comes to on one process or several: ``python -m tests.learner.ranks OUT``, under torchrun's
-environment variables. It writes what ``test_deepspeed_zero`` compares. DeepSpeed is kept out of pytest's own process."""
+environment variables. It writes what ``test_deepspeed_zero`` compares; DeepSpeed is kept out of pytest's process."""
 
 import json
 import sys
@@ -78,8 +78,8 @@ def main(out: Path) -> None:
         resumed.load(folder)
         report = learn(resumed, STEPS)  # both go on alike
         result = {
-            "weights": weights, "reports": reports, "scores": distributed.gathered(scores), "next": learn(learner, STEPS),
-            "resumed": report, "version": resumed.version,
+            "weights": weights, "reports": reports, "scores": distributed.gathered(scores),
+            "next": learn(learner, STEPS), "resumed": report, "version": resumed.version,
         }  # fmt: skip
         if distributed.first():
             torch.save(result, out / f"{name}.pt")

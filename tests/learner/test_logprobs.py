@@ -3,7 +3,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from dqo.errors import ConfigError
-from dqo.learner.logprobs import check_shared_prompt, token_logprobs
+from dqo.learner.logprobs import check_shared_prompt, plain_head, token_logprobs
 from dqo.learner.packing import micro_batches
 from tests.factories import make_experience, tiny_llama
 from tests.learner.builders import CPU, tiny_qwen2
@@ -73,3 +73,37 @@ def test_a_sliding_window_is_refused_since_our_mask_would_switch_it_off():
                            num_attention_heads=2, num_key_value_heads=2, sliding_window=8)  # fmt: skip
     with pytest.raises(ConfigError, match=r"sliding_attention.*type learner\.shared_prompt=false"):
         check_shared_prompt(MistralForCausalLM(config).eval(), CPU)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("held", [1, 5, 7])
+def test_a_head_applied_in_parts_gives_the_same(shared, temperature, held):
+    """Log-probabilities, entropies and every parameter's gradient, the tied head's too."""
+    rollouts = make_experience(prompts=3, k=4).rollouts
+    (batch,) = micro_batches(rollouts, list(range(12)), budget=1000, shared=shared)
+    results = []
+    for settings in ({}, {"held": held}):
+        policy = tiny_llama()
+        head = plain_head(policy, CPU)
+        assert head is policy.lm_head
+        logprobs_N, entropies_N = token_logprobs(
+            policy, batch, temperature=temperature, device=CPU, head=head, **settings
+        )
+        (logprobs_N * torch.linspace(-1, 1, len(logprobs_N))).sum().backward()
+        results.append([logprobs_N, entropies_N, *(p.grad for p in policy.parameters())])
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_that_are_capped_are_computed_as_a_whole():
+    policy = tiny_llama()
+    forward = policy.forward
+
+    def capped(**inputs):
+        out = forward(**inputs)
+        out.logits = 0.5 * torch.tanh(out.logits / 0.5)
+        return out
+
+    policy.forward = capped
+    assert plain_head(policy, CPU) is None

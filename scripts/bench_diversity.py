@@ -1,0 +1,74 @@
+"""What diversity costs: a step at alpha = 1 over a step at alpha = 0, and how a step grows.
+
+    python scripts/bench_diversity.py --json diversity.json
+
+First both take turns on the cities prompts (SmolLM2, MiniLM; completions are new, so that no embedding is known), then
+one step each is taken at more completions a prompt, more prompts and longer completions, each in a process of its own.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+
+import bench_step
+import measuring
+
+TARGET = 1.10
+GROWTH = {
+    "k": [f"k={k}" for k in (4, 16, 64)],
+    "prompts": [f"prompts_per_step={prompts}" for prompts in (2, 8, 32)],
+    "completion length": [f"max_completion_length={length}" for length in (12, 48, 192)],
+}
+BASE = ["task=cities", "alpha=1", "k=4", "prompts_per_step=2", "max_completion_length=12"]
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--one"]:
+        return one(sys.argv[2:])
+    parser = measuring.parser(__doc__, threads=2)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    arguments = parser.parse_args()
+    machine = measuring.ready(arguments)
+    dtypes = [f"learner.dtype={arguments.dtype}", f"rollout.dtype={arguments.dtype}"]
+    sides = {
+        name: bench_step.Ours([*bench_step.SETTINGS["cities"], *dtypes, *overrides])
+        for name, overrides in (("dqo", ["alpha=1"]), ("grpo", ["alpha=0", "credit=none"]))
+    }
+    seconds = measuring.in_turn({name: side.step for name, side in sides.items()}, rounds=arguments.rounds)
+    medians = measuring.medians(seconds)
+    ratio = medians["dqo"] / medians["grpo"]
+    met = "met" if ratio <= TARGET else "MISSED"
+    print(f"dqo {medians['dqo']:.2f} s  grpo {medians['grpo']:.2f} s  {ratio:.2f}×, target ≤ {TARGET:.2f}×: {met}")
+    del sides
+    growth = {}
+    for what, settings in GROWTH.items():
+        for setting in settings:
+            command = [sys.executable, __file__, "--one", str(arguments.threads), *BASE, *dtypes, setting]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            growth[setting] = json.loads(done.stdout.splitlines()[-1])
+            row = growth[setting]
+            stages = "  ".join(f"{name} {taken:.2f}" for name, taken in row["stages"].items())
+            print(f"{what}: {setting}: {row['step']:.1f} s ({stages}), peak {row['peak_gb']:.1f} GB", flush=True)
+    measuring.write(
+        arguments.json, machine=machine, arguments=vars(arguments), seconds=seconds, ratio=ratio, growth=growth
+    )
+    return 0
+
+
+def one(arguments: list[str]) -> int:
+    """The second of two steps, as JSON."""
+    bench_step.torch.set_num_threads(int(arguments[0]))
+    ours = bench_step.Ours(arguments[1:])
+    ours.step()
+    ours.step()
+    seconds = ours.steps[-1].seconds
+    judged = max(seconds.get(stage, 0.0) for stage in ("rollout", "reward", "embed"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    step = judged + sum(seconds.get(stage, 0.0) for stage in ("credit", "learner", "sync"))
+    print(json.dumps({"step": step, "stages": seconds, "peak_gb": peak}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
