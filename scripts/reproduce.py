@@ -1,6 +1,7 @@
-"""Both tables of docs/results.md: cities on SmolLM2-135M and concepts on the tiny model, seeds 0-2.
+"""The tables of docs/results.md: cities on SmolLM2-135M, concepts on the tiny model, both engines on cities, one step
+ahead on concepts; seeds 0-2.
 
-    python scripts/reproduce.py [cities] [concepts] [--seeds 0,1,2] [--runs runs/reproduce]
+    python scripts/reproduce.py [cities] [concepts] [engines] [ahead] [--seeds 0,1,2] [--runs runs/reproduce]
 
 Each row is a `dqo-train` of its own; a run that has its summary.json is not repeated.
 """
@@ -12,8 +13,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from dqo.observe.atlas import draw_answers
+from dqo.observe.metrics_file import read_metrics
 from dqo.task import cities
 
 
@@ -30,18 +33,16 @@ class Table:
     common: tuple[str, ...]
     settings: tuple[Setting, ...]  # the first is the baseline the ratios are taken against
     columns: dict[str, str]  # heading: key of summary.json's "after"
+    runs: str = ""  # folder that another table's runs are in already
+    curves: tuple[str, ...] = ()  # keys of metrics.jsonl whose way is printed too
 
 
+MEASURED = ("eval.every=0", "checkpoint.every=0", "checkpoint.final=false")
+CITIES = ("task=cities", "eval.n=40", "eval.prompts=12", *MEASURED)
+CONCEPTS = ("task=concepts", "eval.n=10", "eval.prompts=200", *MEASURED)
 TABLES = {
     "cities": Table(
-        common=(
-            "task=cities",
-            "eval.n=40",
-            "eval.prompts=12",
-            "eval.every=0",
-            "checkpoint.every=0",
-            "checkpoint.final=false",
-        ),
+        common=CITIES,
         settings=(
             Setting("alpha = 0 (GRPO)", ("alpha=0",)),
             Setting("alpha = 1", ("alpha=1",)),
@@ -55,14 +56,7 @@ TABLES = {
         },
     ),
     "concepts": Table(
-        common=(
-            "task=concepts",
-            "eval.n=10",
-            "eval.prompts=200",
-            "eval.every=0",
-            "checkpoint.every=0",
-            "checkpoint.final=false",
-        ),
+        common=CONCEPTS,
         settings=(
             Setting("alpha = 0 (GRPO)", ("alpha=0",)),
             Setting("alpha = 1", ("alpha=1",)),
@@ -74,6 +68,34 @@ TABLES = {
             "distinct correct of 10": "distinct_correct",
             "cosine distance": "cosine_distance",
         },
+    ),
+    "engines": Table(
+        common=CITIES,
+        settings=(
+            Setting("rollout=hf", ("alpha=2",)),
+            Setting("rollout=vllm", ("alpha=2", "rollout=vllm")),
+        ),
+        columns={
+            "valid": "pass@1",
+            "distinct valid of 40": "distinct_correct@40",
+            "cosine distance": "cosine_distance",
+        },
+        runs="cities",
+        curves=("correct", "completions/distinct"),
+    ),
+    "ahead": Table(
+        common=CONCEPTS,
+        settings=(
+            Setting("ahead=0", ("alpha=1",)),
+            Setting("ahead=1", ("alpha=1", "ahead=1")),
+        ),
+        columns={
+            "pass@1": "pass@1",
+            "distinct correct of 10": "distinct_correct",
+            "cosine distance": "cosine_distance",
+        },
+        runs="concepts",
+        curves=("correct", "clip_ratio/region_mean"),
     ),
 }
 
@@ -88,10 +110,13 @@ def main() -> None:
         table, seeds = TABLES[name], [int(seed) for seed in options.seeds.split(",")]
         print(f"\n{name}: dqo-train {' '.join(table.common)}, seeds {options.seeds}\n")
         rows = {
-            setting.name: [after(table, setting, seed, options.runs / name) for seed in seeds]
+            setting.name: [after(table, setting, seed, options.runs / (table.runs or name)) for seed in seeds]
             for setting in table.settings
         }
         print(markdown(table, rows), flush=True)
+        for key in table.curves:
+            print(f"\n{key}, mean of the seeds and of the steps up to this one\n")
+            print(curve(table, key, seeds, options.runs / (table.runs or name)), flush=True)
         if name == "cities":
             picture(table, seeds, options.runs)
 
@@ -111,6 +136,21 @@ def after(table: Table, setting: Setting, seed: int, folder: Path) -> dict[str, 
         ]
         subprocess.run([sys.executable, "-m", "dqo.cli.train", *arguments], check=True, stdout=sys.stderr)
     return json.loads((run / "summary.json").read_text())["after"]
+
+
+def curve(table: Table, key: str, seeds: list[int], folder: Path) -> str:
+    """A markdown table: settings by fifths of the run."""
+    lines = []
+    for setting in table.settings:
+        runs = [read_metrics(run_folder(setting, seed, folder) / "metrics.jsonl") for seed in seeds]
+        values = [[line[key] for line in run if line.get(key) is not None] for run in runs]
+        fifth = len(values[0]) // 5
+        if not lines:
+            steps = " | ".join(str(fifth * (i + 1)) for i in range(5))
+            lines = [f"| steps | {steps} |", f"|{'---|' * 6}"]
+        means = [mean(mean(run[i * fifth : (i + 1) * fifth]) for run in values) for i in range(5)]
+        lines.append(f"| {setting.name} | {' | '.join(f'{value:.3g}' for value in means)} |")
+    return "\n".join(lines)
 
 
 def run_folder(setting: Setting, seed: int, folder: Path) -> Path:

@@ -1,13 +1,14 @@
 """The loop with toy stages built to the Protocols: order, repeatability, overlap, redraws."""
 
 from collections.abc import Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from dqo.loop import Plan, train
+from dqo.loop import Plan, collect, train
 from dqo.records import Estimates, Experience, Prompt, Rewards, Targets
 from dqo.stages import Stages, Verdict
 from tests.factories import WORDS, make_rollouts
@@ -147,6 +148,28 @@ def test_groups_finishing_in_any_order_give_the_same_run(stages, log):
     stages = replace(stages, learner=SummingLearner(), rollout=ShuffledRollout([]))
     assert observed(stages, PLAN) == first
     assert [step[:2] for step in first] == [(1, 3), (2, 6), (3, 9), (4, 12)]
+
+
+class Inline(Executor):
+    """Does at once what it is given: no overlap."""
+
+    def submit(self, function, /, *arguments):
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+def test_judging_while_others_are_sampled_gives_what_judging_in_turn_gives(stages):
+    """Groups arrive in another order each time."""
+    with ThreadPoolExecutor(2) as judges:
+        overlapped, cursor, _ = collect(stages, PLAN, judges, 0)
+    in_turn, same, _ = collect(replace(stages, rollout=ShuffledRollout([])), PLAN, Inline(), 0)
+    assert cursor == same == 3
+    for name in ("tokens_BT", "sampled_BT", "logprobs_BT", "lengths_B", "texts"):
+        one, other = getattr(overlapped.rollouts, name), getattr(in_turn.rollouts, name)
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, name
+    assert torch.equal(overlapped.rewards.total_PK, in_turn.rewards.total_PK)
+    assert torch.equal(overlapped.credits_PK, in_turn.credits_PK)
 
 
 def test_credit_of_each_completion_is_its_own(stages):
