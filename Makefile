@@ -36,14 +36,20 @@ lint: setup ## ruff, pyright, import contracts
 	$(BIN)pyright
 	$(BIN)lint-imports
 
-bench: setup ## speed of the credit and the learner against what one would write without them, as ratios
-	$(BIN)python scripts/bench_credit.py
-	$(BIN)python scripts/bench_learner.py
+bench: setup ## speed and memory against TRL, the engines' own calls and a bare loop, as ratios (half an hour)
+	mkdir -p runs/bench
+	$(BIN)python scripts/bench_credit.py --json runs/bench/credit.json
+	$(BIN)python scripts/bench_learner.py --json runs/bench/learner.json
+	for dtype in float32 bfloat16; do for alpha in 0 1; do $(BIN)python scripts/bench_step.py cities --dtype $$dtype --alpha $$alpha --json runs/bench/step_cities_$${dtype}_$$alpha.json; done; done
+	$(BIN)python scripts/bench_step.py concepts --json runs/bench/step_concepts.json
+	for engine in hf vllm; do $(BIN)python scripts/bench_rollout.py $$engine --json runs/bench/rollout_$$engine.json; done
+	$(BIN)python scripts/bench_diversity.py --json runs/bench/diversity.json
+	$(BIN)python scripts/bench_zero.py --json runs/bench/zero.json
 
 sweep: setup ## the quick start at alpha = 0, 1 and 2
 	$(BIN)dqo-train --multirun alpha=0,1,2 run_dir=runs/sweep
 
-reproduce: setup ## both tables of docs/results.md, seeds 0-2 (about two hours on two CPU cores)
+reproduce: setup ## the tables of docs/results.md, seeds 0-2 (about three hours on two CPU cores)
 	$(BIN)python scripts/reproduce.py
 
 clean: ## remove runs, caches and builds; .venv stays

@@ -7,7 +7,6 @@ one step each is taken at more completions a prompt, more prompts and longer com
 """
 
 import json
-import resource
 import subprocess
 import sys
 
@@ -30,7 +29,8 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     arguments = parser.parse_args()
     machine = measuring.ready(arguments)
-    dtypes = [f"learner.dtype={arguments.dtype}", f"rollout.dtype={arguments.dtype}"]
+    still = "learning_rate=1e-12"  # both keep the same policy, and so the same lengths
+    dtypes = [f"learner.dtype={arguments.dtype}", f"rollout.dtype={arguments.dtype}", still]
     sides = {
         name: bench_step.Ours([*bench_step.SETTINGS["cities"], *dtypes, *overrides])
         for name, overrides in (("dqo", ["alpha=1"]), ("grpo", ["alpha=0", "credit=none"]))
@@ -64,9 +64,8 @@ def one(arguments: list[str]) -> int:
     ours.step()
     seconds = ours.steps[-1].seconds
     judged = max(seconds.get(stage, 0.0) for stage in ("rollout", "reward", "embed"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     step = judged + sum(seconds.get(stage, 0.0) for stage in ("credit", "learner", "sync"))
-    print(json.dumps({"step": step, "stages": seconds, "peak_gb": peak}))
+    print(json.dumps({"step": step, "stages": seconds, "peak_gb": measuring.peak() / 1e9}))
     return 0
 
 

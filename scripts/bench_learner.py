@@ -7,7 +7,6 @@ random: speed does not depend on them. Refuses to start on a busy machine.
 """
 
 import argparse
-import resource
 import sys
 
 import measuring
@@ -48,7 +47,7 @@ def main() -> int:
     print(f"shared over plain {ratio:.2f}×{measuring.verdict(ratio, target)}")
     print(f"shared over a bare loop on its tokens {share:.2f}×{measuring.verdict(share, OF_BARE)}")
     norms = {form: report["grad_norm"] for form, report in reports.items()}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = measuring.peak() / 1e9
     print(f"first gradient norms: shared {norms['shared']:.6g}, plain {norms['plain']:.6g}; peak memory {peak:.1f} GB")
     measuring.write(
         arguments.json, machine=machine, arguments=vars(arguments), seconds=seconds, ratio=ratio, share=share,

@@ -12,7 +12,6 @@ import ctypes
 import gc
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -96,7 +95,7 @@ def worker(stage: int, out: Path) -> int:
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     memory = psutil.Process().memory_info()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    peak = measuring.peak() - before
     grown = max(distributed.gathered(memory.rss - before))
     if distributed.first():
         row = {"bytes_a_parameter": grown / parameters, "gb": grown / 1e9, "peak_gb": peak / 1e9}
