@@ -43,8 +43,8 @@ def log_of(folder: Path, rank: int) -> Path:
 
 def start(patience: datetime.timedelta = datetime.timedelta(minutes=30)) -> None:
     """Join the other workers, as the launcher's environment says. ``patience``: how long one waits for another."""
+    use_device()
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=patience)
     else:
         dist.init_process_group("gloo", timeout=patience)
@@ -52,10 +52,16 @@ def start(patience: datetime.timedelta = datetime.timedelta(minutes=30)) -> None
         _groups[channel] = dist.new_group(backend="gloo", timeout=patience)
 
 
+def use_device() -> None:
+    """Which GPU is current is each thread's own affair."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def start_alone() -> None:
     """A process group of one, for an engine that does not go without."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it, whoever made the group: vLLM may have
     if not dist.is_initialized():
-        os.environ.setdefault("LOCAL_RANK", "0")
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 

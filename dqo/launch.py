@@ -8,6 +8,7 @@ several machines torchrun starts ``dqo-train`` once a worker, and each of those 
 """
 
 import contextlib
+import math
 import os
 import shlex
 import shutil
@@ -115,7 +116,9 @@ def _run(command: str, folder: Path, ownership: Ownership | None, count: int) ->
     cause = "; was it the memory?" if -code == signal.SIGKILL else ""
     name = f"worker {culprit}" if count > 1 else "the worker"
     how = f"was ended by {signal.Signals(-code).name}{cause}" if code < 0 else f"failed: {_last_words(folder, culprit)}"
-    go_on = f"; go on with dqo-train resume={shlex.quote(str(folder))}" if command == "train" and ownership else ""
+    resumable = command == "train" and ownership and code != WRONG_INPUT  # else what was written is taken away
+    go_on = f"; all of it: {distributed.log_of(folder, culprit)}" if culprit and code >= 0 and resumable else ""
+    go_on += f"; go on with dqo-train resume={shlex.quote(str(folder))}" if resumable else ""
     shown_again = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor, which the live view had hidden
     print(f"{shown_again}dqo-{command}: {name} {how}{go_on}", file=sys.stderr)
     return 128 - code if code < 0 else code
@@ -135,20 +138,21 @@ def _worker(
 def _codes(running: list[subprocess.Popen]) -> tuple[list[int], int]:
     """Exit codes, once all have ended, and which worker they are to be explained by: the first that failed, not those
     that lost it. What does not notice within ``GRACE`` seconds, as a worker that waits for the lost one, is killed."""
-    culprit: int | None = None
-    deadline = None
-    while any(worker.poll() is None for worker in running):
-        if culprit is None:
-            culprit = next((rank for rank, worker in enumerate(running) if _failed(worker.returncode)), None)
-        if culprit is not None and len(running) > 1:
-            deadline = deadline or time.monotonic() + GRACE
-            if time.monotonic() > deadline:
-                for worker in running:
-                    worker.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            next(worker for worker in running if worker.returncode is None).wait(POLL)
-    codes = [worker.returncode for worker in running]
-    if culprit is None:
+    culprit, deadline, killed = None, math.inf, False
+    while True:
+        polled = [worker.poll() for worker in running]
+        codes = [code for code in polled if code is not None]
+        if len(codes) == len(running):
+            break
+        if culprit is None and len(running) > 1:
+            culprit = next((rank for rank, code in enumerate(polled) if _failed(code)), None)
+            deadline = math.inf if culprit is None else time.monotonic() + GRACE
+        if time.monotonic() > deadline:
+            killed = True
+            for worker in running:
+                worker.kill()
+        time.sleep(POLL)
+    if culprit is None or (not killed and _failed(codes[0])):  # the first has said what was wrong
         culprit = next((rank for rank, code in enumerate(codes) if _failed(code)), 0)
     return codes, culprit
 
@@ -161,14 +165,15 @@ def _last_words(folder: Path, rank: int) -> str:
     """Of a worker that does not write to the terminal."""
     log = distributed.log_of(folder, rank)
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return f"{lines[-1] if lines else 'it said nothing'} (all of it: {log})"
+    return lines[-1] if lines else "it said nothing"
 
 
 @contextlib.contextmanager
 def _forwarded(running: list[subprocess.Popen]) -> Iterator[None]:
     def forward(number: int, frame: object) -> None:
-        for worker in running:
-            worker.send_signal(number)
+        if not distributed.launched():  # torchrun and its like signal our worker themselves; two would end it at once
+            for worker in running:
+                worker.send_signal(number)
 
     handlers = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
     for number in (signal.SIGTERM, signal.SIGHUP):

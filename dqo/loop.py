@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from dqo import distributed
 from dqo.batching import join, of_all_ranks, split
@@ -58,7 +59,8 @@ def train(
 ) -> None:  # fmt: skip
     """Run steps ``step + 1`` to ``plan.steps``. ``observers`` see each finished step, in order: log, evaluate,
     checkpoint. A resumed run passes the step and cursor of its checkpoint, and what had been ``tolerated`` by then."""
-    with ThreadPoolExecutor(1) as background, ThreadPoolExecutor(2) as judges:
+    threads = partial(ThreadPoolExecutor, initializer=distributed.use_device)
+    with threads(1) as background, threads(2) as judges:
         coming: Future | None = None
         for number in range(step + 1, plan.steps + 1):
             with _failures_of(number):

@@ -3,8 +3,8 @@
 #
 #   sbatch --nodes 2 scripts/slurm.sh task=gsm8k run_dir=/shared/run resume=auto
 #
-# resume=auto goes on with the run where the job was requeued. SIGTERM comes two minutes before the limit: the step
-# is ended and a checkpoint written.
+# resume=auto goes on with the run where the job was requeued. SIGTERM comes two minutes before the limit: a step that
+# ends within torchrun's 30 s is followed by a checkpoint; else the newest one is gone on from.
 #SBATCH --job-name=dqo
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8

@@ -51,8 +51,8 @@ def normalised(
 
 def _step_std(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> float:
     """Standard deviation (n - 1) of the valid values of all processes. A collective."""
-    parts = distributed.gathered(values_PK[valid_PK].double())
-    return float(stds(torch.cat(parts)[None], torch.ones(1, sum(map(len, parts)), dtype=torch.bool)))
+    values = torch.cat(distributed.gathered(values_PK[valid_PK].double()))
+    return float(stds(values[None], torch.ones(1, len(values), dtype=torch.bool))) if len(values) > 1 else 0.0
 
 
 def stds(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> Float[Tensor, " prompts"]:

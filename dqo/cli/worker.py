@@ -37,22 +37,32 @@ def main() -> None:
     stopping.listen()
     _die_with(parent, stopping)
     _quiet_libraries()
-    from dqo import distributed  # torch: after the signals are listened to
-
-    if distributed.launched():
-        distributed.start()
-        folder = distributed.of_first(folder)
-        _log_of_its_own(folder)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(VisibleFormatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("dqo").setLevel(logging.INFO)
     try:
-        code = _run(command, folder, ownership, stopping)
+        code = _run(command, _joined(folder), ownership, stopping)
     except Stopped as stopped:
         report(command, f"{stopped}{_how_to_go_on(command, ownership)}")
-        code = 130 if distributed.first() else 0  # the first speaks for all
+        code = 130 if os.environ.get("RANK", "0") == "0" else 0  # the first speaks for all
     sys.exit(code)
+
+
+def _joined(folder: Path) -> Path:
+    """Meet the other workers, if there are; the run's folder, as the first knows it."""
+    from dqo import distributed  # torch: after the signals are listened to
+
+    if not distributed.launched():
+        return folder
+    try:
+        distributed.start()
+        folder = distributed.of_first(folder)
+    except RuntimeError as error:
+        report("train", f"another worker did not come, or is gone ({_cause(error)})")
+        sys.exit(distributed.LOST_PEER)
+    _log_of_its_own(folder)
+    return folder
 
 
 def _log_of_its_own(folder: Path) -> None:

@@ -15,7 +15,13 @@ from dqo.config.typed import flat, load, plain
 from dqo.errors import ConfigError
 
 AUTO = "auto"
-MAY_CHANGE = ("steps", "log.", "eval.", "checkpoint.", "nproc", "device", "run_dir", "resume", "dry_run")
+ENGINE = (
+    "learner._target_",
+    "learner.stage",
+    "learner.offload_optimizer",
+    "learner.offload_param",
+)  # one format for all
+MAY_CHANGE = ("steps", "log.", "eval.", "checkpoint.", "nproc", "device", "run_dir", "resume", "dry_run", *ENGINE)
 OF_THE_FOLDER = ("run_dir", "resume", "dry_run")  # no part of what is trained
 AT_THE_END = ("steps", "eval.", "checkpoint.final")  # a change of these gives a complete run something to do
 
@@ -96,8 +102,9 @@ def changes(config: DictConfig, resolved: DictConfig) -> list[str]:
     ]
     if refused:
         raise ConfigError(
-            f"resume={resolved.resume} with {', '.join(refused)}: only steps, log, eval, checkpoint, nproc and device "
-            "may change; leave the rest out, or start a new run from model=hf model.path=RUN/policy"
+            f"resume={resolved.resume} with {', '.join(refused)}: only steps, log, eval, checkpoint, nproc, device and "
+            "the learner's engine may change; leave the rest out, or start a new run from model=hf "
+            "model.path=RUN/policy"
         )
     return [f"{key}={now.get(key)} (was {then.get(key)})" for key in different if not _is_of(key, OF_THE_FOLDER)]
 

@@ -116,26 +116,28 @@ def workers(config: DictConfig) -> int:
         return int(os.environ["WORLD_SIZE"])
     if config.nproc is not None:
         return config.nproc
-    gpus = torch.cuda.device_count() if config.device != "cpu" else 0
-    return max(1, gpus) if not _alone(config) else 1
+    gpus = torch.cuda.device_count() if config.device != "cpu" and not _alone(config) else 0
+    return max(count for count in range(1, max(gpus, 1) + 1) if config.prompts_per_step % count == 0)
 
 
 def _alone(config: DictConfig) -> bool:
-    """Whether the learner is one process."""
-    return config.learner["_target_"].startswith("dqo.learner.torch_single.")
+    """Whether the learner is one process; of a user's own we do not know that it is more."""
+    return not config.learner["_target_"].startswith("dqo.learner.deepspeed_zero.")
 
 
 def _engines(config: DictConfig) -> None:
     if (count := workers(config)) > 1:
         if _alone(config):
-            raise ConfigError(
-                f"nproc={count}: learner=torch_single is one process; type learner=deepspeed_zero, or nproc=1"
-            )
+            name = config.learner["_target_"].rpartition(".")[2]
+            raise ConfigError(f"nproc={count}: {name} is one process; type learner=deepspeed_zero, or nproc=1")
         if config.prompts_per_step % count:
             raise ConfigError(
                 f"prompts_per_step={config.prompts_per_step}: {count} workers share them equally; type "
                 f"prompts_per_step={-(-config.prompts_per_step // count) * count}, or another nproc="
             )
+        if config.device != "cpu" and 0 < torch.cuda.device_count() < (config.nproc or 1):
+            gpus = torch.cuda.device_count()
+            raise ConfigError(f"nproc={count}: there are {gpus} GPUs, one for each worker; type nproc={gpus}")
     if config.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device={config.device}: allowed are auto | cpu | cuda")
 

@@ -70,7 +70,8 @@ class Base(abc.ABC):
         disable_dropout(policy)
         if shared_prompt:
             check_shared_prompt(policy, device)
-        self.head = plain_head(policy, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):  # flash attention takes no fp32
+            self.head = plain_head(policy, device)
         if gradient_checkpointing:
             policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model: Model = policy

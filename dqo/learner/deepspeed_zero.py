@@ -58,7 +58,7 @@ class DeepSpeedZero(Base):
         lora_target_modules: list[str] | None,
     ):
         _check(stage, offload_optimizer=offload_optimizer, offload_param=offload_param)
-        self._deepspeed = _imported()
+        self._deepspeed = _imported(device)
         super().__init__(
             policy, device, loss, optim,
             temperature=temperature, num_iterations=num_iterations, shared_prompt=shared_prompt, dtype=dtype,
@@ -82,6 +82,7 @@ class DeepSpeedZero(Base):
             "zero_force_ds_cpu_optimizer": False,  # it is compiled at its first use
             "bf16": {"enabled": self._half, "check_grad_overflow": True},
             "data_types": {"grad_accum_dtype": "fp32"},
+            "communication_data_type": "fp32",  # of gradients: bfloat16 sums would lose what small ones add
             # DeepSpeed switches an autocast that it is not told of off
             "torch_autocast": {"enabled": self._autocast, "dtype": "bfloat16", "lower_precision_safe_modules": []},
         }
@@ -119,6 +120,10 @@ class DeepSpeedZero(Base):
     @property
     def _autocast(self) -> bool:
         return self.bf16 and not self._half
+
+    def _head_of(self, model: Model) -> torch.nn.Module | None:
+        """At stage 3 each call of the head is a collective, and processes would differ in their number."""
+        return None if self.stage == 3 else super()._head_of(model)
 
     def _forward(self, model: Model, batch: MicroBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
         called = self.engine if model is self.model and torch.is_grad_enabled() else model
@@ -180,7 +185,9 @@ class DeepSpeedZero(Base):
             with self._written(parameter), torch.no_grad():
                 parameter.copy_(value)
             if self.stage == 0:
-                self._states()[parameter] = {key: tensor.clone() for key, tensor in saved.moments(name).items()}
+                self._states()[parameter] = {
+                    key: tensor.to(self.device, copy=True) for key, tensor in saved.moments(name).items()
+                }
                 continue
             self._deepspeed.utils.safe_set_full_fp32_param(parameter, value)
             for key, moment in saved.moments(name).items():
@@ -193,7 +200,8 @@ class DeepSpeedZero(Base):
             return
         for part in self._parts():
             self._states()[part] = {
-                key: torch.zeros_like(part) if moment.ndim else moment.clone() for key, moment in moments.items()
+                key: torch.zeros_like(part) if moment.ndim else moment.to(part.device, copy=True)
+                for key, moment in moments.items()
             }
         self._link()
 
@@ -220,8 +228,9 @@ class DeepSpeedZero(Base):
     def _make_reference(self) -> Reference:
         reference = Reference(self.model)
         if reference.copy is not None:
-            if self._half:
-                torch.nn.Module.to(reference.copy, torch.bfloat16)
+            if self._half:  # parameters alone, as DeepSpeed does: rotary frequencies must stay fp32
+                for parameter in reference.copy.parameters():
+                    parameter.data = parameter.data.to(torch.bfloat16)
             if self.stage == 3:  # its parameters are spread, too
                 self._deepspeed.initialize(model=reference.copy, config=self._config)
         return reference
@@ -238,10 +247,10 @@ def _check(stage: int, *, offload_optimizer: bool, offload_param: bool) -> None:
             )
 
 
-def _imported() -> Any:
+def _imported(device: torch.device) -> Any:
     """DeepSpeed, with nothing that it would compile: a process killed while it does leaves a lock for which every later
     one waits."""
-    if not torch.cuda.is_available():
+    if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         import deepspeed

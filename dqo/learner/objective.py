@@ -32,8 +32,9 @@ class Objective:
         return [self.positions_P[group] for group in sorted({group for batch in batches for group in batch.groups})]
 
     def largest_advantage(self, batches: Iterable[MicroBatch]) -> float:
-        """In absolute value; NaN if one is."""
-        return float(torch.cat([self.advantages_BT[batch.rows_N, batch.columns_N] for batch in batches]).abs().max())
+        """In absolute value; NaN if one is, 0.0 of none."""
+        values = [self.advantages_BT[batch.rows_N, batch.columns_N] for batch in batches]
+        return float(torch.cat(values).abs().max()) if values else 0.0
 
     def __call__(self, batch: MicroBatch, logprobs_N: Float[Tensor, " sampled"]) -> tuple[Float[Tensor, ""], Mapping]:
         """The loss of one micro-batch, and (sum, count) of each mean."""

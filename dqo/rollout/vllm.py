@@ -235,10 +235,16 @@ def _start(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kv_ca
                 model=folder, load_format="dummy", generation_config="vllm",
                 enable_prefix_caching=True, disable_log_stats=True, seed=0,
                 enable_sleep_mode=policy.device.type == "cuda",
-                **_beside_others(), **settings,
+                **_beside_others(), **_seedable(policy.device), **settings,
             )  # fmt: skip
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"rollout=vllm: the engine does not start: {error}") from error
+
+
+def _seedable(device: torch.device) -> dict[str, Any]:
+    """Where a prompt is read in parts, vLLM 0.32 turns the request's generator back by what a part has drawn, which the
+    CPU's generators cannot: there prompts are read whole."""
+    return {"enable_chunked_prefill": False} if device.type == "cpu" else {}
 
 
 def _beside_others() -> dict[str, Any]:

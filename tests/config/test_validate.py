@@ -56,7 +56,7 @@ def test_the_defaults_pass():
         ({"checkpoint__keep_every": 50, "checkpoint__every": 20}, r"multiple .* type checkpoint\.keep_every=40"),
         ({"checkpoint__keep_every": 50}, r"multiple of checkpoint\.every=0; type checkpoint\.keep_every=0"),
         ({"ahead": 2}, r"ahead=2: .*; type ahead=0"),
-        ({"nproc": 2}, r"nproc=2: .*; type learner=deepspeed_zero, or nproc=1"),
+        ({"nproc": 2}, r"nproc=2: TorchSingle is one process; type learner=deepspeed_zero, or nproc=1"),
         ({"device": "tpu"}, r"device=tpu: allowed are auto \| cpu \| cuda"),
         ({"k": 1}, r"k=1: .*no others; type k=8, or alpha=0"),
         ({"k": 2}, r"k=2: .*removes them entirely; type k=3 or more, or advantage=unbiased"),

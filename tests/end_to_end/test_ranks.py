@@ -121,7 +121,7 @@ def test_torchrun_starts_it_too(environment, tmp_path):
 
 def test_what_several_workers_cannot_do_is_said_before_anything_starts(dqo, tmp_path):
     text = dqo(*SMALL, "nproc=2", "run_dir=run", code=2)
-    assert "nproc=2: learner=torch_single is one process; type learner=deepspeed_zero, or nproc=1" in text
+    assert "nproc=2: TorchSingle is one process; type learner=deepspeed_zero, or nproc=1" in text
     text = dqo(*SMALL, *TWO, "prompts_per_step=3", "run_dir=run", code=2)
     assert "prompts_per_step=3: 2 workers share them equally; type prompts_per_step=4" in text
     assert not (tmp_path / "run").exists()

@@ -215,3 +215,10 @@ def test_filters_narrow_what_is_sampled_and_not_its_log_probability(started):
     rollouts = sampled(engine, 1)[0]
     assert len({tuple(row) for row in rollouts.tokens_BT.tolist()}) == 1
     torch.testing.assert_close(rollouts.logprobs_BT, Learner(policy).score(rollouts), atol=1e-4, rtol=0)
+
+
+def test_more_prompts_than_fit_into_a_pass_are_sampled_with_seeds():
+    """Prompts read in parts would need generators that can be turned back; a CPU's cannot."""
+    engine = start(make_policy())
+    rollouts = join(list(engine.generate(make_prompts(12, length=90), k=40, seed=0)))
+    assert len(rollouts.texts) == 480 and rollouts.sampled_BT.any(1).all()
