@@ -11,7 +11,7 @@ nothing else, so data parallelism costs no communication beyond the learner's ow
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,7 +87,7 @@ def train(
                     observe(done)
 
 
-def collect(stages: Stages, plan: Plan, judges: ThreadPoolExecutor, cursor: int) -> tuple[Experience, int, Clock]:
+def collect(stages: Stages, plan: Plan, judges: Executor, cursor: int) -> tuple[Experience, int, Clock]:
     """Sample, judge and credit one step's groups; the cursor returned stands behind the last prompt drawn."""
     kept: list[Experience] = []
     dropped: list[Experience] = []

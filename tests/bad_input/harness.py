@@ -53,7 +53,7 @@ def in_process(case: Case, monkeypatch) -> int:
     """The command itself, but for one line: where it starts its worker as a process, the worker's function is called.
     Returns the exit code."""
 
-    def run(command: str, folder: Path, ownership) -> int:
+    def run(command: str, folder: Path, ownership, count: int) -> int:
         return worker._run(command, folder, ownership, Stopping())
 
     monkeypatch.setattr(launch, "_run", run)
