@@ -7,8 +7,8 @@ which: sampling may run beside the learner (``ahead=1``), and two threads that s
 
 import datetime
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +43,7 @@ def log_of(folder: Path, rank: int) -> Path:
 
 def start(patience: datetime.timedelta = datetime.timedelta(minutes=30)) -> None:
     """Join the other workers, as the launcher's environment says. ``patience``: how long one waits for another."""
-    use_device()
+    _use_device()
     if torch.cuda.is_available():
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=patience)
     else:
@@ -52,8 +52,12 @@ def start(patience: datetime.timedelta = datetime.timedelta(minutes=30)) -> None
         _groups[channel] = dist.new_group(backend="gloo", timeout=patience)
 
 
-def use_device() -> None:
-    """Which GPU is current is each thread's own affair."""
+def threads(count: int) -> ThreadPoolExecutor:
+    """For work beside the main thread, on this worker's GPU: which one is current is each thread's own affair."""
+    return ThreadPoolExecutor(count, initializer=_use_device)
+
+
+def _use_device() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
@@ -122,16 +126,6 @@ def barrier() -> None:
     """Go on when all are here."""
     if world() > 1:
         dist.barrier(group=_group(Channel.MAIN))
-
-
-@contextmanager
-def first_before_others() -> Iterator[None]:
-    """What the first makes, such as a cached folder, the others find."""
-    if not first():
-        barrier()
-    yield
-    if first():
-        barrier()
 
 
 def _group(channel: Channel) -> Any:

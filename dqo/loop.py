@@ -11,10 +11,9 @@ nothing else, so data parallelism costs no communication beyond the learner's ow
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 from dqo import distributed
 from dqo.batching import join, of_all_ranks, split
@@ -59,8 +58,7 @@ def train(
 ) -> None:  # fmt: skip
     """Run steps ``step + 1`` to ``plan.steps``. ``observers`` see each finished step, in order: log, evaluate,
     checkpoint. A resumed run passes the step and cursor of its checkpoint, and what had been ``tolerated`` by then."""
-    threads = partial(ThreadPoolExecutor, initializer=distributed.use_device)
-    with threads(1) as background, threads(2) as judges:
+    with distributed.threads(1) as background, distributed.threads(2) as judges:
         coming: Future | None = None
         for number in range(step + 1, plan.steps + 1):
             with _failures_of(number):
@@ -78,11 +76,11 @@ def train(
                 with clock("sync"):
                     stages.rollout.load_weights(stages.learner.weights(), version=number)
                 failures = {f"rewards/{name}": float(n) for name, n in tolerated(stages, counted).items()}
-                done = Step(
+                mine = Step(
                     number=number, cursor=cursor, experience=experience, targets=targets,
                     report={**report, **failures}, seconds=clock.seconds,
                 )  # fmt: skip
-                done = of_all_ranks(done)
+                done = of_all_ranks(mine)
                 for observe in observers:
                     observe(done)
 
