@@ -25,7 +25,7 @@ train: setup ## the quick start: SmolLM2-135M learns to recommend cities, and ke
 	$(BIN)dqo-train
 
 test: setup ## all tests that can run here (13 minutes on two CPU cores)
-	$(BIN)python -m pytest -n logical --maxprocesses 4
+	$(BIN)python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test-math: ## the DPP library alone: needs torch and pytest, under a minute
 	$(if $(wildcard $(BIN)python),$(BIN)python,python3) -m pytest tests/dpp --noconftest --override-ini addopts=

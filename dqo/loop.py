@@ -87,8 +87,7 @@ def train(
 
 def collect(stages: Stages, plan: Plan, judges: Executor, cursor: int) -> tuple[Experience, int, Clock]:
     """Sample, judge and credit one step's groups; the cursor returned stands behind the last prompt drawn."""
-    kept: list[Experience] = []
-    dropped: list[Experience] = []
+    kept, dropped = list[Experience](), list[Experience]()
     clock, world, rank = Clock(), distributed.world(), distributed.rank()
     for _ in range(1 + plan.redraws):
         missing = distributed.largest(plan.prompts - len(kept), Channel.SAMPLING)  # ranks stay in step
