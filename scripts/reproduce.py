@@ -144,6 +144,8 @@ def curve(table: Table, key: str, seeds: list[int], folder: Path) -> str:
     for setting in table.settings:
         runs = [read_metrics(run_folder(setting, seed, folder) / "metrics.jsonl") for seed in seeds]
         values = [[line[key] for line in run if line.get(key) is not None] for run in runs]
+        if not all(values):  # of a version that did not log it
+            continue
         fifth = len(values[0]) // 5
         if not lines:
             steps = " | ".join(str(fifth * (i + 1)) for i in range(5))
