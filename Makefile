@@ -24,7 +24,7 @@ GPU ?= $(if $(shell command -v nvidia-smi),1,0)
 train: setup ## the quick start: SmolLM2-135M learns to recommend cities, and keeps many (two CPU cores, minutes)
 	$(BIN)dqo-train
 
-test: setup ## all tests that can run here (13 minutes on two CPU cores)
+test: setup ## all tests that can run here (15 minutes on two CPU cores)
 	$(BIN)python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test-math: ## the DPP library alone: needs torch and pytest, under a minute
