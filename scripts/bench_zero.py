@@ -15,6 +15,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import measuring
@@ -46,7 +47,7 @@ def run(stage: int, arguments: argparse.Namespace) -> dict[str, float]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    out = Path(f"/tmp/dqo-zero-{os.getpid()}-{stage}.json")
+    out = Path(tempfile.gettempdir()) / f"dqo-zero-{os.getpid()}-{stage}.json"
     shared = {**os.environ, "WORLD_SIZE": str(arguments.nproc), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     workers = [
         subprocess.Popen(
