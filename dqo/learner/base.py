@@ -81,6 +81,11 @@ class Base(abc.ABC):
             )
         # checkpointing and LoRA's dropout work in training mode only
         self.training = gradient_checkpointing or (lora_r is not None and lora_dropout > 0)
+        self._start()
+
+    @abc.abstractmethod
+    def _start(self) -> None:
+        """Make what the engine needs of ``model``, which is not trained yet: reference, optimizer."""
 
     @abc.abstractmethod
     def _reference(self) -> contextlib.AbstractContextManager[Model]:

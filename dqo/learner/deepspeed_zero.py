@@ -58,26 +58,26 @@ class DeepSpeedZero(Base):
         lora_target_modules: list[str] | None,
     ):
         _check(stage, offload_optimizer=offload_optimizer, offload_param=offload_param)
-        self._deepspeed = _imported(device)
+        self.stage, self._deepspeed = stage, _imported(device)
+        self._offloaded = {"offload_optimizer": offload_optimizer, "offload_param": offload_param}
         super().__init__(
             policy, device, loss, optim,
             temperature=temperature, num_iterations=num_iterations, shared_prompt=shared_prompt, dtype=dtype,
             max_tokens_per_micro_batch=max_tokens_per_micro_batch, gradient_checkpointing=gradient_checkpointing,
             lora_r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, lora_target_modules=lora_target_modules,
         )  # fmt: skip
-        self.stage = stage
+
+    def _start(self) -> None:
         distributed.start_alone()
-        offload = {"device": "cpu", "pin_memory": device.type == "cuda"}
-        zero: dict[str, Any] = {"stage": stage}
-        if offload_optimizer:
-            zero["offload_optimizer"] = offload
-        if offload_param:
-            zero["offload_param"] = offload
+        offload = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
         self._config = {
-            "train_micro_batch_size_per_gpu": 1,  # in words that DeepSpeed asks for; ours are packed by tokens
+            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed asks; ours are packed by tokens
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": optim.max_grad_norm or 0.0,
-            "zero_optimization": zero,
+            "gradient_clipping": self.optim.max_grad_norm or 0.0,
+            "zero_optimization": {
+                "stage": self.stage,
+                **{key: offload for key, wanted in self._offloaded.items() if wanted},
+            },
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # it is compiled at its first use
             "bf16": {"enabled": self._half, "check_grad_overflow": True},
@@ -86,9 +86,9 @@ class DeepSpeedZero(Base):
             # DeepSpeed switches an autocast that it is not told of off
             "torch_autocast": {"enabled": self._autocast, "dtype": "bfloat16", "lower_precision_safe_modules": []},
         }
-        self.reference = self._make_reference() if loss.needs_reference else None
+        self.reference = self._make_reference() if self.loss.needs_reference else None
         self.engine, self.optimizer, *_ = self._deepspeed.initialize(
-            model=self.model, optimizer=optim.make(policy.named_parameters()), config=self._config
+            model=self.model, optimizer=self.optim.make(self.policy.named_parameters()), config=self._config
         )
 
     def weights(self) -> Weights:
@@ -222,7 +222,7 @@ class DeepSpeedZero(Base):
         return self.optimizer.state if self.stage == 0 else self.optimizer.optimizer.state
 
     def _parts(self) -> list[Tensor]:
-        names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
+        names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups")  # stage 3 | 1 and 2
         return next(getattr(self.optimizer, name) for name in names if hasattr(self.optimizer, name))
 
     def _make_reference(self) -> Reference:

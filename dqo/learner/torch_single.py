@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from dqo.learner import state
 from dqo.learner.base import Base, Model
@@ -14,9 +13,7 @@ from dqo.learner.logprobs import token_logprobs
 from dqo.learner.lora import merged_weights
 from dqo.learner.objective import Objective, Tally
 from dqo.learner.packing import MicroBatch
-from dqo.learner.parts import Loss, Optim
 from dqo.learner.reference import Reference
-from dqo.models.precision import Dtype
 from dqo.stages import Weights
 
 
@@ -24,32 +21,9 @@ class TorchSingle(Base):
     """Owns the policy: fp32 weights, autocast to ``dtype``, gradients summed over micro-batches, ``num_iterations``
     optimizer steps on each batch."""
 
-    def __init__(
-        self,
-        policy: PreTrainedModel,
-        device: torch.device,
-        loss: Loss,
-        optim: Optim,
-        *,
-        temperature: float,
-        num_iterations: int,
-        max_tokens_per_micro_batch: int,
-        shared_prompt: bool,
-        gradient_checkpointing: bool,
-        dtype: Dtype,
-        lora_r: int | None,
-        lora_alpha: int,
-        lora_dropout: float,
-        lora_target_modules: list[str] | None,
-    ):
-        super().__init__(
-            policy, device, loss, optim,
-            temperature=temperature, num_iterations=num_iterations, shared_prompt=shared_prompt, dtype=dtype,
-            max_tokens_per_micro_batch=max_tokens_per_micro_batch, gradient_checkpointing=gradient_checkpointing,
-            lora_r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, lora_target_modules=lora_target_modules,
-        )  # fmt: skip
-        self.reference = Reference(self.model) if loss.needs_reference else None
-        self.optimizer = optim.make(policy.named_parameters())
+    def _start(self) -> None:
+        self.reference = Reference(self.model) if self.loss.needs_reference else None
+        self.optimizer = self.optim.make(self.policy.named_parameters())
 
     def weights(self) -> Weights:
         """Detached, not copied: take them before the next update."""
