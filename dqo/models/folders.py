@@ -18,6 +18,7 @@ from huggingface_hub.utils import httpx
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from dqo import distributed
 from dqo.atomic import replacing_folder
 from dqo.errors import ConfigError
 from dqo.stages import Weights
@@ -66,8 +67,17 @@ def cached_folder(key: str, build: Callable[[Path], None]) -> Path:
     """The folder of this name in dqo's cache ($DQO_CACHE, else dqo in $XDG_CACHE_HOME or ~/.cache).
 
     Where it is missing, ``build`` fills an empty folder that then gets the name; a second process waits for the first.
-    Raises ConfigError where the cache cannot be written.
+    Raises ConfigError where the cache cannot be written. A collective.
     """
+    if not distributed.first():  # transformers writes weights on the first worker only: the others wait for it
+        distributed.barrier()
+        return _cached(key, build)
+    folder = _cached(key, build)
+    distributed.barrier()
+    return folder
+
+
+def _cached(key: str, build: Callable[[Path], None]) -> Path:
     home = os.environ.get("DQO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dqo"
     folder = Path(home).expanduser() / key
     if folder.is_dir():
