@@ -82,7 +82,7 @@ def bare(learner: TorchSingle, packed: list[MicroBatch], targets: Targets) -> No
         with torch.autocast("cpu", torch.bfloat16, enabled=learner.bf16):
             logits_RUV = learner.policy(
                 input_ids=batch.tokens_RL, attention_mask=batch.mask, position_ids=batch.positions_RL,
-                logits_to_keep=columns, use_cache=False,
+                logits_to_keep=columns, use_cache=False, shared_prompt=batch.shared_prompt,
             ).logits  # fmt: skip
         logits_NV = logits_RUV[batch.sequences_N, torch.searchsorted(columns, batch.sources_N)].float()
         losses_N = torch.nn.functional.cross_entropy(logits_NV, batch.targets_N, reduction="none")

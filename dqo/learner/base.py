@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from dqo import distributed
 from dqo.errors import ConfigError, StageError
 from dqo.learner.dropout import disable_dropout
-from dqo.learner.logprobs import check_shared_prompt, plain_head, probe
+from dqo.learner.logprobs import plain_head, probe, use_shared_prompt
 from dqo.learner.lora import with_lora
 from dqo.learner.objective import Objective, Tally, counts, objective
 from dqo.learner.packing import MicroBatch, micro_batches
@@ -69,7 +69,7 @@ class Base(abc.ABC):
 
         disable_dropout(policy)
         if shared_prompt:
-            check_shared_prompt(policy, device)
+            use_shared_prompt(policy, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):  # flash attention takes no fp32
             self.head = plain_head(policy, device)
         if gradient_checkpointing:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from dqo.errors import ConfigError
 from dqo.learner.packing import MicroBatch, micro_batches
+from dqo.models.attention import use_dqo_attention
 from dqo.records import Prompt, Rollouts
 
 CHUNK = 256  # rows of logits whose entropy is computed at once
@@ -42,7 +43,7 @@ def token_logprobs(
             attention_mask=batch.mask.to(device),
             logits_to_keep=columns_U.to(device),
             use_cache=False,
-            **({"position_ids": batch.positions_RL.to(device)} if batch.mask.ndim == 4 else {}),
+            **_of_shared_prompt(batch, device),
         ).logits
     states_M = states_RU.flatten(0, 1)
     if len(used_M) < len(states_M):
@@ -64,6 +65,12 @@ def token_logprobs(
     ]
     logprobs_N, entropies_N = (torch.cat(values)[order_N.argsort()] for values in zip(*parts, strict=True))
     return logprobs_N, entropies_N
+
+
+def _of_shared_prompt(batch: MicroBatch, device: torch.device) -> dict[str, Any]:
+    if batch.shared_prompt is None:
+        return {}
+    return {"position_ids": batch.positions_RL.to(device), "shared_prompt": batch.shared_prompt.to(device)}
 
 
 def _of_logits(
@@ -100,27 +107,32 @@ def plain_head(model: PreTrainedModel, device: torch.device) -> torch.nn.Module 
     return head if float((whole_N - parts_N).abs().max()) <= ALIKE else None
 
 
-def check_shared_prompt(model: PreTrainedModel, device: torch.device) -> None:
-    """Raises ConfigError for a model that would compute something else under the shared form's mask."""
+def use_shared_prompt(model: PreTrainedModel, device: torch.device) -> None:
+    """Switch the model to attention that knows the shared form. Raises ConfigError where it would then compute
+    something else than in the plain form."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
     if getattr(config, "sliding_window", None) is not None:
         kinds.add("sliding_attention")
-    if model.config._attn_implementation not in ("sdpa", "eager"):
-        kinds.add(f"attention by {model.config._attn_implementation}")
     if kinds:
-        raise _no_shared_prompt(model, f"has {', '.join(sorted(kinds))}, which ignores the mask of shared prompts")
+        raise _no_shared_prompt(model, f"has {', '.join(sorted(kinds))}, which shared prompts would switch off")
+    if not use_dqo_attention(model):
+        implementation = model.config._attn_implementation
+        raise _no_shared_prompt(model, f"has attention by {implementation}", " or model.attn_implementation=sdpa")
     with torch.no_grad():
-        shared_N, plain_N = (
-            token_logprobs(model, probe(shared), temperature=1.0, device=device)[0] for shared in (True, False)
-        )
+        plain_N = token_logprobs(model, probe(False), temperature=1.0, device=device)[0]
+        try:
+            shared_N = token_logprobs(model, probe(True), temperature=1.0, device=device)[0]
+        except (TypeError, RuntimeError) as error:
+            raise _no_shared_prompt(model, f"cannot take shared prompts ({error})") from error
     difference = float((shared_N - plain_N).abs().max())
     if not difference <= ALIKE:
         raise _no_shared_prompt(model, f"is {difference:.2g} nats off with shared prompts")
 
 
-def _no_shared_prompt(model: PreTrainedModel, reason: str) -> ConfigError:
-    return ConfigError(f"learner.shared_prompt=true: {type(model).__name__} {reason}; type learner.shared_prompt=false")
+def _no_shared_prompt(model: PreTrainedModel, reason: str, alternative: str = "") -> ConfigError:
+    advice = f"type learner.shared_prompt=false{alternative}"
+    return ConfigError(f"learner.shared_prompt=true: {type(model).__name__} {reason}; {advice}")
 
 
 def probe(shared: bool) -> MicroBatch:

@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError, StageError
+from dqo.models.attention import use_dqo_attention
 from dqo.models.precision import Dtype
 from dqo.records import Prompt, Rollouts
-from dqo.rollout.attention import use_grouped_attention
 from dqo.rollout.decoding import Batch, Drawn
 from dqo.rollout.record import end_tokens
 from dqo.rollout.sampler import Sampler
@@ -110,5 +110,5 @@ def _copy(policy: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
         for parameter in policy.parameters()
     }
     model = copy.deepcopy(policy, memo=cast).eval()
-    use_grouped_attention(model)
+    use_dqo_attention(model)
     return model

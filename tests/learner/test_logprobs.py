@@ -3,8 +3,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from dqo.errors import ConfigError
-from dqo.learner.logprobs import check_shared_prompt, plain_head, token_logprobs
+from dqo.learner.logprobs import plain_head, token_logprobs, use_shared_prompt
 from dqo.learner.packing import micro_batches
+from dqo.models.attention import use_dqo_attention
 from tests.factories import make_experience, tiny_llama
 from tests.learner.builders import CPU, tiny_qwen2
 
@@ -28,6 +29,7 @@ def by_definition(model, rollouts, temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_both_forms_are_the_definition_in_values_and_gradients(name, shared, temperature):
     model, rollouts = MODELS[name](), make_experience(prompts=3, k=4).rollouts
+    use_dqo_attention(model)
     (batch,) = micro_batches(rollouts, list(range(12)), budget=1000, shared=shared)
     logprobs_N, entropies_N = token_logprobs(model, batch, temperature=temperature, device=CPU)
     expected_N, expected_entropies_N = by_definition(model, rollouts, temperature)
@@ -46,33 +48,52 @@ def test_both_forms_are_the_definition_in_values_and_gradients(name, shared, tem
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_models_that_take_the_mask_are_let_through(name):
-    check_shared_prompt(MODELS[name](), CPU)
+def test_models_whose_attention_can_be_ours_are_let_through(name):
+    use_shared_prompt(MODELS[name](), CPU)
 
 
 def test_gpt2_shares_prompts_too():
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=63, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2)
-    check_shared_prompt(GPT2LMHeadModel(config).eval(), CPU)
+    use_shared_prompt(GPT2LMHeadModel(config).eval(), CPU)
 
 
-def test_a_model_that_ignores_the_mask_is_refused():
-    class Unmasked(LlamaForCausalLM):
-        def forward(self, *args, attention_mask=None, **kwargs):
-            return super().forward(*args, attention_mask=None, **kwargs)
+def test_a_model_that_computes_something_else_is_refused():
+    class Unplaced(LlamaForCausalLM):
+        def forward(self, *args, position_ids=None, **kwargs):
+            return super().forward(*args, **kwargs)
 
     torch.manual_seed(0)
-    model = Unmasked(LlamaConfig(vocab_size=63, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+    model = Unplaced(LlamaConfig(vocab_size=63, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
                                  num_attention_heads=2, initializer_range=0.5))  # fmt: skip
-    with pytest.raises(ConfigError, match=r"Unmasked is .* nats off .*; type learner\.shared_prompt=false"):
-        check_shared_prompt(model.eval(), CPU)
+    with pytest.raises(ConfigError, match=r"Unplaced is .* nats off .*; type learner\.shared_prompt=false"):
+        use_shared_prompt(model.eval(), CPU)
+
+
+def test_a_model_that_takes_no_layout_is_refused():
+    class Closed(LlamaForCausalLM):
+        def forward(self, input_ids, attention_mask, logits_to_keep, use_cache, position_ids=None):
+            return super().forward(
+                input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=logits_to_keep, use_cache=use_cache
+            )
+
+    model = Closed(tiny_llama().config)
+    with pytest.raises(ConfigError, match=r"Closed cannot take .*'shared_prompt'.*; type learner\.shared_prompt=false"):
+        use_shared_prompt(model.eval(), CPU)
+
+
+def test_other_attention_is_refused():
+    model = tiny_llama()
+    model.set_attn_implementation("eager")
+    with pytest.raises(ConfigError, match=r"by eager; .*shared_prompt=false or model\.attn_implementation=sdpa"):
+        use_shared_prompt(model, CPU)
 
 
 def test_a_sliding_window_is_refused_since_our_mask_would_switch_it_off():
     config = MistralConfig(vocab_size=63, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
                            num_attention_heads=2, num_key_value_heads=2, sliding_window=8)  # fmt: skip
     with pytest.raises(ConfigError, match=r"sliding_attention.*type learner\.shared_prompt=false"):
-        check_shared_prompt(MistralForCausalLM(config).eval(), CPU)
+        use_shared_prompt(MistralForCausalLM(config).eval(), CPU)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -85,6 +106,7 @@ def test_a_head_applied_in_parts_gives_the_same(shared, temperature, held):
     results = []
     for settings in ({}, {"held": held}):
         policy = tiny_llama()
+        use_dqo_attention(policy)
         head = plain_head(policy, CPU)
         assert head is policy.lm_head
         logprobs_N, entropies_N = token_logprobs(

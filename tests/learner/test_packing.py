@@ -18,6 +18,26 @@ def two_groups():
     return make_rollouts(["w1", "w2 w3", "w4", ""], 2, prompts=[prompt(10, 11, 12, 13), prompt(20, 21)])
 
 
+def seen_by(batch):
+    """The tokens (sequence, place) that each token's attention reads; of a completion's, by the mask."""
+    where, (rows, length) = batch.shared_prompt, batch.tokens_RL.shape
+    longest, completion = where.longest_prompt, where.queries_SC.shape[1]
+    seen = {}
+    for r in range(rows):
+        for place in range(length):
+            result = int(where.results_RL[r, place])
+            if result < rows * longest:
+                row, query = divmod(result, longest)
+                seen[r, place] = {(row, j) for j in range(query + 1)}
+            else:
+                s, query = divmod(result - rows * longest, completion)
+                assert int(where.queries_SC[s, query]) == r * length + place
+                keys = where.keys_SK[s][batch.mask[s, 0, query]].tolist()
+                assert len(set(keys)) == len(keys)
+                seen[r, place] = {divmod(key, length) for key in keys}
+    return seen
+
+
 def test_a_group_shares_its_prompt(two_groups):
     (batch,) = micro_batches(two_groups, [0, 1], budget=100, shared=True)
     assert batch.tokens_RL.tolist() == [[10, 11, 12, 13, 4, 1, 5, 6, 1]]
@@ -28,10 +48,9 @@ def test_a_group_shares_its_prompt(two_groups):
     assert batch.sequences_N.tolist() == [0] * 5
     assert batch.sources_N.tolist() == [3, 4, 3, 6, 7]  # the prompt's last token predicts both first tokens
     assert (batch.groups, batch.padding) == ((0,), 0)
-    seen_by = [{j for j in range(9) if batch.mask[0, 0, i, j]} for i in range(9)]
-    assert seen_by[3] == {0, 1, 2, 3}
-    assert seen_by[5] == {0, 1, 2, 3, 4, 5}
-    assert seen_by[7] == {0, 1, 2, 3, 6, 7}
+    own = [[], [], [], [], [4], [4, 5], [6], [6, 7], [6, 7, 8]]
+    prompt = [range(min(place, 3) + 1) for place in range(9)]
+    assert seen_by(batch) == {(0, i): {(0, j) for j in (*prompt[i], *own[i])} for i in range(9)}
 
 
 def test_shorter_groups_are_padded_and_nobody_sees_padding(two_groups):
@@ -40,7 +59,10 @@ def test_shorter_groups_are_padded_and_nobody_sees_padding(two_groups):
     assert batch.sources_N.tolist() == [3, 4, 3, 6, 7, 1, 2, 1]
     assert batch.sequences_N.tolist() == [0] * 5 + [1] * 3
     assert (batch.groups, batch.padding) == ((0, 1), 4)
-    assert not batch.mask[1, 0, :5, 5:].any()
+    seen = seen_by(batch)
+    assert seen[1, 3] == {(1, 0), (1, 1), (1, 2), (1, 3)}
+    assert seen[1, 4] == {(1, 0), (1, 1), (1, 4)}
+    assert seen[0, 8] == {(0, j) for j in (0, 1, 2, 3, 6, 7, 8)}
     assert batch.mask.any(-1).all()  # a query that sees nothing would be NaN
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dqo.rollout.attention import NAME, use_grouped_attention
+from dqo.models.attention import NAME, use_dqo_attention
 from tests.factories import tiny_llama
 
 
@@ -11,11 +11,11 @@ def test_decoding_gives_the_same_logits_as_plain_attention(padding):
     tokens_BT = torch.randint(3, 63, (3, 9), generator=torch.Generator().manual_seed(0))
     mask_BT = torch.ones_like(tokens_BT)
     mask_BT[0, :padding] = 0
-    plain, grouped = tiny_llama(), tiny_llama()
-    use_grouped_attention(grouped)
-    assert (plain.config._attn_implementation, grouped.config._attn_implementation) == ("sdpa", NAME)
+    plain, ours = tiny_llama(), tiny_llama()
+    assert use_dqo_attention(ours)
+    assert (plain.config._attn_implementation, ours.config._attn_implementation) == ("sdpa", NAME)
     steps = []
-    for model in (plain, grouped):
+    for model in (plain, ours):
         with torch.no_grad():
             output = model(tokens_BT[:, :6], attention_mask=mask_BT[:, :6], use_cache=True)
             logits = [output.logits]
@@ -35,5 +35,15 @@ def test_decoding_gives_the_same_logits_as_plain_attention(padding):
 def test_other_attention_is_left_alone():
     model = tiny_llama()
     model.set_attn_implementation("eager")
-    use_grouped_attention(model)
+    assert not use_dqo_attention(model)
     assert model.config._attn_implementation == "eager"
+
+
+def test_a_saved_policy_does_not_name_our_attention(tmp_path):
+    """vLLM and transformers would not know it."""
+    model = tiny_llama()
+    assert use_dqo_attention(model)
+    assert use_dqo_attention(model)  # twice is once
+    model.save_pretrained(tmp_path)
+    assert NAME not in (tmp_path / "config.json").read_text()
+    assert type(model).from_pretrained(tmp_path).config._attn_implementation == "sdpa"
