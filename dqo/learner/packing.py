@@ -6,7 +6,7 @@ log-probabilities where a model's attention can be ours (``logprobs.check_shared
 Groups of like length are put together, so that little is padded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,68 +42,57 @@ def micro_batches(rollouts: Rollouts, rows: Sequence[int], *, budget: int, share
     A group over the budget is cut, and its prompt repeated; a single completion over it is alone in a micro-batch. Rows
     without a sampled token are left out.
     """
-    rows = [row for row in rows if rollouts.sampled_BT[row].any()]
-    sequences = list(_shared(rollouts, rows, budget)) if shared else [[row] for row in rows]
-    lengths = [_length(rollouts, sequence) for sequence in sequences]
+    has_sampled, lengths = rollouts.sampled_BT.any(1).tolist(), rollouts.lengths_B.tolist()
+    prompts = [len(prompt.tokens) for prompt in rollouts.prompts]
+    sequences: list[list[int]] = []  # of rows
+    sizes: list[int] = []  # their tokens
+    for row in (row for row in rows if has_sampled[row]):
+        own = lengths[row] - prompts[row // rollouts.k]
+        same = shared and sequences and sequences[-1][0] // rollouts.k == row // rollouts.k
+        if same and sizes[-1] + own <= budget:
+            sequences[-1].append(row)
+            sizes[-1] += own
+        else:
+            sequences.append([row])
+            sizes.append(lengths[row])
     batches: list[list[int]] = []
-    for index in sorted(range(len(sequences)), key=lambda i: (-lengths[i], i)):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+    for index in sorted(range(len(sequences)), key=lambda i: (-sizes[i], i)):
+        if batches and (len(batches[-1]) + 1) * sizes[batches[-1][0]] <= budget:
             batches[-1].append(index)
         else:
             batches.append([index])
     return [_packed(rollouts, [sequences[i] for i in sorted(batch)], shared) for batch in batches]
 
 
-def _shared(rollouts: Rollouts, rows: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Rows of one prompt together, in order, as many as fit."""
-    current: list[int] = []
-    for row in rows:
-        same = current and current[0] // rollouts.k == row // rollouts.k
-        if same and _length(rollouts, [*current, row]) <= budget:
-            current.append(row)
-        else:
-            if current:
-                yield current
-            current = [row]
-    if current:
-        yield current
-
-
-def _prompt_length(rollouts: Rollouts, row: int) -> int:
-    return len(rollouts.prompts[row // rollouts.k].tokens)
-
-
-def _length(rollouts: Rollouts, sequence: Sequence[int]) -> int:
-    prompt = _prompt_length(rollouts, sequence[0])
-    return prompt + sum(int(rollouts.lengths_B[row]) - prompt for row in sequence)
-
-
 def _packed(rollouts: Rollouts, sequences: Sequence[Sequence[int]], shared: bool) -> MicroBatch:
-    lengths = torch.tensor([_length(rollouts, sequence) for sequence in sequences])
-    tokens_RL = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.long)
+    """Of S rows with M tokens in their completions, sampled or not."""
+    counts_R = torch.tensor([len(rows) for rows in sequences])
+    rows_S = torch.tensor([row for rows in sequences for row in rows])
+    sequences_S = torch.arange(len(sequences)).repeat_interleave(counts_R)
+    prompts_S = torch.tensor([len(prompt.tokens) for prompt in rollouts.prompts])[rows_S // rollouts.k]
+    lengths_S = rollouts.lengths_B[rows_S] - prompts_S
+    first_R, before_S = counts_R.cumsum(0) - counts_R, lengths_S.cumsum(0) - lengths_S
+    starts_S = prompts_S + before_S - before_S[first_R][sequences_S]
+    ends_R = (starts_S + lengths_S)[first_R + counts_R - 1]
+
+    tokens_RL = torch.zeros(len(sequences), int(ends_R.max()), dtype=torch.long)
     positions_RL = torch.zeros_like(tokens_RL)
-    completions: list[tuple[int, int, int, int]] = []  # sequence, its prompt's length, start, length
-    sampled: list[Tensor] = []  # of each row: its row, column, sequence and source, by token
-    for r, rows in enumerate(sequences):
-        prompt = _prompt_length(rollouts, rows[0])
-        tokens_RL[r, :prompt] = rollouts.tokens_BT[rows[0], :prompt]
-        positions_RL[r, :prompt] = torch.arange(prompt)
-        start = prompt
-        for row in rows:
-            end = start + int(rollouts.lengths_B[row]) - prompt
-            tokens_RL[r, start:end] = rollouts.tokens_BT[row, prompt : prompt + end - start]
-            positions_RL[r, start:end] = torch.arange(prompt, prompt + end - start)
-            completions.append((r, prompt, start, end - start))
-            columns = rollouts.sampled_BT[row].nonzero()[:, 0]
-            # predicted by the token before, which for a completion's first token is the prompt's last
-            sources = torch.where(columns == prompt, prompt - 1, columns - prompt + start - 1)
-            sampled.append(torch.stack([torch.full_like(columns, row), columns, torch.full_like(columns, r), sources]))
-            start = end
-    rows_N, columns_N, sequences_N, sources_N = torch.cat(sampled, dim=1)
+    r, place = _within(prompts_S[first_R])
+    tokens_RL[r, place], positions_RL[r, place] = rollouts.tokens_BT[rows_S[first_R][r], place], place
+    s, own_M = _within(lengths_S)
+    rows_M, columns_M = rows_S[s], prompts_S[s] + own_M
+    sequences_M, places_M = sequences_S[s], starts_S[s] + own_M
+    tokens_RL[sequences_M, places_M] = rollouts.tokens_BT[rows_M, columns_M]
+    positions_RL[sequences_M, places_M] = columns_M
+    # predicted by the token before, which for a completion's first token is the prompt's last
+    sources_M = torch.where(own_M == 0, columns_M, places_M) - 1
+
+    sampled_M = rollouts.sampled_BT[rows_M, columns_M]
+    rows_N, columns_N = rows_M[sampled_M], columns_M[sampled_M]
     if shared:
-        mask, shared_prompt = _behind_prompts(completions, *tokens_RL.shape)
+        mask, shared_prompt = _behind_prompts(tokens_RL.shape, sequences_S, prompts_S, starts_S, lengths_S)
     else:
-        mask, shared_prompt = (torch.arange(tokens_RL.shape[1]) < lengths[:, None]).long(), None
+        mask, shared_prompt = (torch.arange(tokens_RL.shape[1]) < ends_R[:, None]).long(), None
     return MicroBatch(
         tokens_RL=tokens_RL,
         positions_RL=positions_RL,
@@ -112,31 +101,38 @@ def _packed(rollouts: Rollouts, sequences: Sequence[Sequence[int]], shared: bool
         rows_N=rows_N,
         columns_N=columns_N,
         targets_N=rollouts.tokens_BT[rows_N, columns_N],
-        sequences_N=sequences_N,
-        sources_N=sources_N,
+        sequences_N=sequences_M[sampled_M],
+        sources_N=sources_M[sampled_M],
         groups=tuple(sorted({row // rollouts.k for rows in sequences for row in rows})),
-        padding=tokens_RL.numel() - int(lengths.sum()),
+        padding=tokens_RL.numel() - int(ends_R.sum()),
     )
 
 
+def _within(lengths_S: Int[Tensor, " sequences"]) -> tuple[Tensor, Tensor]:
+    """For each token of sequences that are so long, one after the other: which sequence, and where in it."""
+    s, place = (torch.arange(int(lengths_S.max())) < lengths_S[:, None]).nonzero(as_tuple=True)
+    return s, place
+
+
 def _behind_prompts(
-    completions: Sequence[tuple[int, int, int, int]], rows: int, length: int
+    shape: torch.Size, sequences_S: Tensor, prompts_S: Tensor, starts_S: Tensor, lengths_S: Tensor
 ) -> tuple[Bool[Tensor, "completions 1 completion keys"], SharedPrompt]:
     """Which keys each completion's queries look at, and where these are. No query sees nothing, which would make the
     softmax NaN."""
-    sequences_S, prompts_S, starts_S, lengths_S = torch.tensor(completions).T[..., None]
-    longest_prompt, longest = int(prompts_S.max()), int(lengths_S.max())
-    prompt_P, own_C = torch.arange(longest_prompt), torch.arange(longest)
-    queries_SC = sequences_S * length + starts_S + own_C.minimum(lengths_S - 1)
+    (rows, length), completions = shape, len(sequences_S)
+    prompt_P, own_C = torch.arange(int(prompts_S.max())), torch.arange(int(lengths_S.max()))
+    in_prompt_SP, in_own_SC = prompt_P < prompts_S[:, None], own_C < lengths_S[:, None]
+    keys_SP = sequences_S[:, None] * length + prompt_P
+    queries_SC = (sequences_S * length + starts_S)[:, None] + own_C.minimum(lengths_S[:, None] - 1)
     results_RL = torch.zeros(rows, length, dtype=torch.long)  # padding's too: nobody reads them
-    for s, (r, prompt, start, size) in enumerate(completions):
-        results_RL[r, :prompt] = r * longest_prompt + prompt_P[:prompt]
-        results_RL[r, start : start + size] = rows * longest_prompt + s * longest + own_C[:size]
-    seen_SCP = (prompt_P < prompts_S)[:, None].expand(-1, longest, -1)
-    seen_SCC = (own_C <= own_C[:, None]).expand(len(completions), -1, -1)
-    return torch.cat([seen_SCP, seen_SCC], dim=-1)[:, None], SharedPrompt(
-        longest_prompt=longest_prompt,
+    results = results_RL.view(-1)
+    results[keys_SP[in_prompt_SP]] = (sequences_S[:, None] * len(prompt_P) + prompt_P)[in_prompt_SP]
+    results[queries_SC[in_own_SC]] = rows * len(prompt_P) + in_own_SC.view(-1).nonzero()[:, 0]
+    causal_CC = own_C <= own_C[:, None]
+    seen = [in_prompt_SP[:, None].expand(-1, len(own_C), -1), causal_CC.expand(completions, -1, -1)]
+    return torch.cat(seen, dim=-1)[:, None], SharedPrompt(
+        longest_prompt=len(prompt_P),
         queries_SC=queries_SC,
-        keys_SK=torch.cat([sequences_S * length + prompt_P, queries_SC], dim=1),
+        keys_SK=torch.cat([keys_SP, queries_SC], dim=1),
         results_RL=results_RL,
     )
