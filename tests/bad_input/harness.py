@@ -16,7 +16,7 @@ from dqo.cli.stopping import Stopping
 ROOT = Path(__file__).parents[2]
 TINY = ("model=tiny", "task=concepts", "rollout=fake", "embed=fake", "warm_start=false", "eval.prompts=2")
 OTHERS = ("steps=1", "k=4", "prompts_per_step=2", "log.tensorboard=false", "run_dir=run")
-SECONDS = 20  # until a user knows what is wrong
+IMPORTS = 5  # of transformers, that a user waits at most: launcher and worker each import it, and then look
 NEVER = (ROOT / "conf").resolve()
 
 Files = Mapping[str, str | bytes] | Callable[[Path], None]  # by name, or what makes them in the folder
@@ -70,7 +70,7 @@ def as_process(case: Case, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, "-m", f"dqo.cli.{case.command}", *case.arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=6 * SECONDS,
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 

@@ -86,14 +86,17 @@ def test_values_of_any_size_and_alphabet_come_back(sandbox):
 
 def test_starts_fast_and_imports_nothing_heavy(folder):
     sandbox = Sandbox(timeout=5.0)
-    seconds, modules = [], []
+    seconds, bare, modules = [], [], []
     for _ in range(3):
         start = time.perf_counter()
         sandbox.start()
         seconds.append(time.perf_counter() - start)
         modules = sandbox.call("helpful:modules")
         sandbox.close()
-    assert min(seconds) < 0.5  # 0.09 on an idle machine
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", ""], check=True)
+        bare.append(time.perf_counter() - start)
+    assert min(seconds) < 20 * min(bare)  # 3 on an idle machine
     assert not {"torch", "numpy", "jaxtyping", "transformers"} & set(modules)
 
 
