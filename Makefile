@@ -36,12 +36,13 @@ lint: setup ## ruff, pyright, import contracts
 	$(BIN)pyright
 	$(BIN)lint-imports
 
-bench: setup ## speed and memory against TRL, the engines' own calls and a bare loop, as ratios (half an hour)
+bench: setup ## speed and memory against TRL, the engines' own calls and a bare loop, as ratios (an hour; GSM8K=FOLDER with its files)
 	mkdir -p runs/bench
 	$(BIN)python scripts/bench_credit.py --json runs/bench/credit.json
 	$(BIN)python scripts/bench_learner.py --json runs/bench/learner.json
-	for dtype in float32 bfloat16; do for alpha in 0 1; do $(BIN)python scripts/bench_step.py cities --dtype $$dtype --alpha $$alpha --json runs/bench/step_cities_$${dtype}_$$alpha.json; done; done
+	for dtype in $$($(BIN)python scripts/measuring.py); do for alpha in 0 1; do $(BIN)python scripts/bench_step.py cities --dtype $$dtype --alpha $$alpha --json runs/bench/step_cities_$${dtype}_$$alpha.json; done; done
 	$(BIN)python scripts/bench_step.py concepts --json runs/bench/step_concepts.json
+	$(if $(GSM8K),$(BIN)python scripts/bench_step.py gsm8k --dtype $$($(BIN)python scripts/measuring.py | tail -1) --overrides task.data_dir=$(GSM8K) --json runs/bench/step_gsm8k.json)
 	for engine in hf vllm; do $(BIN)python scripts/bench_rollout.py $$engine --json runs/bench/rollout_$$engine.json; done
 	$(BIN)python scripts/bench_diversity.py --json runs/bench/diversity.json
 	$(BIN)python scripts/bench_zero.py --json runs/bench/zero.json

@@ -25,8 +25,8 @@ BASE = ["task=cities", "alpha=1", "k=4", "prompts_per_step=2", "max_completion_l
 def main() -> int:
     if sys.argv[1:2] == ["--one"]:
         return one(sys.argv[2:])
-    parser = measuring.parser(__doc__, threads=2)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser = measuring.parser(__doc__, threads=2, rounds=10)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=measuring.dtypes()[-1])
     arguments = parser.parse_args()
     machine = measuring.ready(arguments)
     still = "learning_rate=1e-12"  # both keep the same policy, and so the same lengths

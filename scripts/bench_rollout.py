@@ -18,7 +18,7 @@ TARGETS = {"hf": 1.2, "vllm": 0.95}
 def main() -> int:
     parser = measuring.parser(__doc__, threads=2)
     parser.add_argument("engine", choices=TARGETS)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=measuring.dtypes()[-1])
     parser.add_argument("--longest", type=int, default=12, help="tokens of a completion")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--k", type=int, default=8)

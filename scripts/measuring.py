@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -15,6 +14,8 @@ from typing import Any
 import psutil
 import torch
 
+from dqo.models.precision import Dtype
+
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -23,11 +24,11 @@ warnings.filterwarnings("ignore")
 BUSY = 10.0  # per cent of all cores, of others
 
 
-def parser(description: str | None, *, threads: int) -> argparse.ArgumentParser:
+def parser(description: str | None, *, threads: int, rounds: int = 5) -> argparse.ArgumentParser:
     """With what every benchmark takes."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--threads", type=int, default=threads, help="of torch, on both sides")
-    made.add_argument("--rounds", type=int, default=5, help="5 or more, after a warm-up")
+    made.add_argument("--rounds", type=int, default=rounds, help="5 or more, after a warm-up")
     made.add_argument("--json", metavar="FILE", help="write the numbers there too")
     made.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
     return made
@@ -44,7 +45,7 @@ def ready(arguments: argparse.Namespace) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
+        "processor": torch.backends.cpu.get_cpu_capability(),  # AVX2: bfloat16 is emulated
     }
     print("  ".join(f"{name}={value}" for name, value in machine.items()), flush=True)
     if machine["busy_percent"] > BUSY and not arguments.force:
@@ -54,15 +55,22 @@ def ready(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_turn(sides: Mapping[str, Callable[[], object]], *, rounds: int, warm: int = 1) -> dict[str, list[float]]:
-    """Seconds of each side's calls, which alternate; the first ``warm`` of each are not counted."""
+    """Seconds of each side's calls, which alternate; the first ``warm`` of each are not counted. Who is first changes
+    each round: what it finds in the caches and the allocator costs it a tenth."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warm + rounds):
-        for name, call in sides.items():
+        for name, call in list(sides.items())[:: -1 if number % 2 else 1]:
             start = time.perf_counter()
             call()
             if number >= warm:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def dtypes() -> list[str]:
+    """What this machine computes natively: emulated, a benchmark in bfloat16 takes hours and says nothing."""
+    native = str(Dtype.AUTO.on(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+    return list(dict.fromkeys(["float32", native.removeprefix("torch.")]))
 
 
 def peak() -> int:
@@ -83,3 +91,7 @@ def verdict(ratio: float, target: float | None) -> str:
 def write(file: str | None, **result: Any) -> None:
     if file:
         Path(file).write_text(json.dumps(result, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    print(*dtypes(), sep="\n")
