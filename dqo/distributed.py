@@ -58,8 +58,9 @@ def threads(count: int) -> ThreadPoolExecutor:
 
 
 def _use_device() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local < torch.cuda.device_count():  # with device=cpu there may be more workers than GPUs
+        torch.cuda.set_device(local)
 
 
 def start_alone() -> None:

@@ -1,6 +1,7 @@
 """From a resolved configuration to the objects of a run."""
 
 import inspect
+import os
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -123,4 +124,9 @@ def device(config: DictConfig) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: torch sees no GPU; type device=cpu")
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    worker, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if cuda and worker >= gpus:
+        raise ConfigError(
+            f"device={config.device}: worker {worker} of this machine is one too many for {gpus} GPUs; start {gpus}"
+        )
     return torch.device("cuda" if cuda else "cpu")

@@ -259,7 +259,8 @@ def _imported(device: torch.device) -> Any:
             f"learner=deepspeed_zero: DeepSpeed cannot be imported ({error}); type pip install 'dqo-rl[deepspeed]', or "
             "learner=torch_single"
         ) from error
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if device.type == "cpu":  # it is an operation of CPUs; to ask for it compiles others
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed
 

