@@ -138,6 +138,11 @@ def _engines(config: DictConfig) -> None:
         if config.device != "cpu" and 0 < torch.cuda.device_count() < (config.nproc or 1):
             gpus = torch.cuda.device_count()
             raise ConfigError(f"nproc={count}: there are {gpus} GPUs, one for each worker; type nproc={gpus}")
+    if config.ahead and config.rollout.get("tensor_parallel_size", 1) > 1:
+        raise ConfigError(
+            f"ahead={config.ahead}: workers that share an engine would wait in it for one another's learners; type "
+            "ahead=0, or rollout.tensor_parallel_size=1"
+        )
     if config.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device={config.device}: allowed are auto | cpu | cuda")
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 import torch
@@ -34,11 +34,16 @@ ENVIRONMENT = {  # read when vllm is imported; what a user has set stands
 
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # nats a token, mean; a stale head: 5-7
 PROBE = 7  # seed of what linear layers are probed with
+Wanted = TypeVar("Wanted")
 
 
 class Vllm:
     """One request a prompt with n = k; completion i is drawn with a seed of (seed, position, i), so that what it is
     drawn with does not depend on its batch. The engine starts with noise: the learner's weights are all it ever has.
+
+    ``tensor_parallel_size`` workers next to one another may share an engine, each with a part of its weights: they all
+    ask for what each of them wants, in one order, and each keeps its own. Then ``generate``, ``score`` and
+    ``load_weights`` are collectives.
 
     Log-probabilities are the model's own at the temperature, before penalty and filters, as a learner computes them.
     """
@@ -61,8 +66,10 @@ class Vllm:
         kv_cache_gb: int,
         enforce_eager: bool,
         sync_check_every: int,
+        tensor_parallel_size: int,
     ):
         _check(kv_cache_gb=kv_cache_gb, sync_check_every=sync_check_every, max_model_len=max_model_len)
+        _check_share(tensor_parallel_size)
         sampling = {"top_p": top_p, "top_k": top_k, "min_p": min_p, "repetition_penalty": repetition_penalty}
         Sampler(temperature=temperature, **sampling)  # raises for what is out of range
         filtered = top_p < 1 or top_k > 0 or min_p > 0 or repetition_penalty != 1
@@ -82,6 +89,7 @@ class Vllm:
                 gpu_memory_utilization=gpu_memory_utilization,
                 enforce_eager=enforce_eager or policy.device.type == "cpu",
                 logprobs_mode="raw_logprobs" if temperature == 1 else "processed_logprobs",
+                tensor_parallel_size=tensor_parallel_size,
             )  # fmt: skip
             from vllm import SamplingParams
             from vllm.sampling_params import RequestOutputKind
@@ -91,7 +99,7 @@ class Vllm:
                 stop_token_ids=sorted(end_tokens(policy, tokenizer, stop_tokens)), ignore_eos=True,
                 output_kind=RequestOutputKind.FINAL_ONLY, **sampling,
             )  # fmt: skip
-        self._asleep, self._longest = False, max_completion_length
+        self._asleep, self._longest, self._sharing = False, max_completion_length, tensor_parallel_size
         # tokens of prompt and completion; what is scored is a prompt, and one token comes after it
         self._room = self._engine.llm_engine.model_config.max_model_len - 1
         self.load_weights(iter(policy.state_dict().items()), version=0)
@@ -101,7 +109,8 @@ class Vllm:
         whole completion: the engine would cut it and say nothing."""
         self._wake()
         core, waiting = self._engine.llm_engine, {}
-        needed = max((len(prompt.tokens) for prompt in prompts), default=0) + self._longest
+        asked, mine = self._of_all_sharing(list(prompts))
+        needed = max((len(prompt.tokens) for prompt in asked), default=0) + self._longest
         if needed > self._room:
             raise StageError(
                 "rollout",
@@ -111,17 +120,18 @@ class Vllm:
             )
         try:
             with _process_as_it_was():
-                for prompt in prompts:
+                for number, prompt in enumerate(asked):
                     parameters = self._parameters.clone()
                     parameters.n, parameters.seed = k, _request_seed(seed, prompt.position)
-                    name = f"{prompt.position}-{len(waiting)}"
-                    core.add_request(name, {"prompt_token_ids": [*prompt.tokens]}, parameters)
-                    waiting[name] = prompt
+                    core.add_request(str(number), {"prompt_token_ids": [*prompt.tokens]}, parameters)
+                    waiting[str(number)] = prompt
             while waiting:
                 with _process_as_it_was():
                     finished: list[Any] = [output for output in core.step() if output.finished]
                 for output in finished:
-                    yield self._record(waiting.pop(output.request_id), output.outputs)
+                    prompt = waiting.pop(output.request_id)
+                    if int(output.request_id) in mine:
+                        yield self._record(prompt, output.outputs)
         finally:  # whoever stops listening leaves nothing behind
             core.abort_request(list(waiting))
 
@@ -147,14 +157,15 @@ class Vllm:
         self._wake()
         lengths = rollouts.lengths_B.tolist()
         rows = [row[:length] for row, length in zip(rollouts.tokens_BT.tolist(), lengths, strict=True)]
+        asked, mine = self._of_all_sharing(rows)
         with _process_as_it_was():
             outputs: list[Any] = self._engine.generate(
-                [{"prompt_token_ids": row} for row in rows],
+                [{"prompt_token_ids": row} for row in asked],
                 SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False, temperature=0.0),
                 use_tqdm=False,
             )
         logprobs_BT = torch.zeros(rollouts.tokens_BT.shape)
-        for b, (row, output) in enumerate(zip(rows, outputs, strict=True)):
+        for b, (row, output) in enumerate(zip(rows, outputs[mine.start : mine.stop], strict=True)):
             for t in range(1, len(row)):
                 logprobs_BT[b, t] = output.prompt_logprobs[t][row[t]].logprob
         return logprobs_BT.where(rollouts.sampled_BT, 0.0)
@@ -164,7 +175,9 @@ class Vllm:
         """The engine's tensors that are not those of ``weights``, as far as sums tell: of a linear layer those of what
         it makes of one random vector, since it may compute with a copy in a form of its own (on a CPU it does, and a
         tied head's copy is the one that is left behind); of others their own. A fused layer sums up its parts, and
-        padding counts nothing."""
+        padding counts nothing. None are found where workers share an engine: each has parts of the tensors."""
+        if self._sharing > 1:
+            return []
         from vllm.model_executor.layers.linear import LinearBase
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
@@ -203,6 +216,16 @@ class Vllm:
             raise StageError("rollout", "the policy's logits are not finite", positions=[prompt.position])
         return record([prompt], tokens, logprobs, finished, tokenizer=self._tokenizer, version=self._version)
 
+    def _of_all_sharing(self, wanted: list[Wanted]) -> tuple[list[Wanted], range]:
+        """What the workers that share this engine want, and where among it is what this one does."""
+        if self._sharing == 1:
+            return wanted, range(len(wanted))
+        everyone = distributed.gathered(wanted, distributed.Channel.SAMPLING)
+        place, first = distributed.rank(), distributed.rank() // self._sharing * self._sharing
+        before = sum(len(each) for each in everyone[first:place])
+        asked = [one for each in everyone[first : first + self._sharing] for one in each]
+        return asked, range(before, before + len(wanted))
+
     def _wake(self) -> None:
         if self._asleep:
             self._engine.wake_up()
@@ -222,6 +245,16 @@ def _with_one_more(max_model_len: int, policy: PreTrainedModel) -> int:
     """Tokens, as far as the model's positions go."""
     positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
     return max_model_len + 1 if positions is None or max_model_len < positions else max_model_len
+
+
+def _check_share(workers: int) -> None:
+    world = distributed.world()
+    if workers < 1 or world % workers:
+        fits = [count for count in range(1, world + 1) if world % count == 0]
+        raise ConfigError(
+            f"rollout.tensor_parallel_size={workers}: {world} workers share engines, the same number each; type "
+            f"rollout.tensor_parallel_size={' | '.join(map(str, fits))}, or another nproc="
+        )
 
 
 def _start(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kv_cache_gb: int, **settings: Any):

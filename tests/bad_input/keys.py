@@ -50,6 +50,7 @@ COMMON = [
     case("checkpoint.keep_every=3", "multiple of checkpoint.every=20", "type checkpoint.keep_every=20"),
     case("sft.steps=0", f"sft.steps=0: 1 {COUNT}", "type sft.steps=200"),
     case("nproc=2", "nproc=2: TorchSingle is one process", "type learner=deepspeed_zero, or nproc=1"),
+    case("rollout=vllm rollout.tensor_parallel_size=2 ahead=1", "ahead=1: workers that share", "type ahead=0"),
     case("nproc=0", "nproc=0: 1 or more", "type nproc=1"),
     case("nproc=3 learner=deepspeed_zero", "prompts_per_step=2: 3 workers share them equally", "prompts_per_step=3"),
     case("learner=deepspeed_zero learner.stage=4", "learner.stage=4: 0, 1, 2 or 3", "type learner.stage=2"),

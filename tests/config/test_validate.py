@@ -14,6 +14,7 @@ GOOD = {
     "reward": {"_target_": "dqo.reward.check.Check"}, "credit": {"_target_": "dqo.credit.dpp.Dpp"},
     "advantage": {"_target_": "dqo.advantage.joint.Joint"},
     "learner": {"_target_": "dqo.learner.torch_single.TorchSingle"},
+    "rollout": {"_target_": "dqo.rollout.vllm.Vllm", "tensor_parallel_size": 1},
 }  # fmt: skip
 
 
@@ -55,6 +56,7 @@ def test_the_defaults_pass():
         ({"checkpoint__keep_every": -1}, r"checkpoint\.keep_every=-1: 0 or more is needed"),
         ({"checkpoint__keep_every": 50, "checkpoint__every": 20}, r"multiple .* type checkpoint\.keep_every=40"),
         ({"checkpoint__keep_every": 50}, r"multiple of checkpoint\.every=0; type checkpoint\.keep_every=0"),
+        ({"ahead": 1, "rollout__tensor_parallel_size": 2}, r"ahead=1: workers that share .*; type ahead=0"),
         ({"ahead": 2}, r"ahead=2: .*; type ahead=0"),
         ({"nproc": 2}, r"nproc=2: TorchSingle is one process; type learner=deepspeed_zero, or nproc=1"),
         ({"device": "tpu"}, r"device=tpu: allowed are auto \| cpu \| cuda"),

@@ -56,12 +56,18 @@ def test_two_workers_do_what_one_does_and_one_goes_on_with_it(dqo, tmp_path):
     assert [row["step"] for row in lines(tmp_path / "two") if "loss" in row] == [1, 2, 3]
 
 
-def test_vllm_and_zero_3_on_two_workers(dqo, tmp_path):
+def test_vllm_and_zero_3_on_two_workers_that_share_an_engine_or_do_not(dqo, tmp_path):
     pytest.importorskip("vllm")
-    dqo(*SMALL, *TWO, "rollout=vllm", "learner.stage=3", "rollout.sync_check_every=1", "run_dir=run")
-    steps = [row for row in lines(tmp_path / "run") if "loss" in row]
-    assert len(steps) == 2
-    assert all(0 < row["sampling/sampling_logp_difference/mean"] < 0.05 for row in steps)
+    runs = []
+    for sharing in (1, 2):
+        run = f"run_{sharing}"
+        engine = ("rollout=vllm", "rollout.sync_check_every=1", f"rollout.tensor_parallel_size={sharing}")
+        dqo(*SMALL, *TWO, *engine, "learner.stage=3", f"run_dir={run}")
+        runs.append([row for row in lines(tmp_path / run) if "loss" in row])
+        assert len(runs[-1]) == 2
+        assert all(0 < row["sampling/sampling_logp_difference/mean"] < 0.05 for row in runs[-1])
+    for key in ("reward", "credit", "num_tokens", "loss"):  # the same completions
+        assert runs[1][0][key] == pytest.approx(runs[0][0][key], rel=1e-2, abs=1e-4), key
 
 
 def test_a_dead_worker_ends_the_run_with_its_error_and_the_run_goes_on(start, dqo, tmp_path):

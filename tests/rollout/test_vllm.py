@@ -54,6 +54,7 @@ def start(policy: PreTrainedModel, **changes) -> Vllm:
         "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop_tokens": [],
         "max_completion_length": 12, "dtype": Dtype.FLOAT32, "max_model_len": None, "gpu_memory_utilization": 0.4,
         "kv_cache_gb": 1, "enforce_eager": True, "sync_check_every": 1,
+        "tensor_parallel_size": 1,
     }  # fmt: skip
     return Vllm(policy, word_tokenizer(), **(settings | changes))
 
@@ -207,7 +208,9 @@ def test_what_vllm_compiles_is_found_again_by_one_name_for_one_model(tmp_path, m
     assert AutoConfig.from_pretrained(folders[2]).architectures == ["Qwen2ForCausalLM"]
 
 
-@pytest.mark.parametrize(("key", "value"), [("kv_cache_gb", 0), ("sync_check_every", -1), ("max_model_len", 0)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("kv_cache_gb", 0), ("sync_check_every", -1), ("max_model_len", 0), ("tensor_parallel_size", 2)]
+)
 def test_numbers_out_of_range_name_the_key(key, value):
     with pytest.raises(ConfigError, match=rf"rollout.{key}={value}: .* type rollout.{key}="):
         start(make_policy(), **{key: value})
