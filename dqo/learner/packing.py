@@ -2,7 +2,7 @@
 
 Shared: one sequence a group, [prompt, c_1 … c_m], in which each completion sees the prompt and itself and continues the
 prompt's positions: the prompt is computed once. Plain: one sequence a completion, [prompt, c]. Both give the same
-log-probabilities where a model's attention can be ours (``logprobs.check_shared_prompt``); plain works with any model.
+log-probabilities where a model's attention can be ours (``logprobs.use_shared_prompt``); plain works with any model.
 Groups of like length are put together, so that little is padded.
 """
 
