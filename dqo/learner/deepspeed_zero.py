@@ -26,7 +26,6 @@ from dqo.models.precision import Dtype
 from dqo.stages import Weights
 
 STAGES = (0, 1, 2, 3)
-BUCKET = 50_000_000  # gradients that are summed in one go; they have a buffer of their own: DeepSpeed's is for 5e8
 
 
 class DeepSpeedZero(Base):
@@ -77,7 +76,6 @@ class DeepSpeedZero(Base):
             "gradient_clipping": self.optim.max_grad_norm or 0.0,
             "zero_optimization": {
                 "stage": self.stage,
-                "reduce_bucket_size": BUCKET,
                 **{key: offload for key, wanted in self._offloaded.items() if wanted},
             },
             "zero_allow_untested_optimizer": True,
