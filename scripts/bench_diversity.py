@@ -37,7 +37,7 @@ def main() -> int:
     machine = measuring.ready(arguments)
     still = "learning_rate=1e-12"  # both keep the same policy, and so the same lengths
     dtypes = [f"learner.dtype={arguments.dtype}", f"rollout.dtype={arguments.dtype}", still]
-    sides = {name: Turns(arguments.threads, [*dtypes, *overrides]) for name, overrides in SIDES.items()}
+    sides = {name: Side(arguments.threads, [*dtypes, *overrides]) for name, overrides in SIDES.items()}
     seconds = measuring.in_turn({name: side.step for name, side in sides.items()}, rounds=arguments.rounds)
     for side in sides.values():
         side.process.communicate()
@@ -60,8 +60,8 @@ def main() -> int:
     return 0
 
 
-class Turns:
-    """A side in a process of its own, which takes a step when it is told to."""
+class Side:
+    """One in a process of its own, which takes a step when it is told to."""
 
     def __init__(self, threads: int, overrides: list[str]):
         command = [sys.executable, __file__, "--turns", str(threads), *bench_step.SETTINGS["cities"], *overrides]

@@ -14,8 +14,6 @@ from typing import Any
 import psutil
 import torch
 
-from dqo.models.precision import Dtype
-
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -24,11 +22,11 @@ warnings.filterwarnings("ignore")
 BUSY = 10.0  # per cent of all cores, of others
 
 
-def parser(description: str | None, *, threads: int, rounds: int = 5) -> argparse.ArgumentParser:
+def parser(description: str | None, *, threads: int) -> argparse.ArgumentParser:
     """With what every benchmark takes."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--threads", type=int, default=threads, help="of torch, on both sides")
-    made.add_argument("--rounds", type=int, default=rounds, help="5 or more, after a warm-up")
+    made.add_argument("--rounds", type=int, default=5, help="5 or more, after a warm-up")
     made.add_argument("--json", metavar="FILE", help="write the numbers there too")
     made.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
     return made
@@ -69,6 +67,8 @@ def in_turn(sides: Mapping[str, Callable[[], object]], *, rounds: int, warm: int
 
 def dtypes() -> list[str]:
     """What this machine computes natively: emulated, a benchmark in bfloat16 takes hours and says nothing."""
+    from dqo.models.precision import Dtype  # transformers: after the environment is set
+
     native = str(Dtype.AUTO.on(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     return list(dict.fromkeys(["float32", native.removeprefix("torch.")]))
 

@@ -19,6 +19,9 @@ BYTES_SAMPLING = {"float32": 4}  # the rollout's own copy; else two bytes
 def run(config: DictConfig) -> None:
     """Builds every stage, so that whatever is checked before training is checked, and prints batch, memory and the
     first rendered prompt."""
+    if config.rollout.get("tensor_parallel_size", 1) > 1:
+        print("one process: rollout.tensor_parallel_size=1 here")
+        config.rollout.tensor_parallel_size = 1
     policy, task = load(config)
     total, _ = parameter_counts(policy.model)
     stages = make_stages(config, policy, task)

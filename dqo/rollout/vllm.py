@@ -5,8 +5,6 @@ import copy
 import hashlib
 import os
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,7 +67,11 @@ class Vllm:
         tensor_parallel_size: int,
     ):
         _check(kv_cache_gb=kv_cache_gb, sync_check_every=sync_check_every, max_model_len=max_model_len)
-        _check_share(tensor_parallel_size)
+        if tensor_parallel_size < 1 or distributed.world() % tensor_parallel_size:
+            raise ConfigError(
+                f"rollout.tensor_parallel_size={tensor_parallel_size}: so many share each engine, and the workers are "
+                f"{distributed.world()}; type rollout.tensor_parallel_size=1, or a multiple of it as nproc="
+            )
         sampling = {"top_p": top_p, "top_k": top_k, "min_p": min_p, "repetition_penalty": repetition_penalty}
         Sampler(temperature=temperature, **sampling)  # raises for what is out of range
         filtered = top_p < 1 or top_k > 0 or min_p > 0 or repetition_penalty != 1
@@ -84,7 +86,7 @@ class Vllm:
         self.tolerance = TOLERANCES[self._dtype]
         with _process_as_it_was(), _generators_as_they_were():
             self._engine = _start(
-                policy, tokenizer, dtype=str(self._dtype).removeprefix("torch."), kv_cache_gb=kv_cache_gb,
+                policy, dtype=str(self._dtype).removeprefix("torch."), kv_cache_gb=kv_cache_gb,
                 max_model_len=-1 if max_model_len is None else _with_one_more(max_model_len, policy),
                 gpu_memory_utilization=gpu_memory_utilization,
                 enforce_eager=enforce_eager or policy.device.type == "cpu",
@@ -247,17 +249,7 @@ def _with_one_more(max_model_len: int, policy: PreTrainedModel) -> int:
     return max_model_len + 1 if positions is None or max_model_len < positions else max_model_len
 
 
-def _check_share(workers: int) -> None:
-    world = distributed.world()
-    if workers < 1 or world % workers:
-        fits = [count for count in range(1, world + 1) if world % count == 0]
-        raise ConfigError(
-            f"rollout.tensor_parallel_size={workers}: {world} workers share engines, the same number each; type "
-            f"rollout.tensor_parallel_size={' | '.join(map(str, fits))}, or another nproc="
-        )
-
-
-def _start(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kv_cache_gb: int, **settings: Any):
+def _start(policy: PreTrainedModel, *, kv_cache_gb: int, **settings: Any):
     """An engine of the policy's architecture; raises ConfigError where vLLM is not installed or refuses."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -277,7 +269,7 @@ def _start(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kv_ca
         )
     try:
         return LLM(
-            model=str(_described(policy, tokenizer)), load_format="dummy", generation_config="vllm",
+            model=str(_described(policy)), skip_tokenizer_init=True, load_format="dummy", generation_config="vllm",
             enable_prefix_caching=True, disable_log_stats=True, seed=0,
             enable_sleep_mode=policy.device.type == "cuda",
             **_beside_others(), **_seedable(policy.device), **settings,
@@ -286,21 +278,12 @@ def _start(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, kv_ca
         raise ConfigError(f"rollout=vllm: the engine does not start: {error}") from error
 
 
-def _described(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """A folder with configuration and tokenizer, named by what is in it: vLLM keeps what it has compiled, and finds it
-    again by the folder's name."""
+def _described(policy: PreTrainedModel) -> Path:
+    """A folder with the configuration, named by what is in it: vLLM keeps what it has compiled by the folder's name."""
     config = copy.deepcopy(policy.config)
     config.architectures = [type(policy).__name__]  # one that was built and not read does not say
-    with tempfile.TemporaryDirectory(prefix="dqo-vllm-") as made:
-        config.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        files = sorted(path for path in Path(made).rglob("*") if path.is_file())
-        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-        return cached_folder(f"engine-{digest[:16]}", lambda new: _copied(made, new))
-
-
-def _copied(made: str, new: Path) -> None:
-    shutil.copytree(made, new, dirs_exist_ok=True)
+    digest = hashlib.sha256(config.to_json_string().encode()).hexdigest()
+    return cached_folder(f"engine-{digest[:16]}", config.save_pretrained)
 
 
 def _seedable(device: torch.device) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from dqo.errors import ConfigError
 from dqo.learner.logprobs import plain_head, token_logprobs, use_shared_prompt
 from dqo.learner.packing import micro_batches
-from dqo.models.attention import use_dqo_attention
+from dqo.models.attention import NAME, use_dqo_attention
 from tests.factories import make_experience, tiny_llama
 from tests.learner.builders import CPU, tiny_qwen2
 
@@ -49,7 +49,9 @@ def test_both_forms_are_the_definition_in_values_and_gradients(name, shared, tem
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_whose_attention_can_be_ours_are_let_through(name):
-    use_shared_prompt(MODELS[name](), CPU)
+    policy = MODELS[name]()
+    use_shared_prompt(policy, CPU)
+    assert policy.config._attn_implementation == NAME
 
 
 def test_gpt2_shares_prompts_too():

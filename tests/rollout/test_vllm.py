@@ -203,7 +203,7 @@ def test_a_policy_on_another_device_than_vllm_is_built_for_is_refused():
 
 def test_what_vllm_compiles_is_found_again_by_one_name_for_one_model(tmp_path, monkeypatch):
     monkeypatch.setenv("DQO_CACHE", str(tmp_path))
-    folders = [_described(make_policy(shape), word_tokenizer()) for shape in ("llama", "llama", "qwen2")]
+    folders = [_described(make_policy(shape)) for shape in ("llama", "llama", "qwen2")]
     assert folders[0] == folders[1] != folders[2]
     assert AutoConfig.from_pretrained(folders[2]).architectures == ["Qwen2ForCausalLM"]
 
