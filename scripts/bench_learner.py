@@ -13,10 +13,10 @@ import measuring
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dqo.learner.packing import MicroBatch
 from dqo.learner.torch_single import TorchSingle
+from dqo.learner.update.packing import MicroBatch
 from dqo.loss.clip import Clip, Level, LossType
-from dqo.loss.mismatch import Mode
+from dqo.loss.correction.importance_sampling import Mode
 from dqo.models.precision import Dtype
 from dqo.optim.adamw import AdamW, Schedule
 from dqo.records import Estimates, Experience, Prompt, Rewards, Rollouts, Targets

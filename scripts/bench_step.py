@@ -21,14 +21,14 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from dqo.batching import join
-from dqo.cli.policy import load
 from dqo.config import conf_dir
-from dqo.config.build import make_plan, make_stages
 from dqo.config.typed import check
 from dqo.learner.torch_single import TorchSingle
 from dqo.loop import train
 from dqo.models import Dtype
 from dqo.records import Estimates, Experience, Rewards, Step, Targets
+from dqo.run.build import make_plan, make_stages
+from dqo.run.policy import load
 
 SETTINGS = {
     "cities": ["task=cities", "prompts_per_step=4", "k=8"],

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from dqo.observe.atlas import draw_answers
 from dqo.observe.metrics_file import read_metrics
 from dqo.task import cities
+from dqo.task.maps.world_map import draw_answers
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dqo.advantage.groups import ScaleRewards
+from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.advantage.separate import Separate
 from dqo.advantage.unbiased import Unbiased
 from dqo.credit.distance import Distance, Metric
-from dqo.credit.gate import Gate
+from dqo.credit.gating.gate import Gate
 from dqo.evaluation import evaluate
 from dqo.loop import Plan, train
 from dqo.loss.clip import LossType

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from dqo.advantage.groups import ScaleRewards
+from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.advantage.separate import Separate
 from dqo.advantage.unbiased import Unbiased

@@ -1,6 +1,6 @@
 """advantage=joint: reward and credit are one score, and GRPO does the rest."""
 
-from dqo.advantage.groups import ScaleRewards, TinySpread, broadcast, differ, normalised
+from dqo.advantage.groups.normalization import ScaleRewards, TinySpread, broadcast, differ, normalised
 from dqo.records import Estimates, Experience, Targets
 
 

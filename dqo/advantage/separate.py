@@ -1,6 +1,6 @@
 """advantage=separate: reward and credit are normalised apart, then summed."""
 
-from dqo.advantage.groups import ScaleRewards, TinySpread, broadcast, differ, normalised
+from dqo.advantage.groups.normalization import ScaleRewards, TinySpread, broadcast, differ, normalised
 from dqo.records import Estimates, Experience, Targets
 
 

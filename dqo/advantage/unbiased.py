@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dqo import distributed
-from dqo.advantage.groups import NOTHING, broadcast, centred
+from dqo.advantage.groups.normalization import NOTHING, broadcast, centred
 from dqo.errors import ConfigError
 from dqo.records import Estimates, Experience, Targets
 

@@ -22,8 +22,8 @@ from yaml import YAMLError
 
 from dqo.cli.report import report
 from dqo.config import conf_dir, resume
+from dqo.config.credentials import refuse_secrets
 from dqo.config.schema import GROUPS
-from dqo.config.secrets import refuse_secrets
 from dqo.errors import ConfigError
 
 WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
@@ -81,9 +81,9 @@ def _which_job() -> str:
 
 
 def _start(command: str, config: DictConfig) -> int:
-    from dqo import launch
     from dqo.config.typed import check
     from dqo.config.validate import validate, workers
+    from dqo.run import launch
 
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     if sweep:

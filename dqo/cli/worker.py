@@ -1,4 +1,4 @@
-"""A worker process: reads a run folder's config.yaml and runs it. Started by ``dqo.launch``, never by hand.
+"""A worker process: reads a run folder's config.yaml and runs it. Started by ``dqo.run.launch``, never by hand.
 
 python -m dqo.cli.worker train|sft RUN_DIR PARENT [LOCK]: the launcher's process id; the descriptor of the folder's
 lock, which the first worker has, and none in a dry run. Of several workers the environment says which this is.
@@ -20,12 +20,12 @@ if os.environ.get("DQO_TYPECHECK"):  # the test run's shape and type checks, whi
     install_import_hook("dqo", "beartype.beartype")
 
 from dqo.cli.report import report
-from dqo.cli.stopping import Stopped, Stopping
 from dqo.config.resume import holds_run
 from dqo.config.typed import load
 from dqo.errors import ConfigError, StageError
+from dqo.files.ownership import Ownership
 from dqo.observe.visible import VisibleFormatter, visible_lines
-from dqo.ownership import Ownership
+from dqo.run.stopping import Stopped, Stopping
 
 PR_SET_PDEATHSIG = 1
 
@@ -84,7 +84,9 @@ def _run(command: str, folder: Path, ownership: Ownership | None, stopping: Stop
     from safetensors import SafetensorError
 
     from dqo import distributed
-    from dqo.cli import dry_run, sft_run, train_run
+    from dqo.run import dry_run
+    from dqo.run import sft as sft_run
+    from dqo.run import training as train_run
 
     config, lines = load(folder / "config.yaml"), _size_of_metrics(folder)
     try:

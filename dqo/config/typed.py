@@ -1,7 +1,7 @@
 """Checks a configuration against its types: the schema for the top level, constructors' signatures for the groups.
 
 A group's node names its class in ``_target_``. The class's keyword-only parameters are the node's keys, their
-annotations the types; its positional parameters are handed over by the program (``dqo.config.build``) and are no keys.
+annotations the types; its positional parameters are handed over by the program (``dqo.run.build``) and are no keys.
 This holds for a user's own class as for ours.
 """
 
@@ -19,8 +19,8 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from dqo.config.credentials import refuse_secrets
 from dqo.config.schema import GROUPS, Config
-from dqo.config.secrets import refuse_secrets
 from dqo.errors import ConfigError
 
 PRESETS = ("experiment", "algorithm")  # groups that set keys of others

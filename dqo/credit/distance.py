@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dqo.credit.gate import Gate, check_gate, passing
+from dqo.credit.gating.gate import Gate, check_gate, passing
 from dqo.records import Rewards, Rollouts
 
 

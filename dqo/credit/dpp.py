@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dqo.credit.gate import Gate, check_gate, passing
+from dqo.credit.gating.gate import Gate, check_gate, passing
 from dqo.dpp import Kernel, KernelError, kernel_matrix, leave_one_out_credits
 from dqo.errors import ConfigError, StageError
 from dqo.records import Rewards, Rollouts

@@ -15,13 +15,13 @@ from transformers import PreTrainedModel
 
 from dqo import distributed
 from dqo.errors import ConfigError
-from dqo.learner import state
-from dqo.learner.base import Base, Model
-from dqo.learner.logprobs import token_logprobs
-from dqo.learner.lora import merged_weights
-from dqo.learner.packing import MicroBatch
 from dqo.learner.parts import Loss, Optim
-from dqo.learner.reference import Reference
+from dqo.learner.update import state
+from dqo.learner.update.base import Base, Model
+from dqo.learner.update.logprobs import token_logprobs
+from dqo.learner.update.lora import merged_weights
+from dqo.learner.update.packing import MicroBatch
+from dqo.learner.update.reference import Reference
 from dqo.models.precision import Dtype
 from dqo.stages import Weights
 

@@ -7,13 +7,13 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from dqo.learner import state
-from dqo.learner.base import Base, Model
-from dqo.learner.logprobs import token_logprobs
-from dqo.learner.lora import merged_weights
-from dqo.learner.objective import Objective, Tally
-from dqo.learner.packing import MicroBatch
-from dqo.learner.reference import Reference
+from dqo.learner.update import state
+from dqo.learner.update.base import Base, Model
+from dqo.learner.update.logprobs import token_logprobs
+from dqo.learner.update.lora import merged_weights
+from dqo.learner.update.objective import Objective, Tally
+from dqo.learner.update.packing import MicroBatch
+from dqo.learner.update.reference import Reference
 from dqo.stages import Weights
 
 

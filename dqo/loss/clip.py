@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqo.errors import ConfigError
-from dqo.loss.mismatch import Means, Mismatch, Mode, row_sums
+from dqo.loss.correction.importance_sampling import Means, Mismatch, Mode, row_sums
 
 
 class LossType(StrEnum):

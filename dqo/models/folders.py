@@ -19,8 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from dqo import distributed
-from dqo.atomic import replacing_folder
 from dqo.errors import ConfigError
+from dqo.files.atomic import replacing_folder
 from dqo.stages import Weights
 
 PATIENCE = 5.0  # seconds until an answer of the hub; its own client retries for half a minute, or waits for ever

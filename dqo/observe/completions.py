@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dqo.atomic import replacing, sweep
+from dqo.files.atomic import replacing, sweep
 from dqo.observe.text import prompt_text
 from dqo.records import Step
 

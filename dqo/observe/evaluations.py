@@ -5,8 +5,8 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from dqo.atomic import replacing, sweep
 from dqo.evaluation import Answers, Evaluation
+from dqo.files.atomic import replacing, sweep
 from dqo.observe.text import prompt_text
 from dqo.records import Prompt
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from dqo.atomic import replacing
 from dqo.evaluation import Evaluation
+from dqo.files.atomic import replacing
 from dqo.metrics.training import describe
 from dqo.records import Step
 

@@ -6,7 +6,7 @@ import torch
 
 from dqo.errors import StageError
 from dqo.records import Rewards, Rollouts
-from dqo.reward.totals import counted
+from dqo.reward.scoring.totals import counted
 from dqo.stages import Task, Verdict
 
 MASKED = Verdict(reward=math.nan, correct=False)

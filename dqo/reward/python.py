@@ -6,10 +6,10 @@ from typing import Any
 
 from dqo.errors import ConfigError
 from dqo.records import Rewards, Rollouts
-from dqo.reward.sandbox import Sandbox
-from dqo.reward.tolerance import Tolerance, check_seconds
-from dqo.reward.totals import counted, total
-from dqo.reward.user_function import HIDDEN, UserFunction
+from dqo.reward.sandbox.process import Sandbox
+from dqo.reward.scoring.tolerance import Tolerance, check_seconds
+from dqo.reward.scoring.totals import counted, total
+from dqo.reward.scoring.user_function import HIDDEN, UserFunction
 from dqo.stages import Task
 
 EXAMPLE = "type reward.function=my_module.score or reward.function=path/to/file.py:score"
@@ -56,7 +56,7 @@ class Python:
         self._functions: list[UserFunction] = []
         prompts, _ = task.draw(0, 1)
         for name, path in zip(names, paths, strict=True):
-            setup = ("dqo.reward.call_function:describe", {"path": path})
+            setup = ("dqo.reward.sandbox.call_function:describe", {"path": path})
             sandbox = Sandbox(timeout=timeout, start_timeout=start_timeout, setup=setup, memory_limit=memory)
             self._functions.append(UserFunction(name, path, sandbox, self._tolerance, prompts[0]))
 

@@ -7,7 +7,7 @@ import torch
 
 from dqo.errors import ConfigError, StageError
 from dqo.records import Rewards, Rollouts
-from dqo.reward.totals import counted, total
+from dqo.reward.scoring.totals import counted, total
 from dqo.stages import Reward
 
 

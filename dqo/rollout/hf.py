@@ -13,9 +13,9 @@ from dqo.errors import ConfigError, StageError
 from dqo.models.attention import use_dqo_attention
 from dqo.models.precision import Dtype
 from dqo.records import Prompt, Rollouts
-from dqo.rollout.decoding import Batch, Drawn
-from dqo.rollout.record import end_tokens
-from dqo.rollout.sampler import Sampler
+from dqo.rollout.sampling.decoding import Batch, Drawn
+from dqo.rollout.sampling.record import end_tokens
+from dqo.rollout.sampling.sampler import Sampler
 from dqo.stages import Weights
 
 

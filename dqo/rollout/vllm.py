@@ -19,8 +19,8 @@ from dqo.errors import ConfigError, StageError
 from dqo.models import cached_folder
 from dqo.models.precision import Dtype
 from dqo.records import Prompt, Rollouts
-from dqo.rollout.record import end_tokens, record
-from dqo.rollout.sampler import Sampler
+from dqo.rollout.sampling.record import end_tokens, record
+from dqo.rollout.sampling.sampler import Sampler
 from dqo.stages import Weights
 
 ENVIRONMENT = {  # read when vllm is imported; what a user has set stands

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
-from dqo.task.rows import Row, RowTask
+from dqo.task.reading.rows import Row, RowTask
 
 TABLE = Path(__file__).parents[1] / "data" / "cities.csv"
 

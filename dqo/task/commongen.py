@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerBase
 from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
-from dqo.task.english import fault, forms, used, words_of
-from dqo.task.files import read_hub, read_lines
-from dqo.task.rows import Row, RowTask
+from dqo.task.language.english import fault, forms, used, words_of
+from dqo.task.reading.files import read_hub, read_lines
+from dqo.task.reading.rows import Row, RowTask
 
 HUB = "allenai/common_gen"
 FILES = "commongen.{train,dev}.{src_alpha,tgt}.txt of CommonGen v1.0"

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
-from dqo.task.grammar import DETERMINER, Grammar
-from dqo.task.rows import Row, RowTask
+from dqo.task.language.grammar import DETERMINER, Grammar
+from dqo.task.reading.rows import Row, RowTask
 
 RESERVED = 500  # prompts that no seed trains on: a warm start of another seed must not have seen them either
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
-from dqo.task.files import read_hub, read_jsonl
-from dqo.task.rows import Row, RowTask
+from dqo.task.reading.files import read_hub, read_jsonl
+from dqo.task.reading.rows import Row, RowTask
 
 HUB = "openai/gsm8k"
 FILES = ("train.jsonl", "test.jsonl")

@@ -7,8 +7,8 @@ from transformers import PreTrainedTokenizerBase
 from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
-from dqo.task.fields import Fields
-from dqo.task.rows import Row, RowTask, fingerprint
+from dqo.task.reading.fields import Fields
+from dqo.task.reading.rows import Row, RowTask, fingerprint
 
 
 class Jsonl(RowTask):

@@ -2,10 +2,10 @@ import logging
 
 import torch
 
-from dqo.advantage.groups import ScaleRewards
+from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.separate import Separate
 from dqo.records import Estimates
-from tests.advantage.groups import experience_of, per_completion
+from tests.advantage.experiences import experience_of, per_completion
 
 
 def advantages(experience, scale: ScaleRewards, alpha: float = 1.0):

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dqo.advantage.groups import ScaleRewards
+from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.advantage.unbiased import Unbiased
 from dqo.dpp import kernel_matrix, leave_one_out_credits, log_det
 from dqo.errors import ConfigError
 from dqo.records import Estimates
 from dqo.stages import Stateful
-from tests.advantage.groups import experience_of, per_completion
+from tests.advantage.experiences import experience_of, per_completion
 
 
 def apply(unbiased: Unbiased, experience, alpha: float = 1.0):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 
-from dqo import launch
 from dqo.cli import entry, worker
-from dqo.cli.stopping import Stopping
+from dqo.run import launch
+from dqo.run.stopping import Stopping
 
 ROOT = Path(__file__).parents[2]
 TINY = ("model=tiny", "task=concepts", "rollout=fake", "embed=fake", "warm_start=false", "eval.prompts=2")

@@ -11,12 +11,12 @@ import sys
 import pytest
 
 from tests.bad_input.conftest import SECRET
+from tests.bad_input.credentials import SECRETS
 from tests.bad_input.data import DATA
 from tests.bad_input.harness import IMPORTS, Case, as_process, in_process, tree
 from tests.bad_input.keys import KEYS
 from tests.bad_input.models import MODELS
 from tests.bad_input.places import PLACES
-from tests.bad_input.secrets import SECRETS
 from tests.bad_input.yaml_files import YAML, mine
 
 CASES = [*KEYS, *YAML, *DATA, *MODELS, *PLACES, *SECRETS]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from dqo.config.build import make
+from dqo.run.build import make
 from dqo.stages import Credit
 
 CONF = Path(__file__).parents[2] / "conf" / "credit"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dqo.credit.distance import Distance, Metric
-from dqo.credit.gate import Gate
+from dqo.credit.gating.gate import Gate
 from dqo.dpp import Kernel, kernel_matrix, log_det
 from dqo.errors import ConfigError
 from dqo.stages import Credit

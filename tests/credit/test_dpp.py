@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dqo.credit.dpp import Dpp, Precision, Quality
-from dqo.credit.gate import Gate
+from dqo.credit.gating.gate import Gate
 from dqo.dpp import Kernel, kernel_matrix, leave_one_out_credits
 from dqo.errors import ConfigError, StageError
 from dqo.stages import Credit

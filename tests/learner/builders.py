@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from dqo.advantage.groups import ScaleRewards
+from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.learner.torch_single import TorchSingle
 from dqo.loss.clip import Clip, Level, LossType
-from dqo.loss.mismatch import Mode
+from dqo.loss.correction.importance_sampling import Mode
 from dqo.models.precision import Dtype
 from dqo.optim.adamw import AdamW, Schedule
 from dqo.records import Estimates, Experience, Targets

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from dqo.advantage.groups import ScaleRewards
+from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.loss.clip import Level, LossType
-from dqo.loss.mismatch import Mismatch
+from dqo.loss.correction.importance_sampling import Mismatch
 from dqo.records import Estimates, Experience, Rewards
 from tests.factories import make_prompts, make_rollouts, tiny_llama, word_tokenizer
 from tests.learner.builders import Recorder, clip, make_learner

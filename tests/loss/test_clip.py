@@ -5,7 +5,7 @@ import torch
 
 from dqo.errors import ConfigError
 from dqo.loss.clip import Clip, Level, LossType
-from dqo.loss.mismatch import Mismatch, Mode
+from dqo.loss.correction.importance_sampling import Mismatch, Mode
 
 
 def clip(

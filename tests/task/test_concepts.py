@@ -7,7 +7,7 @@ import pytest
 
 from dqo.errors import ConfigError
 from dqo.task.concepts import RESERVED, Concepts
-from dqo.task.grammar import DETERMINER, Grammar
+from dqo.task.language.grammar import DETERMINER, Grammar
 from tests.factories import word_tokenizer
 
 

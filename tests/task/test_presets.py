@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dqo.task.rows import RowTask
+from dqo.task.reading.rows import RowTask
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted((CONF / "task").glob("*.yaml"))
