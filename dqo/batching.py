@@ -39,7 +39,7 @@ def join(parts: Sequence[Record]) -> Record:
 def of_all_ranks(step: Step) -> Step:
     """What the first rank's observers see: the groups of all, and each stage's time on the slowest. Others keep their
     own."""
-    steps = distributed.gathered_on_first(step)
+    steps = distributed.gather_on_rank_0(step)
     if len(steps) == 1:
         return step
     return replace(

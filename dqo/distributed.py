@@ -36,12 +36,12 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def log_of(folder: Path, rank: int) -> Path:
+def log_path(folder: Path, rank: int) -> Path:
     """Where a worker of a run writes what it has to say."""
     return folder / "logs" / f"rank_{rank}.log"
 
 
-def start(patience: datetime.timedelta = datetime.timedelta(minutes=30)) -> None:
+def init(patience: datetime.timedelta = datetime.timedelta(minutes=30)) -> None:
     """Join the other workers, as the launcher's environment says. ``patience``: how long one waits for another."""
     _use_device()
     if torch.cuda.is_available():
@@ -52,7 +52,7 @@ def start(patience: datetime.timedelta = datetime.timedelta(minutes=30)) -> None
         _groups[channel] = dist.new_group(backend="gloo", timeout=patience)
 
 
-def threads(count: int) -> ThreadPoolExecutor:
+def thread_pool(count: int) -> ThreadPoolExecutor:
     """For work beside the main thread, on this worker's GPU: which one is current is each thread's own affair."""
     return ThreadPoolExecutor(count, initializer=_use_device)
 
@@ -63,7 +63,7 @@ def _use_device() -> None:
         torch.cuda.set_device(local)
 
 
-def start_alone() -> None:
+def init_single_process() -> None:
     """A process group of one, for an engine that does not go without."""
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it, whoever made the group: vLLM may have
     if not dist.is_initialized():
@@ -71,52 +71,52 @@ def start_alone() -> None:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
-def world() -> int:
+def world_size() -> int:
     """Number of workers."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This worker's number, 0 to world() - 1."""
-    return dist.get_rank() if world() > 1 else 0
+    """This worker's number, 0 to world_size() - 1."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def first() -> bool:
+def is_rank_0() -> bool:
     """Whether this is the worker that writes."""
     return rank() == 0
 
 
-def largest(value: Number, channel: Channel = Channel.MAIN) -> Number:
+def all_reduce_max(value: Number, channel: Channel = Channel.MAIN) -> Number:
     """The largest number over all workers: how often each must take part in a collective."""
-    return max(gathered(value, channel))
+    return max(all_gather(value, channel))
 
 
-def summed(values: Sequence[int | float]) -> list[int | float]:
+def all_reduce_sum(values: Sequence[int | float]) -> list[int | float]:
     """Each number's sum over all workers."""
-    return [sum(column) for column in zip(*gathered(list(values)), strict=True)]
+    return [sum(column) for column in zip(*all_gather(list(values)), strict=True)]
 
 
-def gathered(value: Value, channel: Channel = Channel.MAIN) -> list[Value]:
+def all_gather(value: Value, channel: Channel = Channel.MAIN) -> list[Value]:
     """Every worker's, by rank, for all of them: small things."""
-    if world() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[Any] = [None] * world()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value, group=_group(channel))
     return values
 
 
-def gathered_on_first(value: Value) -> list[Value]:
+def gather_on_rank_0(value: Value) -> list[Value]:
     """Every worker's, by rank, for the first; the others keep their own."""
-    if world() == 1:
+    if world_size() == 1:
         return [value]
-    values: list[Any] | None = [None] * world() if first() else None
+    values: list[Any] | None = [None] * world_size() if is_rank_0() else None
     dist.gather_object(value, values, dst=0, group=_group(Channel.MAIN))
     return values or [value]
 
 
-def of_first(value: Value) -> Value:
+def broadcast(value: Value) -> Value:
     """The first worker's, for all."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0, group=_group(Channel.MAIN))
@@ -125,7 +125,7 @@ def of_first(value: Value) -> Value:
 
 def barrier() -> None:
     """Go on when all are here."""
-    if world() > 1:
+    if world_size() > 1:
         dist.barrier(group=_group(Channel.MAIN))
 
 
@@ -134,6 +134,6 @@ def _group(channel: Channel) -> Any:
     return _groups.get(channel)
 
 
-def is_loss(error: BaseException) -> bool:
+def is_lost_peer(error: BaseException) -> bool:
     """Whether an exception says that another worker is gone: gloo's is a RuntimeError like any other."""
-    return world() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+    return world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))

@@ -55,13 +55,13 @@ def evaluate(stages: Stages, prompts: Sequence[Prompt], *, n: int, seed: int) ->
     if not prompts:
         raise ValueError("no prompts to evaluate")
     try:
-        mine = prompts[distributed.rank() :: distributed.world()]
+        mine = prompts[distributed.rank() :: distributed.world_size()]
         judged = [
             group for rollouts in stages.rollout.generate(mine, k=n, seed=seed) for group in _judge(stages, rollouts)
         ]
     except StageError as error:
         raise StageError(error.stage, f"evaluating: {error.message}", positions=error.positions) from error
-    judged = [group for part in distributed.gathered(judged) for group in part]
+    judged = [group for part in distributed.all_gather(judged) for group in part]
     judged.sort(key=lambda group: group[0].prompt.position)
     return Evaluation(
         n=n,

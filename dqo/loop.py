@@ -58,7 +58,7 @@ def train(
 ) -> None:  # fmt: skip
     """Run steps ``step + 1`` to ``plan.steps``. ``observers`` see each finished step, in order: log, evaluate,
     checkpoint. A resumed run passes the step and cursor of its checkpoint, and what had been ``tolerated`` by then."""
-    with distributed.threads(1) as background, distributed.threads(2) as judges:
+    with distributed.thread_pool(1) as background, distributed.thread_pool(2) as judges:
         coming: Future | None = None
         for number in range(step + 1, plan.steps + 1):
             with _failures_of(number):
@@ -88,9 +88,9 @@ def train(
 def collect(stages: Stages, plan: Plan, judges: Executor, cursor: int) -> tuple[Experience, int, Clock]:
     """Sample, judge and credit one step's groups; the cursor returned stands behind the last prompt drawn."""
     kept, dropped = list[Experience](), list[Experience]()
-    clock, world, rank = Clock(), distributed.world(), distributed.rank()
+    clock, world, rank = Clock(), distributed.world_size(), distributed.rank()
     for _ in range(1 + plan.redraws):
-        missing = distributed.largest(plan.prompts - len(kept), Channel.SAMPLING)  # ranks stay in step
+        missing = distributed.all_reduce_max(plan.prompts - len(kept), Channel.SAMPLING)  # ranks stay in step
         if missing <= 0:
             break
         prompts, cursor = stages.task.draw(cursor, missing * world)
@@ -146,5 +146,5 @@ def _credit(stages: Stages, clock: Clock, rollouts: Rollouts, scored: Future, en
 def tolerated(stages: Stages, counted: Mapping[str, int] | None = None) -> dict[str, int]:
     """Failures of the reward that did not end the run, by name, since its start, on all ranks; ``counted``: by earlier
     processes. A collective."""
-    now = distributed.gathered(dict(stages.reward.counters()) if isinstance(stages.reward, Counting) else {})
+    now = distributed.all_gather(dict(stages.reward.counters()) if isinstance(stages.reward, Counting) else {})
     return {name: sum(each[name] for each in now) + (counted or {}).get(name, 0) for name in now[0]}

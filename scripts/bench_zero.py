@@ -73,7 +73,7 @@ def worker(stage: int, out: Path) -> int:
     from dqo.records import Estimates
 
     torch.set_num_threads(1)
-    distributed.start()
+    distributed.init()
     settings = argparse.Namespace(prompts=1, prompt_length=20, k=2, completion_length=8, budget=1024, bf16=True)
     before = psutil.Process().memory_info().rss
     torch.manual_seed(0)
@@ -97,8 +97,8 @@ def worker(stage: int, out: Path) -> int:
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     memory = psutil.Process().memory_info()
     peak = measuring.peak() - before
-    grown = max(distributed.gathered(memory.rss - before))
-    if distributed.first():
+    grown = max(distributed.all_gather(memory.rss - before))
+    if distributed.is_rank_0():
         row = {"bytes_a_parameter": grown / parameters, "gb": grown / 1e9, "peak_gb": peak / 1e9}
         out.write_text(json.dumps(row))
     distributed.barrier()

@@ -34,7 +34,7 @@ class Unbiased:
         self.baseline: float | None = None  # nats for credit=dpp; None: nothing was seen yet
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
-        total, count = distributed.summed(_seen(experience))
+        total, count = distributed.all_reduce_sum(_seen(experience))
         advantages_PK = self._advantages(experience, alpha, total=total, count=int(count))
         if count:
             old = total / count if self.baseline is None else self.baseline

@@ -56,8 +56,8 @@ def _joined(folder: Path) -> Path:
     if not distributed.launched():
         return folder
     try:
-        distributed.start()
-        folder = distributed.of_first(folder)
+        distributed.init()
+        folder = distributed.broadcast(folder)
     except RuntimeError as error:
         report("train", f"another worker did not come, or is gone ({_cause(error)})")
         sys.exit(distributed.LOST_PEER)
@@ -69,9 +69,9 @@ def _log_of_its_own(folder: Path) -> None:
     """What other workers than the first print would mix with what it prints."""
     from dqo import distributed
 
-    if distributed.first():
+    if distributed.is_rank_0():
         return
-    log = distributed.log_of(folder, distributed.rank())
+    log = distributed.log_path(folder, distributed.rank())
     log.parent.mkdir(exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (sys.stdout, sys.stderr):
@@ -96,7 +96,7 @@ def _run(command: str, folder: Path, ownership: Ownership | None, stopping: Stop
             dry_run.run(config)
         elif command == "train":
             train_run.run(config, folder, ownership, stopping)
-        elif distributed.first():
+        elif distributed.is_rank_0():
             sft_run.run(config)
     except ConfigError as error:
         if _size_of_metrics(folder) == lines:  # nothing has begun: the launcher takes away what was written
@@ -109,7 +109,7 @@ def _run(command: str, folder: Path, ownership: Ownership | None, stopping: Stop
         report(command, f"{_cause(error)}{kept}{_how_to_go_on(command, ownership)}")
         return 1
     except Exception as error:  # noqa: BLE001 - the end of the process: a fault of ours or of a user's class, shown whole
-        if distributed.is_loss(error):
+        if distributed.is_lost_peer(error):
             report(command, "another worker is gone")
             return distributed.LOST_PEER
         kept = _kept_traceback(error, ownership)

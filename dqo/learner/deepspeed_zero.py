@@ -68,7 +68,7 @@ class DeepSpeedZero(Base):
         )  # fmt: skip
 
     def _start(self) -> None:
-        distributed.start_alone()
+        distributed.init_single_process()
         offload = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
         self._config = {
             "train_micro_batch_size_per_gpu": 1,  # DeepSpeed asks; ours are packed by tokens
@@ -133,7 +133,7 @@ class DeepSpeedZero(Base):
     def _backward(self, loss: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed takes the mean over processes, a step's loss is the sum
-        self.engine.backward(loss * distributed.world(), scale_wrt_gas=False)
+        self.engine.backward(loss * distributed.world_size(), scale_wrt_gas=False)
 
     def _optimize(self, rate: float) -> float:
         for group in self.optimizer.param_groups:

@@ -69,7 +69,7 @@ def cached_folder(key: str, build: Callable[[Path], None]) -> Path:
     Where it is missing, ``build`` fills an empty folder that then gets the name; a second process waits for the first.
     Raises ConfigError where the cache cannot be written. A collective.
     """
-    if not distributed.first():  # transformers writes weights on the first worker only: the others wait for it
+    if not distributed.is_rank_0():  # transformers writes weights on the first worker only: the others wait for it
         distributed.barrier()
         return _cached(key, build)
     folder = _cached(key, build)

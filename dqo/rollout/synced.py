@@ -58,4 +58,4 @@ class Synced:
     def _difference(self, sample: Rollouts) -> float:
         """Mean absolute difference over the sampled tokens; the largest of all ranks, which then do the same."""
         difference_BT = (self._engine.score(sample) - self._learner.score(sample)).abs()
-        return distributed.largest(float(difference_BT[sample.sampled_BT].mean()))
+        return distributed.all_reduce_max(float(difference_BT[sample.sampled_BT].mean()))

@@ -67,10 +67,10 @@ class Vllm:
         tensor_parallel_size: int,
     ):
         _check(kv_cache_gb=kv_cache_gb, sync_check_every=sync_check_every, max_model_len=max_model_len)
-        if tensor_parallel_size < 1 or distributed.world() % tensor_parallel_size:
+        if tensor_parallel_size < 1 or distributed.world_size() % tensor_parallel_size:
             raise ConfigError(
                 f"rollout.tensor_parallel_size={tensor_parallel_size}: so many share each engine, and the workers are "
-                f"{distributed.world()}; type rollout.tensor_parallel_size=1, or a multiple of it as nproc="
+                f"{distributed.world_size()}; type rollout.tensor_parallel_size=1, or a multiple of it as nproc="
             )
         sampling = {"top_p": top_p, "top_k": top_k, "min_p": min_p, "repetition_penalty": repetition_penalty}
         Sampler(temperature=temperature, **sampling)  # raises for what is out of range
@@ -222,7 +222,7 @@ class Vllm:
         """What the workers that share this engine want, and where among it is what this one does."""
         if self._sharing == 1:
             return wanted, range(len(wanted))
-        everyone = distributed.gathered(wanted, distributed.Channel.SAMPLING)
+        everyone = distributed.all_gather(wanted, distributed.Channel.SAMPLING)
         place, first = distributed.rank(), distributed.rank() // self._sharing * self._sharing
         before = sum(len(each) for each in everyone[first:place])
         asked = [one for each in everyone[first : first + self._sharing] for one in each]
@@ -294,7 +294,7 @@ def _seedable(device: torch.device) -> dict[str, Any]:
 
 def _beside_others() -> dict[str, Any]:
     """Of several workers each has an engine, in the processes that there are."""
-    return {"distributed_executor_backend": "external_launcher"} if distributed.world() > 1 else {}
+    return {"distributed_executor_backend": "external_launcher"} if distributed.world_size() > 1 else {}
 
 
 def _detached(weights: Weights) -> Iterator[tuple[str, Tensor]]:

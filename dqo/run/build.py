@@ -110,7 +110,7 @@ def make_stages(config: DictConfig, policy: Policy, task: Task) -> Stages:
 def make_plan(config: DictConfig) -> Plan:
     return Plan(
         steps=config.steps,
-        prompts=config.prompts_per_step // distributed.world(),
+        prompts=config.prompts_per_step // distributed.world_size(),
         k=config.k,
         alpha=config.alpha,
         seed=config.seed,

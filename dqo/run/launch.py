@@ -117,7 +117,7 @@ def _run(command: str, folder: Path, ownership: Ownership | None, count: int) ->
     name = f"worker {culprit}" if count > 1 else "the worker"
     how = f"was ended by {signal.Signals(-code).name}{cause}" if code < 0 else f"failed: {_last_words(folder, culprit)}"
     resumable = command == "train" and ownership and code != WRONG_INPUT  # else what was written is taken away
-    go_on = f"; all of it: {distributed.log_of(folder, culprit)}" if culprit and code >= 0 and resumable else ""
+    go_on = f"; all of it: {distributed.log_path(folder, culprit)}" if culprit and code >= 0 and resumable else ""
     go_on += f"; go on with dqo-train resume={shlex.quote(str(folder))}" if resumable else ""
     shown_again = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor, which the live view had hidden
     print(f"{shown_again}dqo-{command}: {name} {how}{go_on}", file=sys.stderr)
@@ -163,7 +163,7 @@ def _failed(code: int | None) -> bool:
 
 def _last_words(folder: Path, rank: int) -> str:
     """Of a worker that does not write to the terminal."""
-    log = distributed.log_of(folder, rank)
+    log = distributed.log_path(folder, rank)
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return lines[-1] if lines else "it said nothing"
 

@@ -75,7 +75,7 @@ def run(config: DictConfig, folder: Path, ownership: Ownership | None, stopping:
         keep_last=config.checkpoint.keep_last,
         keep_every=config.checkpoint.keep_every,
     )
-    checkpoint = distributed.of_first(_checkpoint(config, checkpoints) if config.resume and ownership else None)
+    checkpoint = distributed.broadcast(_checkpoint(config, checkpoints) if config.resume and ownership else None)
     resumed = restore(checkpoint, stages) if checkpoint else Resumed(step=0, cursor=0, extra={})
     if resumed.step > config.steps:
         raise ConfigError(
@@ -123,7 +123,7 @@ def _checkpoint(config: DictConfig, checkpoints: Checkpoints) -> Path | None:
 
 def _before(run: Run, resumed: Resumed) -> Evaluation:
     """The evaluation before the first step; a resumed run has it already."""
-    known = distributed.of_first(run.evaluations and run.evaluations.read(0, run.evaluating.prompts))
+    known = distributed.broadcast(run.evaluations and run.evaluations.read(0, run.evaluating.prompts))
     if known is None:
         if resumed.step:
             log.warning("other held-out prompts than the run's: 'before' is measured after step %d", resumed.step)
@@ -162,7 +162,7 @@ def _build(
         seed=EVAL_SEED,
     )
     known = evaluations.read(resumed.step, evaluating.prompts) if evaluations and resumed.step else None
-    measured = distributed.of_first(known)
+    measured = distributed.broadcast(known)
     if measured and measured.n == config.eval.n:  # by the run that was ended, before its checkpoint
         evaluating.latest = (resumed.step, measured)
     return Run(
@@ -233,7 +233,9 @@ def _observers(run: Run, counted: Mapping[str, int] | None) -> list[Any]:
             run.ownership.check()
 
     def stop(step: Step) -> None:
-        if distributed.largest(run.stopping.asked):  # a signal may reach one worker before and another after this
+        if distributed.all_reduce_max(
+            run.stopping.asked
+        ):  # a signal may reach one worker before and another after this
             run.checkpoints.save(step.number, step.cursor, run.stages, extra())
             raise Stopped(f"stopped after step {step.number}")
 
@@ -296,7 +298,7 @@ def _name(config: DictConfig) -> str:
 def batch_line(config: DictConfig) -> str:
     """How a step's batch comes about, in one line."""
     rows = config.prompts_per_step * config.k
-    budget, world = config.learner.get("max_tokens_per_micro_batch"), distributed.world()
+    budget, world = config.learner.get("max_tokens_per_micro_batch"), distributed.world_size()
     return (
         f"a step: {config.prompts_per_step} prompts × k={config.k} = {rows} completions of at most "
         f"{config.max_completion_length} tokens, one update"

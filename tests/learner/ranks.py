@@ -53,7 +53,7 @@ def experience_of(step: int) -> Experience:
 def mine(whole: Experience) -> Experience:
     """Two groups on the first of two processes, one on the other."""
     groups = split(whole)
-    return whole if distributed.world() == 1 else join(groups[:2] if distributed.first() else groups[2:])
+    return whole if distributed.world_size() == 1 else join(groups[:2] if distributed.is_rank_0() else groups[2:])
 
 
 def learn(learner: DeepSpeedZero, step: int) -> dict[str, float]:
@@ -64,7 +64,7 @@ def learn(learner: DeepSpeedZero, step: int) -> dict[str, float]:
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     if distributed.launched():
-        distributed.start()
+        distributed.init()
     for name, settings in CASES.items():
         learner = make(**settings)
         reports = [learn(learner, step) for step in range(STEPS)]
@@ -78,13 +78,13 @@ def main(out: Path) -> None:
         resumed.load(folder)
         report = learn(resumed, STEPS)  # both go on alike
         result = {
-            "weights": weights, "reports": reports, "scores": distributed.gathered(scores),
+            "weights": weights, "reports": reports, "scores": distributed.all_gather(scores),
             "next": learn(learner, STEPS), "resumed": report, "version": resumed.version,
         }  # fmt: skip
-        if distributed.first():
+        if distributed.is_rank_0():
             torch.save(result, out / f"{name}.pt")
     outcomes = {name: not_finite(stage=stage) for name, stage in (("0", 0), ("1", 1), ("2", 2), ("3", 3))}
-    if distributed.first():
+    if distributed.is_rank_0():
         (out / "not_finite.json").write_text(json.dumps(outcomes))
 
 

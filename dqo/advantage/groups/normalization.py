@@ -51,7 +51,7 @@ def normalised(
 
 def _step_std(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> float:
     """Standard deviation (n - 1) of the valid values of all processes. A collective."""
-    values = torch.cat(distributed.gathered(values_PK[valid_PK].double()))
+    values = torch.cat(distributed.all_gather(values_PK[valid_PK].double()))
     return float(stds(values[None], torch.ones(1, len(values), dtype=torch.bool))) if len(values) > 1 else 0.0
 
 

@@ -112,7 +112,7 @@ class Base(abc.ABC):
         """Old log-probabilities where several iterations need them and the rows are this version's; the reference's
         where the loss asks for them. Otherwise nothing runs."""
         fresh = bool((rollouts.versions_B >= self.version).any())
-        old = self.num_iterations > 1 and bool(distributed.largest(fresh))
+        old = self.num_iterations > 1 and bool(distributed.all_reduce_max(fresh))
         if not old and not self.loss.needs_reference:
             return Estimates()
         batches = self._micro_batches(rollouts, list(range(len(rollouts.texts))))
@@ -128,13 +128,13 @@ class Base(abc.ABC):
         rollouts, (rows, tokens) = experience.rollouts, counts(experience)
         whole = objective(self.loss, experience, estimates, targets, version=self.version, rows=rows, tokens=tokens)
         batches = self._micro_batches(rollouts, experience.rewards.valid_PK.flatten().nonzero()[:, 0].tolist())
-        passes, rate, tally = distributed.largest(len(batches)), self.optim.rate(self.version), Tally()
+        passes, rate, tally = distributed.all_reduce_max(len(batches)), self.optim.rate(self.version), Tally()
         if not passes:
             log.warning("step %d: no valid completion, no update", self.version + 1)
         for _ in range(self.num_iterations if passes else 0):
             self._step(whole, batches, passes, rate, tally)
         self.version += 1
-        padding, size = distributed.summed(
+        padding, size = distributed.all_reduce_sum(
             [sum(batch.padding for batch in batches), sum(batch.tokens_RL.numel() for batch in batches)]
         )
         return {
@@ -168,7 +168,7 @@ class Base(abc.ABC):
         self, model: Model, rollouts: Rollouts, batches: list[MicroBatch], *, temperature: float | None = None
     ) -> Tensor:
         logprobs_BT = torch.zeros_like(rollouts.logprobs_BT)
-        for batch, counts_here in self._in_step(batches, distributed.largest(len(batches))):
+        for batch, counts_here in self._in_step(batches, distributed.all_reduce_max(len(batches))):
             logprobs_N, _ = self._forward(model, batch, temperature=temperature or self.temperature)
             if counts_here:
                 logprobs_BT[batch.rows_N, batch.columns_N] = logprobs_N.cpu()
@@ -183,7 +183,9 @@ class Base(abc.ABC):
         norm = self._optimize(rate)
         if not math.isfinite(norm):
             raise self._not_finite("gradient", whole, self._faulty(whole, batches))
-        of_the_sum = torch.tensor(1 / distributed.world())  # each process has a part of the loss, and the whole norm
+        of_the_sum = torch.tensor(
+            1 / distributed.world_size()
+        )  # each process has a part of the loss, and the whole norm
         tally.add({"loss": (torch.tensor(total), of_the_sum), "grad_norm": (torch.tensor(norm), torch.ones(()))})
 
     def _pass(self, whole: Objective, batch: MicroBatch, tally: Tally | None, *, last: bool) -> float:

@@ -59,7 +59,7 @@ class Objective:
 def counts(experience: Experience) -> tuple[int, int]:
     """Valid completions and their sampled tokens, over all processes: what a loss divides by. A collective."""
     valid_B = experience.rewards.valid_PK.flatten()
-    rows, tokens = distributed.summed([int(valid_B.sum()), int(experience.rollouts.sampled_BT[valid_B].sum())])
+    rows, tokens = distributed.all_reduce_sum([int(valid_B.sum()), int(experience.rollouts.sampled_BT[valid_B].sum())])
     return int(rows), int(tokens)
 
 
@@ -111,7 +111,7 @@ class Tally:
     def over_all(self) -> "Tally":
         """That of all processes together. A collective."""
         whole = Tally()
-        for means in distributed.gathered(
+        for means in distributed.all_gather(
             {name: (self.sums[name].cpu(), self.counts[name].cpu()) for name in self.sums}
         ):
             whole.add(means)

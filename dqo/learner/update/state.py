@@ -27,7 +27,7 @@ def save(
     """``moments``: by <key>/<parameter>. A collective: making the tensors may be one; the first process writes."""
     _write(folder, "parameters", parameters)
     _write(folder, "moments", moments)
-    if distributed.first():
+    if distributed.is_rank_0():
         (folder / "learner.json").write_text(json.dumps({"version": version}))
 
 
@@ -83,12 +83,12 @@ def _write(folder: Path, kind: str, tensors: Iterable[tuple[str, Tensor]]) -> No
         size = 0
 
     for name, tensor in tensors:
-        if not distributed.first():
+        if not distributed.is_rank_0():
             continue
         bytes_ = tensor.numel() * tensor.element_size()
         if shard and size + bytes_ > SHARD:
             flush()
         shard[name] = tensor.detach().cpu().contiguous()
         size += bytes_
-    if distributed.first():
+    if distributed.is_rank_0():
         flush()
