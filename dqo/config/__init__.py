@@ -1,13 +1,15 @@
-"""Hydra's side of dqo: where the YAML lies, what its types are, whether it makes sense, and what is built from it."""
+"""The configuration: where the YAML files are, their types and ranges, contradictions, and resuming."""
 
 from pathlib import Path
 
 from dqo.config import gpu
 
+GROUPS = ("model", "task", "rollout", "reward", "embed", "credit", "advantage", "loss", "optim", "learner")
+
 gpu.register()
 
 
 def conf_dir() -> str:
-    """The Hydra tree: inside the installed package, or beside it in a checkout."""
+    """The folder of the YAML files: inside the installed package, or beside the package in a checkout."""
     installed = Path(__file__).parents[1] / "conf"
     return str(installed if installed.is_dir() else Path(__file__).parents[2] / "conf")

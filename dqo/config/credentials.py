@@ -19,8 +19,8 @@ SHAPES = {  # what is a secret wherever it stands
 
 
 def refuse_secrets(values: Iterable[tuple[str, Any]]) -> None:
-    """Raises ConfigError, which does not show it, for a value with a secret in it: one of the environment's, under
-    whichever key it was interpolated or typed, or one that looks like it. ``values``: (key, value)."""
+    """Raises ConfigError for a value that contains a secret: the value of an environment variable with a telling name,
+    or text in the shape of a token. The message does not print the secret. ``values``: (key, value)."""
     ours = {value: name for name, value in os.environ.items() if NAMES.search(name) and len(value) >= SHORTEST}
 
     def secret(text: str) -> str | None:

@@ -1,4 +1,5 @@
-"""Going on with a run: which one, what it was started with, and what may differ now.
+"""Resuming a run: which run, its saved command line, and the keys that may differ now. ``run.session`` picks the
+checkpoint.
 
 ``resume=RUN``, ``resume=RUN/checkpoints/step_00020`` or ``resume=auto run_dir=RUN``. A run's own command line is kept
 in ``overrides.yaml``; a folder holds a run once it has a ``config.yaml``, which is written last.
@@ -11,7 +12,8 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from dqo.config.typed import flat, load, plain
+from dqo.config.schema import Config
+from dqo.config.typed import flat, plain
 from dqo.errors import ConfigError
 
 AUTO = "auto"
@@ -20,31 +22,32 @@ ENGINE = (
     "learner.stage",
     "learner.offload_optimizer",
     "learner.offload_param",
-)  # one format for all
+)  # all learners read and write one checkpoint format
 MAY_CHANGE = ("steps", "log.", "eval.", "checkpoint.", "nproc", "device", "run_dir", "resume", "dry_run", *ENGINE)
 OF_THE_FOLDER = ("run_dir", "resume", "dry_run")  # no part of what is trained
 AT_THE_END = ("steps", "eval.", "checkpoint.final")  # a change of these gives a complete run something to do
 
 
 def holds_run(folder: Path) -> bool:
+    """Whether a folder is a run's: config.yaml is written last."""
     return (folder / "config.yaml").exists()
 
 
 def run_of(resume: str) -> Path:
-    """The run's folder: it was typed itself, or a checkpoint in it."""
+    """The run's folder, from what was typed: the folder itself, or a checkpoint in it."""
     path = Path(resume)
     return path.parents[1] if checkpoint_of(resume) else path
 
 
 def checkpoint_of(resume: str) -> str | None:
-    """The name of the checkpoint that was typed; None: the newest is meant."""
+    """The name of the checkpoint that was typed; None: the newest one is meant."""
     path = Path(resume)
     return path.name if path.name.startswith("step_") and path.parent.name == "checkpoints" else None
 
 
 def with_saved_overrides(arguments: list[str]) -> list[str]:
-    """With ``resume=``: what the run was started with beside what is typed now, which wins. Raises ConfigError if it
-    is no run."""
+    """The arguments, with the saved overrides of the run that ``resume=`` names before them; what is typed now wins.
+    Raises ConfigError if the folder holds no run."""
     resume, run_dir = _typed(arguments, "resume"), _typed(arguments, "run_dir")
     if resume in (None, "null"):
         return arguments
@@ -63,7 +66,7 @@ def with_saved_overrides(arguments: list[str]) -> list[str]:
 
 
 def saved_overrides(run: Path) -> list[str]:
-    """The command line of the run, without what concerned its folder. Raises ConfigError if ``run`` holds no run."""
+    """The run's command line without the keys that name its folder. Raises ConfigError if ``run`` holds no run."""
     file = run / "overrides.yaml"
     if not holds_run(run) or not file.exists():
         raise ConfigError(f"resume={run}: no run is there; type resume=FOLDER_OF_A_RUN")
@@ -72,7 +75,8 @@ def saved_overrides(run: Path) -> list[str]:
 
 
 def settle(config: DictConfig, *, sweep: bool) -> str | None:
-    """Put the run's folder into ``run_dir`` and take ``auto`` out of ``resume``; returns what ``auto`` came to."""
+    """Put the run's folder into ``run_dir`` and replace ``resume=auto`` by that folder or null; for ``auto``
+    returns a message that says which."""
     if config.resume is None:
         return None
     config.resume = str(config.resume)  # not checked yet: a folder may be called 5
@@ -86,13 +90,13 @@ def settle(config: DictConfig, *, sweep: bool) -> str | None:
     return f"{config.run_dir} holds {'a run: going on with it' if going_on else 'no run yet: starting it'}"
 
 
-def changes(config: DictConfig, resolved: DictConfig) -> list[str]:
-    """Keys whose values differ from the saved run's, without those of its folder: ``steps=200 (was 80)``.
+def changes(config: DictConfig, resolved: Config) -> list[str]:
+    """The keys whose values differ from the saved run's, as ``steps=200 (was 80)``; keys that name the folder left out.
 
     Raises ConfigError naming each that may not (MAY_CHANGE).
     """
-    now = flat(plain(resolved))
-    then = flat(plain(load(run_of(resolved.resume) / "config.yaml")))
+    now = flat(resolved.model_dump())
+    then = flat(plain(cast(DictConfig, OmegaConf.load(run_of(str(resolved.resume)) / "config.yaml"))))
     texts = flat(plain(config))
     different = [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
     refused = [
@@ -109,11 +113,11 @@ def changes(config: DictConfig, resolved: DictConfig) -> list[str]:
     return [f"{key}={now.get(key)} (was {then.get(key)})" for key in different if not _is_of(key, OF_THE_FOLDER)]
 
 
-def is_complete(config: DictConfig, changed: Sequence[str]) -> bool:
-    """Whether nothing is left to do: summary.json, the last file of a run, is of as many steps, and what was changed
-    asks for nothing new."""
-    summary = run_of(config.resume) / "summary.json"
-    if checkpoint_of(config.resume) or any(_is_of(text.partition("=")[0], AT_THE_END) for text in changed):
+def is_complete(config: Config, changed: Sequence[str]) -> bool:
+    """Whether nothing is left to do: summary.json, which a run writes last, has this number of steps, and no changed
+    key asks for more."""
+    summary = run_of(str(config.resume)) / "summary.json"
+    if checkpoint_of(str(config.resume)) or any(_is_of(text.partition("=")[0], AT_THE_END) for text in changed):
         return False
     return summary.exists() and json.loads(summary.read_text()).get("steps") == config.steps
 

@@ -1,77 +1,91 @@
-"""Types of the top-level keys. Values live in conf/train.yaml, the groups' types in their constructors' signatures."""
+"""Types and ranges of the top-level keys; the values are in conf/train.yaml. A group's types and ranges are those of
+its class's constructor, which ``dqo.config.typed`` reads. Imports no stage, and so no torch."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from omegaconf import MISSING
+from pydantic import BaseModel, ConfigDict, Field
 
-GROUPS = ("model", "task", "rollout", "reward", "embed", "credit", "advantage", "loss", "optim", "learner")
+from dqo.ranges import Beta, CompletionLength, Count, CountOrZero, LearningRate, Seed, Temperature
 
-
-@dataclass
-class Eval:
-    every: int = MISSING
-    n: int = MISSING
-    prompts: int = MISSING
+COMPLETIONS = 1_000_000  # per step or evaluation: a larger number is a typo, and would end in a kill for lack of memory
+RULES = ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)  # of every key, the groups' too
 
 
-@dataclass
-class Log:
-    every: int = MISSING
-    live: bool = MISSING
-    completions: bool = MISSING
-    tensorboard: bool = MISSING
-    wandb: bool = MISSING
-    project: str = MISSING
+class Section(BaseModel):
+    """A part of the configuration: frozen, and without unknown keys."""
+
+    model_config = RULES | ConfigDict(frozen=True, extra="forbid")
 
 
-@dataclass
-class Checkpoint:
-    every: int = MISSING
-    keep_last: int = MISSING
-    keep_every: int = MISSING
-    final: bool = MISSING
+class Eval(Section):
+    """``eval.*``: held-out evaluation."""
+
+    every: Annotated[CountOrZero, Field(examples=[20])]
+    n: Annotated[Count, Field(le=COMPLETIONS, examples=[10])]
+    prompts: Annotated[Count, Field(examples=[16])]
 
 
-@dataclass
-class Sft:
-    steps: int = MISSING
-    batch_size: int = MISSING
-    learning_rate: float = MISSING
-    seed: int = MISSING
+class Log(Section):
+    """``log.*``: what is printed and written of each step."""
+
+    every: Count
+    live: bool
+    completions: bool
+    tensorboard: bool
+    wandb: bool
+    project: str
 
 
-@dataclass
-class Config:
-    alpha: float = MISSING
-    beta: float = MISSING
-    k: int = MISSING
-    steps: int = MISSING
-    seed: int = MISSING
-    learning_rate: float = MISSING
-    temperature: float = MISSING
-    prompts_per_step: int = MISSING
-    max_completion_length: int = MISSING
-    importance_sampling_mode: str = MISSING
-    ahead: int = MISSING
-    redraws: int = MISSING
-    eval: Eval = MISSING
-    log: Log = MISSING
-    checkpoint: Checkpoint = MISSING
-    warm_start: bool = MISSING
-    sft: Sft = MISSING
-    run_dir: str = MISSING
-    resume: str | None = MISSING
-    nproc: int | None = MISSING
-    device: str = MISSING
-    dry_run: bool = MISSING
-    model: Any = MISSING
-    task: Any = MISSING
-    rollout: Any = MISSING
-    reward: Any = MISSING
-    embed: Any = MISSING
-    credit: Any = MISSING
-    advantage: Any = MISSING
-    loss: Any = MISSING
-    optim: Any = MISSING
-    learner: Any = MISSING
+class Checkpoint(Section):
+    """``checkpoint.*``: when to save and what to keep."""
+
+    every: Annotated[CountOrZero, Field(examples=[20])]
+    keep_last: Count
+    keep_every: CountOrZero
+    final: bool
+
+
+class Sft(Section):
+    """``sft.*``: the numbers of supervised fine-tuning."""
+
+    steps: Annotated[Count, Field(examples=[200])]
+    batch_size: Annotated[Count, Field(examples=[32])]
+    learning_rate: Annotated[LearningRate, Field(examples=["1e-4"])]
+    seed: Seed
+
+
+class Config(Section):
+    """A whole run, resolved and checked: what ``typed.check`` gives. Never changed; ``model_copy`` makes another."""
+
+    alpha: Annotated[float, Field(ge=0, le=1e6, examples=["1.0"])]
+    beta: Beta
+    k: Annotated[Count, Field(examples=[8])]
+    steps: Annotated[Count, Field(examples=[100])]
+    seed: Seed
+    learning_rate: LearningRate
+    temperature: Temperature
+    prompts_per_step: Annotated[Count, Field(examples=[4])]
+    max_completion_length: CompletionLength
+    importance_sampling_mode: str
+    ahead: Annotated[int, Field(ge=0, le=1, examples=[0])]
+    redraws: Annotated[CountOrZero, Field(le=100, examples=[0])]
+    eval: Eval
+    log: Log
+    checkpoint: Checkpoint
+    warm_start: bool
+    sft: Sft
+    run_dir: str
+    resume: str | None
+    nproc: Annotated[int | None, Field(ge=1)]
+    device: Literal["auto", "cpu", "cuda"]
+    dry_run: bool
+    model: dict[str, Any]
+    task: dict[str, Any]
+    rollout: dict[str, Any]
+    reward: dict[str, Any]
+    embed: dict[str, Any]
+    credit: dict[str, Any]
+    advantage: dict[str, Any]
+    loss: dict[str, Any]
+    optim: dict[str, Any]
+    learner: dict[str, Any]

@@ -1,176 +1,238 @@
 """Checks a configuration against its types: the schema for the top level, constructors' signatures for the groups.
 
-A group's node names its class in ``_target_``. The class's keyword-only parameters are the node's keys, their
-annotations the types; its positional parameters are handed over by the program (``dqo.run.build``) and are no keys.
-This holds for a user's own class as for ours.
+A group's node names its class in ``_target_``. The class's keyword-only parameters are the node's keys, and their
+annotations the types and ranges (``Annotated[float, Field(gt=0)]``, pydantic). Its positional parameters are handed
+over by the program (``dqo.run.build``) and are no keys. This holds for a user's own class as for ours.
 """
 
-import difflib
+import contextlib
+import importlib
 import inspect
-import re
-from collections.abc import Mapping
-from dataclasses import field, make_dataclass
-from enum import Enum
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_type_hints
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import InitErrorDetails
 
+from dqo.config import GROUPS
 from dqo.config.credentials import refuse_secrets
-from dqo.config.schema import GROUPS, Config
+from dqo.config.refusal import no_value, refusal, unknown_key
+from dqo.config.schema import RULES, Config
 from dqo.errors import ConfigError
 
 PRESETS = ("experiment", "algorithm")  # groups that set keys of others
-LISTED = 20  # names that a message can hold
+LARGEST = 2**63 - 1  # what a seed of torch's holds; no count comes near it
+
+Keys = dict[str, tuple[Any, bool]]  # name: its annotation, whether a value has to be given
 
 
-def check(config: DictConfig) -> DictConfig:
-    """The configuration with every interpolation resolved and every type checked. Raises ConfigError."""
+def check(config: DictConfig) -> Config:
+    """The configuration with every interpolation resolved and the top level checked. Raises ConfigError.
+
+    Imports no stage; ``check_groups`` does.
+    """
     try:
         resolved = plain(config, resolve=True)
+    except MissingMandatoryValue as error:  # ???
+        raise no_value(str(error.full_key)) from error
     except OmegaConfBaseException as error:
-        raise _readable(error, "") from error
+        raise ConfigError(f"{error.full_key or 'the configuration'}: {str(error).strip().splitlines()[0]}") from error
     refuse_secrets(flat(resolved).items())
     for preset in PRESETS:
         if preset in resolved:
             raise ConfigError(f"{preset}: its file sets no keys of the run; make its first line # @package _global_")
-    checked = _merged(OmegaConf.structured(Config), OmegaConf.create(resolved), "")
-    for name in checked:
-        if OmegaConf.is_missing(checked, name):
-            raise ConfigError(f"{name} has no value; type {name}=…")
     for group in GROUPS:
-        if not isinstance(checked[group], DictConfig):
-            raise ConfigError(
-                f"{group}={checked[group]}: an option of the group is needed; dqo-train --help lists them"
-            )
-        if "_target_" not in checked[group]:
-            raise ConfigError(
-                f"{group} names no class; type {group}=OPTION (dqo-train --help lists them), or in a file of yours "
-                "the line _target_: my_module.MyClass"
-            )
-        arguments(checked[group], group)
-    return checked
+        if group in resolved:
+            _target(resolved[group], group)
+    return _typed(resolved, Config, "")
 
 
-def arguments(node: DictConfig, key: str) -> tuple[type, dict[str, Any]]:
+def check_groups(config: Config) -> None:
+    """Raises ConfigError where a group's keys are not what its class's constructor takes. Imports the classes."""
+    for group in GROUPS:
+        for key, node in _nodes(getattr(config, group), group):
+            arguments(node, key)
+
+
+def arguments(node: Mapping[str, Any], key: str) -> tuple[type, dict[str, Any]]:
     """The class that a resolved node names, and the keyword arguments it gives. Raises ConfigError with the whole key.
+
+    A parameter whose annotation is a dataclass takes its fields from the node's own keys. A key that is left out gets
+    the constructor's default. A node inside the node, with a ``_target_`` of its own, is returned unchanged.
 
     Example: the node of conf/credit/dpp.yaml and ``"credit"`` give ``(Dpp, {"kernel": Kernel.cosine, …})``.
     """
-    cls = _target(node, key)
-    hints = get_type_hints(cls.__init__)
-    parameters = [
-        parameter
-        for parameter in inspect.signature(cls.__init__).parameters.values()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    fields = [(p.name, _storable(hints.get(p.name, Any)), _default(p)) for p in parameters]
-    given = {name: value for name, value in plain(node).items() if name != "_target_"}
-    merged = _merged(OmegaConf.structured(make_dataclass(cls.__name__, fields)), OmegaConf.create(given), key)
-    for name in merged:
-        if OmegaConf.is_missing(merged, name):
-            raise ConfigError(f"{key}.{name} has no value; type {key}.{name}=…")
-    return cls, {name: _chosen(hints.get(name, Any), value, f"{key}.{name}") for name, value in plain(merged).items()}
+    cls = _class(_target(node, key), key)
+    known, parameters, values = keys(cls), _parameters(cls), {}
+    for name, value in node.items():
+        if name in known:
+            is_node = isinstance(value, Mapping) and "_target_" in value
+            values[name] = value if is_node else _typed(value, known[name][0], f"{key}.{name}")
+        elif name != "_target_":
+            raise unknown_key(f"{key}.{name}", [f"{key}.{each}" for each in known])
+    for name, (_, needed) in known.items():
+        if needed and name not in values:
+            raise no_value(f"{key}.{name}")
+    made = {}
+    for name, (hint, needed) in parameters.items():
+        if _is_group(hint) and ((given := _only(values, _fields(hint))) or needed):
+            made[name] = _group(hint, given, key)
+    return cls, _only(values, parameters) | made
 
 
-def _target(node: DictConfig, key: str) -> type:
-    target = node["_target_"]
-    if not isinstance(target, str):
-        raise ConfigError(f"{key}._target_={target}: a class is needed, as in _target_: my_module.MyClass")
+def keys(cls: type) -> Keys:
+    """The keys of a class's node: annotation, and whether a value has to be given."""
+    found: Keys = {}
+    for name, (hint, needed) in _parameters(cls).items():
+        if not _is_group(hint):
+            found[name] = (hint, needed)
+            continue
+        for field, (kind, field_needed) in _fields(hint).items():
+            found[field] = (kind, needed and field_needed)
+    return found
+
+
+def _group(hint: Any, given: dict[str, Any], key: str) -> Any:
+    """The dataclass of a parameter. Raises ConfigError for whatever its ``__post_init__`` raises."""
     try:
-        return get_class(target)
+        return hint(**given)
+    except ConfigError:
+        raise
+    except Exception as error:  # a user's class may raise anything
+        raise ConfigError(f"{key}: {hint.__name__}(…) raised {type(error).__name__}: {error}") from error
+
+
+def _target(node: Any, key: str) -> str:
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{key}={node}: an option of the group is needed; dqo-train --help lists them")
+    if "_target_" not in node:
+        raise ConfigError(
+            f"{key} names no class; type {key}=OPTION (dqo-train --help lists them), or in a file of yours the line "
+            "_target_: my_module.MyClass"
+        )
+    if not isinstance(node["_target_"], str):
+        raise ConfigError(f"{key}._target_={node['_target_']}: a class is needed, as in _target_: my_module.MyClass")
+    return node["_target_"]
+
+
+def _class(target: str, key: str) -> type:
+    try:
+        cls = _resolved(target)
+        if not isinstance(cls, type):
+            raise TypeError(f"it is a {type(cls).__name__}, not a class")
+        keys(cls)  # annotations are text where a module says so, and may name what is not there
     except Exception as error:  # whatever a module of the user's raises on import
-        why = str(error).removeprefix(f"Error loading '{target}':").strip()
+        why = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
             f"{key}._target_={target}: cannot be imported: {why}; name a class of a module that is installed or in the "
             "folder you start in"
         ) from error
+    return cls
 
 
-def _default(parameter: inspect.Parameter) -> Any:
-    if parameter.default is inspect.Parameter.empty:
-        return field(default="???")
-    return field(default_factory=lambda: parameter.default)
-
-
-def _storable(hint: Any) -> Any:
-    """The hint as OmegaConf can hold it: choices as text (checked in ``_chosen``), containers of unions as Any."""
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return str
-    if get_origin(hint) in (Union, UnionType):
-        members = [_storable(member) for member in get_args(hint) if member is not NoneType]
-        if any(get_origin(member) in (list, dict, tuple) for member in members) and len(members) > 1:
-            return Any
-        if len(members) == 1:
-            return members[0] | None if NoneType in get_args(hint) else members[0]
-        return Union[tuple(members) + ((NoneType,) if NoneType in get_args(hint) else ())]  # noqa: UP007
-    return hint
-
-
-def _merged(schema: DictConfig, given: DictConfig, key: str) -> DictConfig:
+def _resolved(target: str) -> Any:
+    """``module.Class``, or ``module.Outer.Inner``."""
+    module, _, name = target.rpartition(".")
     try:
-        return OmegaConf.merge(schema, given)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise _readable(error, key, known=[f"{key}.{name}" if key else name for name in schema]) from error
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        outer, _, cls = module.rpartition(".")
+        if not outer or error.name != module or not hasattr(importlib.import_module(outer), cls):
+            raise
+        return getattr(getattr(importlib.import_module(outer), cls), name)
 
 
-def _chosen(hint: Any, value: Any, key: str) -> Any:
-    """Text to a member of its StrEnum."""
-    for choice in (hint, *get_args(hint)):
-        if isinstance(choice, type) and issubclass(choice, Enum) and value is not None:
-            try:
-                return choice(value)
-            except ValueError:
-                allowed = " | ".join(str(member.value) for member in choice)
-                raise ConfigError(f"{key}={value}: allowed are {allowed}") from None
-    return value
+def _parameters(cls: type) -> Keys:
+    """The keyword-only parameters of the constructor: annotation, and whether a value has to be given."""
+    hints, parameters = _hints(cls.__init__), inspect.signature(cls.__init__).parameters.values()
+    return {p.name: (hints.get(p.name, Any), p.default is p.empty) for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def _readable(error: OmegaConfBaseException, key: str, known: list[Any] | None = None) -> ConfigError:
-    """OmegaConf's message in one line, with the whole key."""
-    inner = getattr(error, "full_key", None) or ""
-    full = f"{key}.{inner}" if key and inner and not inner.startswith(f"{key}.") else inner or key
-    if isinstance(error, ConfigKeyError):
-        return ConfigError(f"unknown key {full}{suggestion(full, known or [])}")
-    if "is not a subclass of" in str(error):
-        return ConfigError(f"{full} is not one value, it has keys of its own; type {full}.KEY=VALUE")
-    needed = f"; type {full}={_needed(error)}" if isinstance(error, ValidationError) else ""
-    return ConfigError(f"{full}: {_first_line(error)}{needed}")
+def _is_group(hint: Any) -> bool:
+    return isinstance(hint, type) and is_dataclass(hint)
 
 
-def _needed(error: ValidationError) -> str:
-    """A placeholder of the type the key wants: NUMBER, true|false …"""
-    wanted = re.split(r"\bto\b|for field of type", _first_line(error).lower())[-1]
-    words = {"int": "INTEGER", "float": "NUMBER", "bool": "true|false", "list": "[A,B]"}
-    return next((placeholder for word, placeholder in words.items() if word in wanted), "VALUE")
+def _fields(cls: Any) -> Keys:
+    """A dataclass's fields, in the same form."""
+    hints = _hints(cls)
+    return {f.name: (hints[f.name], f.default is f.default_factory is MISSING) for f in fields(cls) if f.init}
 
 
-def suggestion(name: str, known: list[Any]) -> str:
-    """'; did you mean X?' or the list of what there is."""
-    close = difflib.get_close_matches(name, [str(k) for k in known], n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; allowed are {', '.join(sorted(map(str, known)))}" if len(known) <= LISTED else "; --help lists the keys"
+def _hints(source: Any) -> dict[str, Any]:
+    return get_type_hints(source, include_extras=True)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+def _only(values: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _nodes(value: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping with a ``_target_`` and its key: ``value`` itself, and those in it."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield key, value
+        for name, inner in value.items():
+            yield from _nodes(inner, f"{key}.{name}")
+
+
+def _typed(value: Any, hint: Any, key: str) -> Any:
+    """The value as the type asks for it. Raises ConfigError."""
+    try:
+        typed = _adapter(hint).validate_python(value)
+        faults = [*_faults(value, typed.model_dump() if isinstance(typed, BaseModel) else typed)]
+        if faults and hint is not Any:
+            raise ValidationError.from_exception_data(key, faults)
+    except ValidationError as error:
+        raise refusal(error, key, value, hint) from error
+    except TypeError as error:  # a bound of a union that meets a value it cannot be compared with
+        raise ConfigError(f"{key}={value}: {error}; type another value, or mend the annotation of {key}") from error
+    return typed
+
+
+def _adapter(hint: Any) -> TypeAdapter:
+    """Checks nothing of a type that no YAML value is, such as a Protocol."""
+    for rules in (RULES, None):  # None: a model, which has its own
+        with contextlib.suppress(PydanticUserError):
+            return TypeAdapter(hint, config=rules)
+    return TypeAdapter(Any)
+
+
+def _faults(given: Any, typed: Any, place: tuple[str | int, ...] = ()) -> Iterator[InitErrorDetails]:
+    """What pydantic lets pass: true for 1, 4.0 for 4, whole numbers of any size."""
+    if isinstance(given, Mapping) and isinstance(typed, Mapping):
+        for name, value in given.items():
+            yield from _faults(value, typed.get(name), (*place, name))
+    elif isinstance(given, list) and isinstance(typed, list | tuple):
+        for position, pair in enumerate(zip(given, typed, strict=False)):
+            yield from _faults(*pair, (*place, position))
+    elif type(typed) is float and isinstance(given, bool):
+        yield InitErrorDetails(type="float_type", loc=place, input=given)
+    elif type(typed) is int and isinstance(given, bool | float):
+        yield InitErrorDetails(type="int_type", loc=place, input=given)
+    elif type(typed) is int and typed > LARGEST:
+        yield InitErrorDetails(type="less_than_equal", loc=place, input=given, ctx={"le": LARGEST})
 
 
 def plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
-    """As dicts and lists; ``resolve``: interpolations replaced by what they point at."""
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
+    """As dicts and lists; ``resolve``: interpolations replaced by what they point at, and ``???`` refused."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve))
 
 
-def load(path: Path) -> DictConfig:
-    """A configuration that was saved."""
-    return cast(DictConfig, OmegaConf.load(path))
+def load(path: Path) -> Config:
+    """A configuration that ``to_yaml`` wrote. Raises ConfigError."""
+    return _typed(plain(cast(DictConfig, OmegaConf.load(path))), Config, "")
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def to_yaml(config: Config) -> str:
+    """What stands in a run's config.yaml."""
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump()))
+
+
+def flat(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Leaves by their whole key: {"credit.kernel": "cosine", …}."""
     leaves: dict[str, Any] = {}
     for name, value in config.items():

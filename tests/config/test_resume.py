@@ -4,7 +4,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from dqo.config import resume
+from dqo.config.typed import check, to_yaml
 from dqo.errors import ConfigError
+from tests.config.builders import composed
 
 
 @pytest.fixture
@@ -14,13 +16,12 @@ def run(tmp_path):
     folder.mkdir()
     typed = ["task=concepts", "steps=20", "optim.steps=${steps}", f"run_dir={folder}"]
     OmegaConf.save(OmegaConf.create(typed), folder / "overrides.yaml")
-    OmegaConf.save(OmegaConf.create(config(run_dir=str(folder))), folder / "config.yaml")
+    (folder / "config.yaml").write_text(to_yaml(check(config(run_dir=str(folder)))))
     return folder
 
 
 def config(**changes):
-    values = {"alpha": 1.0, "steps": 20, "eval": {"n": 10}, "checkpoint": {"final": True}, "log": {"live": True}}
-    return OmegaConf.create(values | {"optim": {"steps": 20}, "run_dir": "runs/now", "resume": None} | changes)
+    return composed("task=concepts", **({"steps": 20, "optim__steps": 20, "run_dir": "runs/now"} | changes))
 
 
 def test_the_saved_command_line_joins_what_is_typed_which_wins(run):
@@ -72,21 +73,20 @@ def test_one_run_is_no_sweep(run):
 
 
 def test_what_changed_is_named_and_what_may_not_is_refused(run):
-    typed = config(resume=str(run), steps=40, optim={"steps": "${steps}"}, log={"live": False})
-    resolved = config(resume=str(run), steps=40, optim={"steps": 40}, log={"live": False})
-    assert resume.changes(typed, resolved) == [
+    typed = config(resume=str(run), steps=40, optim__steps="${steps}", log__live=False)
+    assert resume.changes(typed, check(typed)) == [
         "log.live=False (was True)", "optim.steps=40 (was 20)", "steps=40 (was 20)",
     ]  # fmt: skip
-    other = config(resume=str(run), alpha=2.0)
-    with pytest.raises(ConfigError, match=r"with alpha=2\.0 \(the run has 1\.0\): only steps, log, eval, checkpoint"):
-        resume.changes(other, other)
+    other = config(resume=str(run), alpha=3.0)
+    with pytest.raises(ConfigError, match=r"with alpha=3\.0 \(the run has 1\.0\): only steps, log, eval, checkpoint"):
+        resume.changes(other, check(other))
 
 
 def test_complete_is_a_run_with_its_last_file_and_nothing_new_to_do(run):
-    now = config(resume=str(run))
+    now = check(config(resume=str(run)))
     assert not resume.is_complete(now, [])
     (run / "summary.json").write_text(json.dumps({"steps": 20}))
     assert resume.is_complete(now, ["log.live=False (was True)"])
     assert not resume.is_complete(now, ["eval.n=40 (was 10)"])
-    assert not resume.is_complete(config(resume=str(run), steps=40), ["steps=40 (was 20)"])
-    assert not resume.is_complete(config(resume=f"{run}/checkpoints/step_00010"), [])
+    assert not resume.is_complete(check(config(resume=str(run), steps=40)), ["steps=40 (was 20)"])
+    assert not resume.is_complete(check(config(resume=f"{run}/checkpoints/step_00010")), [])

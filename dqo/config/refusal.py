@@ -1,0 +1,103 @@
+"""From what pydantic finds to one line with the whole key: what was given, what is allowed, what to type."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from types import NoneType
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from dqo.errors import ConfigError
+
+LISTED = 20  # names that a message can hold
+NEEDED = {  # the first word of pydantic's error type: what is needed, a placeholder to type
+    "int": ("a whole number", "INTEGER"),
+    "float": ("a number", "NUMBER"),
+    "finite": ("a finite number", "NUMBER"),
+    "bool": ("true or false", "true|false"),
+    "string": ("text", "TEXT"),
+    "list": ("a list", "[A,B]"),
+    "dict": ("a value for each name", "{NAME:VALUE}"),
+}
+BOUNDS = {"ge": "{} or more", "gt": "more than {}", "le": "at most {}", "lt": "below {}"}
+
+
+def refusal(error: ValidationError, key: str, given: Any, hint: Any) -> ConfigError:
+    """The line for pydantic's first error. ``given``: the value of ``key``; ``hint``: its type."""
+    errors = error.errors(include_url=False)
+    kind, place, field, known = errors[0]["type"], (), FieldInfo.from_annotation(hint), ()
+    for name in errors[0]["loc"]:  # skips the members of a union and positions in a list: they are no part of the key
+        fields = getattr(field.annotation, "model_fields", {})
+        if isinstance(given, Mapping) and (name in given or kind == "missing"):
+            known = [_joined(key, each) for each in fields]
+            place, key, given, field = (*place, name), _joined(key, name), given.get(name), fields.get(name, field)
+    if kind == "missing" and isinstance(errors[0]["loc"][-1], str):  # else an entry of a tuple is missing
+        return no_value(key)
+    if kind == "extra_forbidden":
+        return unknown_key(key, known)
+    if kind == "model_type":
+        return ConfigError(f"{key}={_shown(given)}: it is not one value, it has keys of its own; type {key}.KEY=VALUE")
+    options = dict.fromkeys(_option(each) for each in errors if each["loc"][: len(place)] == place)
+    what, example = f"allowed are {' | '.join(options)}", field.examples[0] if field.examples else None
+    if len(options) == 1 and "expected" not in errors[0].get("ctx", {}):
+        needed, placeholder = _needed(errors[0], field)
+        null = ", or null" if NoneType in get_args(field.annotation) else ""
+        if isinstance(given, list) and errors[0]["input"] is not given:  # it is in the list
+            placeholder = f"[{placeholder}]"
+        what, example = f"{needed}{null}", placeholder if example is None else example
+    return ConfigError(f"{key}={_shown(given)}: {what}{'' if example is None else f'; type {key}={example}'}")
+
+
+def no_value(key: str) -> ConfigError:
+    """The error for a key without a value."""
+    return ConfigError(f"{key} has no value; type {key}=…")
+
+
+def unknown_key(key: str, known: Iterable[str]) -> ConfigError:
+    """The error for a key that does not exist, with the closest of the keys that do."""
+    return ConfigError(f"unknown key {key}{suggestion(key, [*known])}")
+
+
+def suggestion(name: str, known: list[Any]) -> str:
+    """'; did you mean X?' or the list of what there is."""
+    if not known:
+        return "; there are no keys here"
+    close = difflib.get_close_matches(name, [str(k) for k in known], n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; allowed are {', '.join(sorted(map(str, known)))}" if len(known) <= LISTED else "; --help lists the keys"
+
+
+def _joined(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _shown(value: Any) -> str:
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
+def _option(error: ErrorDetails) -> str:
+    """What may be typed, in short: the names of an enumeration, or a placeholder."""
+    if "expected" in (context := error.get("ctx", {})):
+        return context["expected"].replace(", ", " | ").replace(" or ", " | ").replace("'", "")
+    return NEEDED.get(error["type"].partition("_")[0], ("", "VALUE"))[1]
+
+
+def _needed(error: ErrorDetails, field: FieldInfo) -> tuple[str, str]:
+    """What is needed, and what to type where no example is known: the bound that was passed, or a placeholder."""
+    context = error.get("ctx", {})
+    if passed := next((name for name in BOUNDS if name in context), None):
+        bounds = {
+            name: getattr(each, name) for each in field.metadata for name in BOUNDS if hasattr(each, name)
+        } | context
+        words = [text.format(_number(bounds[name])) for name, text in BOUNDS.items() if name in bounds]
+        return f"{' and '.join(words)} is needed", _number(context[passed]) if passed in ("ge", "le") else "NUMBER"
+    if found := NEEDED.get(error["type"].partition("_")[0]):
+        return f"{found[0]} is needed", found[1]
+    return error["msg"], "VALUE"
+
+
+def _number(bound: Any) -> str:
+    return f"{bound:g}" if isinstance(bound, float) else str(bound)
