@@ -1,10 +1,7 @@
-"""Cutting and joining records along their prompts, and packing rows into micro-batches.
-
-Records are cut by the axes in their fields' names (see ``records``): ``_PK``… by prompt, ``_B``… by row.
-"""
+"""Cutting records into groups and joining them again, as their fields' metadata says (``records.Along``)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import Field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -12,33 +9,41 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dqo import distributed
-from dqo.records import Experience, Rewards, Rollouts, Step, Targets
+from dqo.records import Along, Experience, Rollouts, Step
 
-Record = TypeVar("Record", Rollouts, Rewards, Experience, Targets)
+Record = TypeVar("Record")
 
 
 def split(experience: Experience) -> list[Experience]:
-    """One record a group, in order of position. Padding goes: each group is as wide as its longest row."""
-    prompts, k = experience.rollouts.prompts, experience.rollouts.k
-    groups = [_cut(experience, p, k) for p in range(len(prompts))]
+    """One record per group, ordered by prompt position. Padding is cut: each group is as wide as its longest row.
+
+    Raises TypeError for a field without metadata, ValueError for one whose length is not that of its axis.
+    """
+    prompts = experience.rollouts.prompts
+    groups = [_group(experience, experience.rollouts, p) for p in range(len(prompts))]
     return sorted(groups, key=lambda group: group.rollouts.prompts[0].position)
 
 
-def join(parts: Sequence[Record]) -> Record:
-    """The opposite of ``split``, for rollouts, rewards and targets too; rows are padded to the longest.
+def first_group(rollouts: Rollouts) -> Rollouts:
+    """The completions of the first prompt alone."""
+    return _group(rollouts, rollouts, 0)
 
-    Raises ValueError for no parts or parts of different k: groups of different sizes have no common record.
+
+def join(parts: Sequence[Record]) -> Record:
+    """One record of all parts, in their order; rows are padded to the longest. The opposite of ``split``.
+
+    Raises ValueError for no parts or parts of different k: groups of different sizes have no common record. Raises
+    TypeError for a field without metadata.
     """
     if not parts:
         raise ValueError("nothing to join")
-    return replace(
-        parts[0], **{f.name: _joined(f.name, [getattr(part, f.name) for part in parts]) for f in fields(parts[0])}
-    )
+    first: Any = parts[0]
+    return replace(first, **{f.name: _joined(f, [getattr(part, f.name) for part in parts]) for f in fields(first)})
 
 
-def of_all_ranks(step: Step) -> Step:
-    """What the first rank's observers see: the groups of all, and each stage's time on the slowest. Others keep their
-    own."""
+def gather_step(step: Step) -> Step:
+    """On rank 0 the groups of all ranks, and each stage's time on the slowest rank; other ranks keep their own. A
+    collective."""
     steps = distributed.gather_on_rank_0(step)
     if len(steps) == 1:
         return step
@@ -47,62 +52,60 @@ def of_all_ranks(step: Step) -> Step:
         experience=join([each.experience for each in steps]),
         targets=join([each.targets for each in steps]),
         seconds={stage: max(each.seconds.get(stage, 0.0) for each in steps) for stage in step.seconds},
+        elapsed=max(each.elapsed for each in steps),
     )
 
 
-def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of the items, longest first, in batches of at most ``budget`` tokens; an item over the budget is alone.
-
-    Example: ``micro_batches([5, 3, 4], budget=8)`` gives ``[[0, 1], [2]]``. First fit on descending lengths: never more
-    than 11/9 of the fewest batches possible, plus one.
-    """
-    batches: list[tuple[int, list[int]]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        for b, (used, batch) in enumerate(batches):
-            if used + lengths[index] <= budget:
-                batches[b] = (used + lengths[index], [*batch, index])
-                break
-        else:
-            batches.append((lengths[index], [index]))
-    return [batch for _, batch in batches]
+def _axis(f: Field) -> Along:
+    if "along" not in f.metadata:
+        raise TypeError(
+            f"field {f.name} does not say how it is cut and joined; declare it with "
+            "field(metadata=records.PER_ROW), or another axis of records.Along"
+        )
+    return f.metadata["along"]
 
 
-def _cut(record: Any, p: int, k: int) -> Any:
-    """Group p of a record, and of the records in its fields."""
-    rows = slice(p * k, (p + 1) * k)
-    width = int(record.lengths_B[rows].max()) if isinstance(record, Rollouts) else None
+def _group(record: Any, rollouts: Rollouts, p: int) -> Any:
+    """Group p of a record that belongs to ``rollouts``."""
+    rows = slice(p * rollouts.k, (p + 1) * rollouts.k)
+    width = int(rollouts.lengths_B[rows].max())
+    lengths = {Along.PROMPTS: len(rollouts.prompts), Along.ROWS: len(rollouts.texts), Along.TOKENS: len(rollouts.texts)}
 
-    def cut(name: str, value: Any) -> Any:
-        axes = name.rpartition("_")[2]
-        if isinstance(value, Rollouts | Rewards):
-            return _cut(value, p, k)
+    def cut(f: Field, value: Any) -> Any:
+        axis = _axis(f)
+        if value is None or axis is Along.SHARED:
+            return value
+        if axis is Along.RECORD:
+            return _group(value, rollouts, p)
         if isinstance(value, Mapping):
-            return {key: part[p : p + 1] for key, part in value.items()}
-        if name == "prompts":
+            return {key: cut(f, part) for key, part in value.items()}
+        if len(value) != lengths[axis]:
+            raise ValueError(f"field {f.name} has {len(value)} entries for {lengths[axis]} {axis.value}")
+        if axis is Along.PROMPTS:
             return value[p : p + 1]
-        if name == "texts":
-            return value[rows]
-        if isinstance(value, Tensor):
-            return value[p : p + 1] if axes.startswith("P") else value[rows, :width] if axes == "BT" else value[rows]
-        return value
+        return value[rows, :width] if axis is Along.TOKENS else value[rows]
 
-    return replace(record, **{f.name: cut(f.name, getattr(record, f.name)) for f in fields(record)})
+    return replace(record, **{f.name: cut(f, getattr(record, f.name)) for f in fields(record)})
 
 
-def _joined(name: str, values: list[Any]) -> Any:
-    """One field of several records, joined by its type and its name's axes."""
-    first = values[0]
-    if isinstance(first, Rollouts | Rewards):
+def _joined(f: Field, values: list[Any]) -> Any:
+    """One field of several records."""
+    axis, first = _axis(f), values[0]
+    if any((value is None) != (first is None) for value in values):
+        raise ValueError(f"cannot join parts with and without {f.name}")
+    if first is None:
+        return None
+    if axis is Along.SHARED:
+        if any(value != first for value in values):
+            raise ValueError(f"cannot join parts of different {f.name}: {sorted(set(map(str, values)))}")
+        return first
+    if axis is Along.RECORD:
         return join(values)
     if isinstance(first, Mapping):
-        return {key: torch.cat([value[key] for value in values]) for key in first}
-    if isinstance(first, tuple):
-        return tuple(item for value in values for item in value)
+        return {key: _joined(f, [value[key] for value in values]) for key in first}
     if isinstance(first, Tensor):
-        return torch.cat(_padded(values) if name.endswith("_BT") else values)
-    if any(value != first for value in values):
-        raise ValueError(f"cannot join parts of different {name}: {sorted(set(map(str, values)))}")
-    return first
+        return torch.cat(_padded(values) if axis is Along.TOKENS else values)
+    return type(first)(item for value in values for item in value)
 
 
 def _padded(tensors_BT: Sequence[Tensor]) -> list[Tensor]:

@@ -1,17 +1,22 @@
-"""What stages owe each other, checked where the loop and an evaluation hand it on: an encoder or a reward of the user's
-may return anything. A masked completion owes nothing but its place: whatever stands there takes part in nothing."""
+"""What stages promise one another, checked where the loop and an evaluation hand results on: a user's encoder or reward
+may return anything. Invalid completions keep their slot in every tensor; their values are ignored."""
+
+from collections.abc import Mapping
+from dataclasses import fields
 
 from torch import Tensor
 
+from dqo import distributed
 from dqo.errors import StageError
 from dqo.records import Rewards, Rollouts
+from dqo.stages import Collectors, Counting
 
-UNIT = 1e-3  # how far an embedding's length may be from 1
+UNIT_TOLERANCE = 1e-3  # how far an embedding's length may be from 1
 
 
 def check_rewards(rollouts: Rollouts, rewards: Rewards) -> None:
-    """Raises StageError unless there is a finite total for each valid completion, and a sampler's log-probability for
-    each of its tokens."""
+    """Raises StageError unless each valid completion has a finite total and each of its sampled tokens a finite
+    log-probability."""
     shape = (len(rollouts.prompts), rollouts.k)
     tensors = {"total_PK": rewards.total_PK, "valid_PK": rewards.valid_PK, "correct_PK": rewards.correct_PK}
     for name, tensor in {**tensors, **rewards.parts}.items():
@@ -24,20 +29,34 @@ def check_rewards(rollouts: Rollouts, rewards: Rewards) -> None:
 
 
 def check_embeddings(rollouts: Rollouts, valid_PK: Tensor, embeddings_PKD: Tensor) -> None:
-    """Raises StageError unless there is an embedding of length 1 for each valid completion."""
+    """Raises StageError unless each valid completion has an embedding of length 1."""
     shape = (len(rollouts.prompts), rollouts.k)
     if embeddings_PKD.ndim != 3:
         raise StageError("embed", f"embeddings of shape {tuple(embeddings_PKD.shape)}: (prompts, k, dim) is needed")
     _check_shape("embed", "embeddings", embeddings_PKD[:, :, 0], shape)
-    unit_PK = (embeddings_PKD.float().norm(dim=-1) - 1).abs() < UNIT
+    unit_PK = (embeddings_PKD.float().norm(dim=-1) - 1).abs() < UNIT_TOLERANCE
     _refuse("embed", "no finite embedding of length 1", rollouts, valid_PK & ~unit_PK)
 
 
-def earned(rollouts: Rollouts, valid_PK: Tensor, credits_PK: Tensor) -> Tensor:
-    """The credits, 0.0 where invalid. Raises StageError for a valid completion whose credit is not finite."""
+def checked_credits(rollouts: Rollouts, valid_PK: Tensor, credits_PK: Tensor) -> Tensor:
+    """The credits (P, k), 0.0 where invalid. Raises StageError for a valid completion whose credit is not finite."""
     _check_shape("credit", "credits", credits_PK, (len(rollouts.prompts), rollouts.k))
     _refuse("credit", "the credit is not finite", rollouts, valid_PK & ~credits_PK.isfinite())
     return credits_PK.masked_fill(~valid_PK, 0.0)
+
+
+def failure_counts(stages: Collectors, earlier: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Failures that stages have tolerated since the run started, over all ranks, by metric name: ``rewards/<name>`` for
+    the reward, ``<stage>/<name>`` for any other stage. ``earlier``: totals of the processes before a resume. A
+    collective."""
+    mine = {
+        f"{'rewards' if f.name == 'reward' else f.name}/{name}": count
+        for f in fields(stages)
+        if isinstance(stage := getattr(stages, f.name), Counting)
+        for name, count in stage.counters().items()
+    }
+    ranks = distributed.all_gather(mine)
+    return {name: sum(rank[name] for rank in ranks) + (earlier or {}).get(name, 0) for name in ranks[0]}
 
 
 def _check_shape(stage: str, name: str, tensor: Tensor, shape: tuple[int, int]) -> None:
@@ -47,6 +66,7 @@ def _check_shape(stage: str, name: str, tensor: Tensor, shape: tuple[int, int]) 
 
 
 def _refuse(stage: str, problem: str, rollouts: Rollouts, bad_PK: Tensor) -> None:
+    """Raises StageError that names the prompts and the first text, if any entry is True."""
     if bad_PK.any():
         positions = [rollouts.prompts[p].position for p in bad_PK.any(1).nonzero()[:, 0].tolist()]
         text = rollouts.texts[int(bad_PK.flatten().nonzero()[0])]

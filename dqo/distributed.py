@@ -1,8 +1,8 @@
-"""Who am I among the workers, and what they say to one another. One process is a world of one, and then nothing here
-touches torch.distributed.
+"""Ranks and small collectives on the CPU. Without several processes nothing here uses torch.distributed.
 
-Workers talk over gloo groups of their own, on the CPU: an engine's collectives never wait for these. ``Channel`` says
-which: sampling may run beside the learner (``ahead=1``), and two threads that shared a group would mix up their order.
+The collectives have gloo groups of their own, one per ``Channel``, so that they cannot mix with the collectives of a
+learner or an engine. Sampling may run in a thread beside the learner (``ahead=1``): two threads on one group would mix
+up the order of their collectives, hence two channels.
 """
 
 import datetime
@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,30 +18,21 @@ from torch._C._distributed_c10d import HashStore
 
 Value = TypeVar("Value")
 Number = TypeVar("Number", int, float)
-LOST_PEER = 75  # exit code of a worker that ends because another has
 
 
 class Channel(Enum):
-    MAIN = "main"
-    SAMPLING = "sampling"
+    """A gloo group for one thread's collectives. On a channel all ranks call the same collectives in the same order."""
+
+    MAIN = "main"  # the main thread: learner, evaluation, checkpoints
+    SAMPLING = "sampling"  # collecting a step's groups, perhaps beside the learner
 
 
 _groups: dict[Channel, Any] = {}
 
 
-def launched() -> bool:
-    """Whether a launcher (ours, torchrun, DeepSpeed's, SLURM's through torchrun) started this process as one of
-    several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def log_path(folder: Path, rank: int) -> Path:
-    """Where a worker of a run writes what it has to say."""
-    return folder / "logs" / f"rank_{rank}.log"
-
-
 def init(patience: datetime.timedelta = datetime.timedelta(minutes=30)) -> None:
-    """Join the other workers, as the launcher's environment says. ``patience``: how long one waits for another."""
+    """Create the process group described by the launcher's environment variables, and the channels. Collective over all
+    ranks. ``patience``: timeout of every later collective."""
     _use_device()
     if torch.cuda.is_available():
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=patience)
@@ -53,7 +43,8 @@ def init(patience: datetime.timedelta = datetime.timedelta(minutes=30)) -> None:
 
 
 def thread_pool(count: int) -> ThreadPoolExecutor:
-    """For work beside the main thread, on this worker's GPU: which one is current is each thread's own affair."""
+    """A pool of ``count`` threads that use this rank's GPU (torch keeps the current device per thread). No
+    collective."""
     return ThreadPoolExecutor(count, initializer=_use_device)
 
 
@@ -64,40 +55,41 @@ def _use_device() -> None:
 
 
 def init_single_process() -> None:
-    """A process group of one, for an engine that does not go without."""
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it, whoever made the group: vLLM may have
+    """Create a process group of one rank, for an engine that requires a group. No collective."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it, even if vLLM has created the group
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
 def world_size() -> int:
-    """Number of workers."""
+    """Number of ranks, 1 without a process group. No collective."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This worker's number, 0 to world_size() - 1."""
+    """This process's rank, 0 to world_size() - 1. No collective."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_rank_0() -> bool:
-    """Whether this is the worker that writes."""
+    """Whether this is rank 0, which writes the run's files. No collective."""
     return rank() == 0
 
 
 def all_reduce_max(value: Number, channel: Channel = Channel.MAIN) -> Number:
-    """The largest number over all workers: how often each must take part in a collective."""
+    """Maximum of a number over all ranks. Collective on ``channel``."""
     return max(all_gather(value, channel))
 
 
 def all_reduce_sum(values: Sequence[int | float]) -> list[int | float]:
-    """Each number's sum over all workers."""
+    """Elementwise sum of the values over all ranks. Collective on the main channel."""
     return [sum(column) for column in zip(*all_gather(list(values)), strict=True)]
 
 
 def all_gather(value: Value, channel: Channel = Channel.MAIN) -> list[Value]:
-    """Every worker's, by rank, for all of them: small things."""
+    """The values of all ranks, ordered by rank: all_gather of a picklable object (small: it goes through the CPU).
+    Collective on ``channel``."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -106,7 +98,8 @@ def all_gather(value: Value, channel: Channel = Channel.MAIN) -> list[Value]:
 
 
 def gather_on_rank_0(value: Value) -> list[Value]:
-    """Every worker's, by rank, for the first; the others keep their own."""
+    """On rank 0 the values of all ranks, ordered by rank; on the others a list of their own value. Collective on the
+    main channel."""
     if world_size() == 1:
         return [value]
     values: list[Any] | None = [None] * world_size() if is_rank_0() else None
@@ -115,7 +108,7 @@ def gather_on_rank_0(value: Value) -> list[Value]:
 
 
 def broadcast(value: Value) -> Value:
-    """The first worker's, for all."""
+    """Rank 0's value, a picklable object, on every rank. Collective on the main channel."""
     if world_size() == 1:
         return value
     box = [value]
@@ -124,16 +117,17 @@ def broadcast(value: Value) -> Value:
 
 
 def barrier() -> None:
-    """Go on when all are here."""
+    """Return once all ranks have called it. Collective on the main channel."""
     if world_size() > 1:
         dist.barrier(group=_group(Channel.MAIN))
 
 
 def _group(channel: Channel) -> Any:
-    """None, the group of all, where somebody else started it: a test, an engine."""
+    """The channel's gloo group; None, torch's default group, if a test or an engine created the process group."""
     return _groups.get(channel)
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an exception says that another worker is gone: gloo's is a RuntimeError like any other."""
+    """Whether an exception says that another rank has ended; gloo's is recognised by its text, since its type is plain
+    RuntimeError. No collective."""
     return world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))

@@ -1,4 +1,4 @@
-"""Measuring a policy: quality and diversity of n samples of each held-out prompt."""
+"""Evaluation of a policy: quality and diversity of n completions of each held-out prompt."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,44 +13,44 @@ from dqo.errors import StageError
 from dqo.metrics.diversity import cosine_distance, distinct_n, logdet, vendi
 from dqo.metrics.quality import distinct_correct_of, pass_at
 from dqo.records import Prompt, Rewards, Rollouts
-from dqo.stages import Stages
+from dqo.stages import Collectors
 
-CURVE = (1, 2, 5, 10, 20, 50, 100)  # pass@n is reported at these n and at the number of samples
-SHORT = 10  # ``distinct_correct`` is of this many
+PASS_AT = (1, 2, 5, 10, 20, 50, 100)  # pass@n is reported for these n and for the number of completions
+DISTINCT_OF = 10  # ``distinct_correct`` is the expectation for this number of completions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What was sampled for one prompt. Example: 40 answers to "Recommend a city …", 31 of them correct."""
+    """The completions of one prompt. Example: 40 answers to "Recommend a city …", 31 of them correct."""
 
     prompt: Prompt
     texts: tuple[str, ...]
-    keys: tuple[str, ...]  # the task's: equal keys are the same answer
-    correct: tuple[bool, ...] | None  # None: this reward has no such notion
+    keys: tuple[str, ...]  # ``Task.key`` of each text: equal keys are the same answer
+    correct: tuple[bool, ...] | None  # None: the reward does not define correctness
     rewards: tuple[float, ...]  # NaN where invalid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One measurement of a policy; docs/metrics.md defines the keys."""
+    """The result of one evaluation; docs/metrics.md defines the keys of ``metrics``."""
 
-    n: int  # samples a prompt
+    n: int  # completions of each prompt
     seed: int
-    metrics: Mapping[str, float]  # means over prompts; NaN where undefined for all of them
-    answers: tuple[Answers, ...]  # by position
+    metrics: Mapping[str, float]  # means over prompts; NaN where undefined for every prompt
+    answers: tuple[Answers, ...]  # ordered by the prompts' positions
 
     @property
     def texts(self) -> list[str]:
-        """All that was sampled, prompt by prompt."""
+        """All completions, prompt by prompt."""
         return [text for answers in self.answers for text in answers.texts]
 
 
-def evaluate(stages: Stages, prompts: Sequence[Prompt], *, n: int, seed: int) -> Evaluation:
-    """Sample n completions of every prompt, judge and embed them. Pure: no stage changes. Ranks share the prompts, and
-    all get the whole.
+def evaluate(stages: Collectors, prompts: Sequence[Prompt], *, n: int, seed: int) -> Evaluation:
+    """Metrics and answers of n completions of each prompt, the same on all ranks. No stage changes its state.
 
-    Completions are embedded even where the credit needs no embeddings. Raises ValueError without prompts, StageError
-    where a stage fails, with positions among the held-out prompts.
+    Collective on the main channel; each rank samples its share of the prompts. Completions are embedded even if the
+    credit uses no embeddings. Raises ValueError without prompts, and StageError if a stage fails: its positions count
+    within the held-out prompts.
     """
     if not prompts:
         raise ValueError("no prompts to evaluate")
@@ -71,8 +71,8 @@ def evaluate(stages: Stages, prompts: Sequence[Prompt], *, n: int, seed: int) ->
     )
 
 
-def _judge(stages: Stages, rollouts: Rollouts) -> list[tuple[Answers, dict[str, float]]]:
-    """Each group's answers and metrics."""
+def _judge(stages: Collectors, rollouts: Rollouts) -> list[tuple[Answers, dict[str, float]]]:
+    """Answers and metrics of each group."""
     rewards, embeddings_PKD = stages.reward.score(rollouts), stages.embed.encode(rollouts)
     check_rewards(rollouts, rewards)
     check_embeddings(rollouts, rewards.valid_PK, embeddings_PKD)
@@ -89,7 +89,7 @@ def _judge(stages: Stages, rollouts: Rollouts) -> list[tuple[Answers, dict[str, 
     return groups
 
 
-def _answers(stages: Stages, rollouts: Rollouts, rewards: Rewards, p: int) -> Answers:
+def _answers(stages: Collectors, rollouts: Rollouts, rewards: Rewards, p: int) -> Answers:
     prompt, texts = rollouts.prompts[p], rollouts.texts[p * rollouts.k : (p + 1) * rollouts.k]
     correct_PK = rewards.correct_PK
     return Answers(
@@ -102,8 +102,8 @@ def _answers(stages: Stages, rollouts: Rollouts, rewards: Rewards, p: int) -> An
 
 
 def _quality(answers: Answers) -> dict[str, float]:
-    m, short = len(answers.texts), min(SHORT, len(answers.texts))
-    curve = sorted({n for n in CURVE if n <= m} | {m})
+    m, few = len(answers.texts), min(DISTINCT_OF, len(answers.texts))
+    sizes = sorted({n for n in PASS_AT if n <= m} | {m})
     right = (
         None if answers.correct is None else [key for key, ok in zip(answers.keys, answers.correct, strict=True) if ok]
     )
@@ -111,16 +111,16 @@ def _quality(answers: Answers) -> dict[str, float]:
     return {
         "reward": sum(known) / len(known) if known else math.nan,
         "reward_best": max(known, default=math.nan),
-        **{f"pass@{n}": math.nan if right is None else pass_at(n, samples=m, correct=len(right)) for n in curve},
+        **{f"pass@{n}": math.nan if right is None else pass_at(n, samples=m, correct=len(right)) for n in sizes},
         **{
             name: math.nan if right is None else distinct_correct_of(n, samples=m, keys=right)
-            for name, n in (("distinct_correct", short), (f"distinct_correct@{m}", m))
+            for name, n in (("distinct_correct", few), (f"distinct_correct@{m}", m))
         },
     }
 
 
 def _diversity(answers: Answers, embeddings_KD: Float[Tensor, "k dim"]) -> dict[str, float]:
-    """Over the valid completions, and under ``…/correct`` over the correct ones, so that noise cannot pass for
+    """Diversity of the valid completions, and under ``…/correct`` of the correct ones, so that noise cannot pass for
     diversity."""
     valid = [i for i, reward in enumerate(answers.rewards) if not math.isnan(reward)]
     metrics = _of_group([answers.texts[i] for i in valid], embeddings_KD[valid])
@@ -142,6 +142,6 @@ def _of_group(texts: Sequence[str], embeddings_KD: Float[Tensor, "k dim"]) -> di
 
 
 def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the prompts for which a metric is defined."""
+    """Mean of each metric over the prompts where it is defined, NaN if there are none."""
     defined = {key: [row[key] for row in metrics if not math.isnan(row[key])] for key in metrics[0]}
     return {key: sum(values) / len(values) if values else math.nan for key, values in defined.items()}

@@ -9,21 +9,21 @@ It knows neither Hydra nor an engine. A group is never split, and one rank owns 
 nothing else, so data parallelism costs no communication beyond the learner's own.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dqo import distributed
-from dqo.batching import join, of_all_ranks, split
-from dqo.contracts import check_embeddings, check_rewards, earned
+from dqo.batching import first_group, gather_step, join, split
+from dqo.contracts import check_embeddings, check_rewards, checked_credits, failure_counts
 from dqo.distributed import Channel
 from dqo.errors import StageError
+from dqo.metrics.clock import Clock
 from dqo.records import Experience, Rollouts, Step
-from dqo.stages import Counting, Stages
+from dqo.stages import Pausing, Stages
 
-Observer = Callable[[Step], None]
+Observer = Callable[[Step], None]  # runs on every rank, in the main thread, between two steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,42 +31,29 @@ class Plan:
     """How much of what. Example: 40 steps of 4 prompts × 8 completions, alpha = 1."""
 
     steps: int
-    prompts: int  # a step, on this rank
+    prompts: int  # per step, on this rank
     k: int
     alpha: float
     seed: int
     ahead: int = 0  # 1: sample step n+1 while the learner is on step n
-    redraws: int = 0  # dynamic sampling: rounds that replace groups without signal
-
-
-@dataclass
-class Clock:
-    """Seconds by stage; stages that overlap are each timed on their own."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+    redraws: int = 0  # dynamic sampling: rounds that replace groups whose advantages would all be 0
 
 
 def train(
     stages: Stages, plan: Plan, observers: Sequence[Observer] = (), *, step: int = 0, cursor: int = 0,
-    counted: Mapping[str, int] | None = None,
+    failures: Mapping[str, int] | None = None,
 ) -> None:  # fmt: skip
     """Run steps ``step + 1`` to ``plan.steps``. ``observers`` see each finished step, in order: log, evaluate,
-    checkpoint. A resumed run passes the step and cursor of its checkpoint, and what had been ``tolerated`` by then."""
+    checkpoint. A resumed run passes the step, the cursor and the ``failure_counts`` of its checkpoint. A collective."""
     with distributed.thread_pool(1) as background, distributed.thread_pool(2) as judges:
         coming: Future | None = None
         for number in range(step + 1, plan.steps + 1):
-            with _failures_of(number):
+            with _step_named(number):
                 experience, cursor, clock = coming.result() if coming else collect(stages, plan, judges, cursor)
                 overlap = plan.ahead and number < plan.steps
                 coming = background.submit(collect, stages, plan, judges, cursor) if overlap else None
                 if not coming:
-                    stages.rollout.pause()
+                    pause(stages)
                 with clock("learner"):
                     estimates = stages.learner.estimate(experience.rollouts)
                     targets = stages.advantage(experience, estimates, alpha=plan.alpha)
@@ -75,43 +62,49 @@ def train(
                     wait([coming])  # weights never change under a sampling engine
                 with clock("sync"):
                     stages.rollout.load_weights(stages.learner.weights(), version=number)
-                failures = {f"rewards/{name}": float(n) for name, n in tolerated(stages, counted).items()}
-                mine = Step(
+                    if stages.check_engine:
+                        stages.check_engine(first_group(experience.rollouts), number)
+                counts = {name: float(count) for name, count in failure_counts(stages, failures).items()}
+                done = Step(
                     number=number, cursor=cursor, experience=experience, targets=targets,
-                    report={**report, **failures}, seconds=clock.seconds,
+                    report={**report, **counts}, seconds=clock.seconds, elapsed=clock.elapsed,
                 )  # fmt: skip
-                done = of_all_ranks(mine)
+                done = gather_step(done)
                 for observe in observers:
                     observe(done)
 
 
 def collect(stages: Stages, plan: Plan, judges: Executor, cursor: int) -> tuple[Experience, int, Clock]:
-    """Sample, judge and credit one step's groups; the cursor returned stands behind the last prompt drawn."""
+    """One step's groups: sampled, judged and credited; and the cursor after the last prompt drawn. A collective, on
+    the sampling channel."""
     kept, dropped = list[Experience](), list[Experience]()
     clock, world, rank = Clock(), distributed.world_size(), distributed.rank()
     for _ in range(1 + plan.redraws):
-        missing = distributed.all_reduce_max(plan.prompts - len(kept), Channel.SAMPLING)  # ranks stay in step
+        missing = distributed.all_reduce_max(plan.prompts - len(kept), Channel.SAMPLING)  # all ranks draw alike
         if missing <= 0:
             break
         prompts, cursor = stages.task.draw(cursor, missing * world)
         with clock("rollout"):  # groups are judged while others are still being sampled
             judged = [
-                (
-                    rollouts,
-                    judges.submit(_score, stages, clock, rollouts),
-                    judges.submit(_encode, stages, clock, rollouts),
-                )
-                for rollouts in stages.rollout.generate(prompts[rank::world], k=plan.k, seed=plan.seed)
+                (group, judges.submit(_score, stages, clock, group), judges.submit(_encode, stages, clock, group))
+                for group in stages.rollout.generate(prompts[rank::world], k=plan.k, seed=plan.seed)
             ]
-        for group in split(join([_credit(stages, clock, *chunk) for chunk in judged])):
+        for group in split(join([_credit(stages, clock, *each) for each in judged])):
             signal = not plan.redraws or stages.advantage.has_signal(group, alpha=plan.alpha)
             (kept if signal else dropped).append(group)
     return join((kept + dropped)[: plan.prompts]), cursor, clock
 
 
+def pause(stages: Stages) -> None:
+    """Free the device memory of everything that samples and judges."""
+    for stage in (stages.rollout, stages.reward, stages.embed):
+        if isinstance(stage, Pausing):
+            stage.pause()
+
+
 @contextmanager
-def _failures_of(step: int) -> Iterator[None]:
-    """Stages do not know which step it is; what they raise should say."""
+def _step_named(step: int) -> Iterator[None]:
+    """Adds the step to a StageError: stages do not know it."""
     try:
         yield
     except StageError as error:
@@ -139,12 +132,5 @@ def _credit(stages: Stages, clock: Clock, rollouts: Rollouts, scored: Future, en
         check_embeddings(rollouts, rewards.valid_PK, embeddings_PKD)
     with clock("credit"):
         credits_PK = stages.credit.assign(rollouts, rewards, embeddings_PKD)
-    credits_PK = earned(rollouts, rewards.valid_PK, credits_PK)
+    credits_PK = checked_credits(rollouts, rewards.valid_PK, credits_PK)
     return Experience(rollouts=rollouts, rewards=rewards, embeddings_PKD=embeddings_PKD, credits_PK=credits_PK)
-
-
-def tolerated(stages: Stages, counted: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Failures of the reward that did not end the run, by name, since its start, on all ranks; ``counted``: by earlier
-    processes. A collective."""
-    now = distributed.all_gather(dict(stages.reward.counters()) if isinstance(stages.reward, Counting) else {})
-    return {name: sum(each[name] for each in now) + (counted or {}).get(name, 0) for name in now[0]}

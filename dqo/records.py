@@ -1,90 +1,135 @@
-"""What flows between the stages: frozen records of CPU tensors.
+"""The records that stages pass to one another: frozen dataclasses of CPU tensors.
 
-Axes: P prompts · K completions of each · B = P*K rows, completion i of prompt p being row p*K + i · T tokens · D
-embedding width. A field's suffix names its axes (``rewards_PK``), and ``batching`` cuts and joins records by that
-suffix alone. A field has one meaning for life, and nothing is written into a record's tensors.
+Axes: P prompts; K completions of each prompt; B = P * K rows, where row p * K + i is completion i of prompt p; T
+tokens; D embedding size; N sampled tokens. A field's suffix names its axes (``total_PK``), its metadata says how
+``batching`` cuts and joins it (``Along``). A field keeps one meaning through the whole loop. Never write into a
+record's tensors: copy them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+class Along(Enum):
+    """The axis along which ``batching`` cuts a field into groups and joins it again."""
+
+    PROMPTS = "prompts"  # one entry per prompt
+    ROWS = "rows"  # one entry per completion
+    TOKENS = "rows, then tokens"  # one row per completion, padded to the longest; the padding is 0
+    RECORD = "record"  # another record, cut by its own fields
+    SHARED = "shared"  # one value for all; only records with equal values can be joined
+
+
+# Metadata of a record's fields. A subclass of a record must mark its own fields too:
+# messages: tuple[list, ...] = field(metadata=PER_ROW)
+PER_PROMPT, PER_ROW, PER_TOKEN = {"along": Along.PROMPTS}, {"along": Along.ROWS}, {"along": Along.TOKENS}
+RECORD, SHARED = {"along": Along.RECORD}, {"along": Along.SHARED}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One prompt, rendered once by its task. Example: position 17 of the seeded stream, "Recommend a city …"."""
+    """One prompt, rendered by its task. Example: position 17 of the seeded stream, "Recommend a city …"."""
 
-    position: int  # in the task's stream: orders results, seeds sampling, is what a resumed run counts
-    tokens: tuple[int, ...]  # what the model is given: chat template applied, length checked
-    content: str | tuple[Mapping[str, Any], ...]  # text or chat messages, as a reward function sees it
-    columns: Mapping[str, Any]  # the row's other fields (answer, concepts …): **columns of TRL's reward signature
+    position: int  # index in the task's stream; results are ordered by it and sampling is seeded with it
+    tokens: tuple[int, ...]  # input of the model: chat template applied, length checked
+    content: str | tuple[Mapping[str, Any], ...]  # text or chat messages, as a reward function gets them
+    columns: Mapping[str, Any]  # other fields of the data row (answer …): keyword arguments of a reward function
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
-    """The completions of some prompts. Example: 2 prompts, k = 3: ``tokens_BT`` is (6, T), rows 0-2 are prompt 0's.
+    """k completions of each of some prompts. Example: 2 prompts, k = 3: ``tokens_BT`` is (6, T), rows 0-2 belong to
+    prompt 0.
 
-    A row is the prompt, then the completion, then padding (token 0) behind ``lengths_B``.
+    A row holds the prompt, then the completion, then padding (token 0) from index ``lengths_B`` on.
     """
 
-    prompts: tuple[Prompt, ...]
-    k: int
-    tokens_BT: Int[Tensor, "batch tokens"]
-    sampled_BT: Bool[Tensor, "batch tokens"]  # False: prompt, padding, tool output of a multi-turn rollout
-    logprobs_BT: Float[Tensor, "batch tokens"]  # nats, sampling policy at its temperature; 0.0 where not sampled
-    lengths_B: Int[Tensor, " batch"]  # tokens of prompt and completion, end token included, padding not
-    finished_B: Bool[Tensor, " batch"]  # False: cut by length
-    versions_B: Int[Tensor, " batch"]  # learner updates behind the weights that sampled the row
-    texts: tuple[str, ...]  # per row, for reward and embedder: no special tokens, nothing after the end
+    prompts: tuple[Prompt, ...] = field(metadata=PER_PROMPT)
+    k: int = field(metadata=SHARED)
+    tokens_BT: Int[Tensor, "batch tokens"] = field(metadata=PER_TOKEN)
+    sampled_BT: Bool[Tensor, "batch tokens"] = field(metadata=PER_TOKEN)  # False: prompt, padding, tool output
+    logprobs_BT: Float[Tensor, "batch tokens"] = field(metadata=PER_TOKEN)  # nats, sampler's; 0.0 where not sampled
+    lengths_B: Int[Tensor, " batch"] = field(metadata=PER_ROW)  # tokens of prompt and completion, end token included
+    finished_B: Bool[Tensor, " batch"] = field(metadata=PER_ROW)  # False: truncated at max_completion_length
+    versions_B: Int[Tensor, " batch"] = field(metadata=PER_ROW)  # number of updates in the weights that sampled it
+    texts: tuple[str, ...] = field(metadata=PER_ROW)  # for reward and encoder: no special tokens, nothing after the end
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rewards:
-    """What a reward stage says of every completion. Raw: no clipping, no normalisation."""
+    """The raw rewards of every completion, neither clipped nor normalized. Example: 1 prompt, k = 3: ``total_PK``
+    [[1.0, 0.5, 0.0]], ``valid_PK`` [[True, True, False]]."""
 
-    total_PK: Float[Tensor, "prompts k"]  # weighted sum of the parts; 0.0 where invalid
-    parts: Mapping[str, Float[Tensor, "prompts k"]]  # by name; NaN where a part does not apply (TRL's None)
-    correct_PK: Bool[Tensor, "prompts k"] | None  # for gates and pass@n; None: this reward has no such notion
-    valid_PK: Bool[Tensor, "prompts k"]  # False: failed under on_error=mask, or truncated and masked
+    total_PK: Float[Tensor, "prompts k"] = field(metadata=PER_PROMPT)  # weighted sum of the parts; 0.0 where invalid
+    # by name; NaN where a part does not apply (TRL's None)
+    parts: Mapping[str, Float[Tensor, "prompts k"]] = field(metadata=PER_PROMPT)
+    correct_PK: Bool[Tensor, "prompts k"] | None = field(metadata=PER_PROMPT)  # None: correctness is not defined
+    valid_PK: Bool[Tensor, "prompts k"] = field(metadata=PER_PROMPT)  # False: failed or truncated, and masked
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experience:
-    """A batch of groups, sampled, judged and credited: all that an advantage or a log needs."""
+    """Groups with rewards, embeddings and credits. Example: 4 prompts, k = 8: ``credits_PK`` is (4, 8)."""
 
-    rollouts: Rollouts
-    rewards: Rewards
-    embeddings_PKD: Float[Tensor, "prompts k dim"] | None  # unit length; None: the credit uses no meaning
-    credits_PK: Float[Tensor, "prompts k"]  # nats for credit=dpp; 0.0 where invalid
+    rollouts: Rollouts = field(metadata=RECORD)
+    rewards: Rewards = field(metadata=RECORD)
+    embeddings_PKD: Float[Tensor, "prompts k dim"] | None = field(metadata=PER_PROMPT)  # length 1; None: not used
+    credits_PK: Float[Tensor, "prompts k"] = field(metadata=PER_PROMPT)  # nats for credit=dpp; 0.0 where invalid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimates:
-    """What only the learner's models know; None: the algorithm does not need it and nothing was computed."""
+    """Log-probabilities and values computed by the learner's models. None: the algorithm does not need them, and they
+    were not computed."""
 
     old_logprobs_BT: Float[Tensor, "batch tokens"] | None = None  # nats, the policy before this step's update
-    ref_logprobs_BT: Float[Tensor, "batch tokens"] | None = None  # nats, the reference of the KL term
-    values_BT: Float[Tensor, "batch tokens"] | None = None  # a critic's, in units of reward
+    ref_logprobs_BT: Float[Tensor, "batch tokens"] | None = None  # nats, the reference model's
+    values_BT: Float[Tensor, "batch tokens"] | None = None  # a critic's value estimates, in units of reward
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What the loss is built from."""
+    """Advantages and returns, the targets of the update."""
 
-    advantages_BT: Float[Tensor, "batch tokens"]  # group methods repeat one number over a row; 0.0 where not sampled
-    returns_BT: Float[Tensor, "batch tokens"] | None = None  # what a critic is trained on
+    # 0.0 where not sampled; group methods repeat one number over a row
+    advantages_BT: Float[Tensor, "batch tokens"] = field(metadata=PER_TOKEN)
+    # training targets of a critic, in units of reward; None: no critic
+    returns_BT: Float[Tensor, "batch tokens"] | None = field(metadata=PER_TOKEN, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossInputs:
+    """Inputs of a loss: the N sampled tokens of a micro-batch's valid completions, in the order of their rows. A
+    completion is never split over micro-batches. Log-probabilities are in nats at the sampling temperature.
+    """
+
+    logprobs_N: Float[Tensor, " sampled"]  # of the policy; the only field with a gradient
+    old_logprobs_N: Float[Tensor, " sampled"]  # of the policy before the step's first update
+    sampler_logprobs_N: Float[Tensor, " sampled"]  # as the inference engine reported them
+    ref_logprobs_N: Float[Tensor, " sampled"] | None  # of the reference model; None: no part of the loss needs them
+    entropies_N: Float[Tensor, " sampled"]  # nats, of the policy's distribution at each token; no gradient
+    advantages_N: Float[Tensor, " sampled"]
+    values_N: Float[Tensor, " sampled"] | None  # a critic's estimates before the update; None: no critic
+    returns_N: Float[Tensor, " sampled"] | None  # training targets of a critic; None: no critic
+    weights_N: Float[Tensor, " sampled"]  # ``Loss.token_weights`` of these tokens
+    stale_N: Bool[Tensor, " sampled"]  # True: sampled by older weights, and old_logprobs_N are the sampler's
+    rows_N: Int[Tensor, " sampled"]  # index of the completion that a token belongs to
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One finished step of the loop, as its observers see it."""
+    """One finished step of the loop, as its observers get it: with the groups of all ranks on rank 0, with the rank's
+    own groups on the others."""
 
     number: int  # counts from 1
-    cursor: int  # of the task's stream, behind the last prompt drawn for this step
+    cursor: int  # position in the task's stream after the last prompt drawn for this step
     experience: Experience
     targets: Targets
-    report: Mapping[str, float]  # the learner's own metrics: loss, entropy, kl, grad_norm …
-    seconds: Mapping[str, float]  # wall time by stage; reward and embed overlap with rollout
+    report: Mapping[str, float]  # the learner's own metrics (loss, entropy, kl, grad_norm …), and failure counts
+    seconds: Mapping[str, float]  # wall time by stage; rollout, reward and embed overlap
+    elapsed: float  # seconds during which at least one stage of this step was running

@@ -1,37 +1,79 @@
-"""The stages in pipeline order, as Protocols. State lives where Stateful says and nowhere else, so that evaluating
-cannot disturb training.
+"""The stages of the pipeline, in order, as Protocols: a class of your own that has these methods plugs in.
 
-Constructors follow one convention, for a user's own class too: positional parameters are what the program hands over
-(``task``, ``tokenizer``, ``policy``, ``device`` …, by name, see ``config.build``), keyword-only parameters are the
-YAML's keys, typed by their annotations.
+Constructors follow one convention: positional parameters are what the program hands over by name (``task``,
+``tokenizer``, ``policy``, ``device`` …, see ``run.build``), keyword-only parameters are the YAML's keys, typed by their
+annotations. A stage keeps state only if it is ``Stateful``: evaluating must not change what training does next.
+
+Threads: ``Reward.score`` and ``Embed.encode`` run in two judge threads, at the same time as each other and as
+``Rollout.generate``; with ``ahead=1`` a whole step is sampled, judged and credited in a background thread while the
+main thread updates the learner. Everything else runs in the main thread. With several ranks, a method that is called a
+collective below must be called by all ranks, in the same order.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import Parameter
 
-from dqo.records import Estimates, Experience, Prompt, Rewards, Rollouts, Targets
+from dqo.records import Estimates, Experience, LossInputs, Prompt, Rewards, Rollouts, Targets
 
-Weights = Iterator[tuple[str, Tensor]]  # Hugging Face names, tied heads spelled out, LoRA merged
+Weights = Iterator[tuple[str, Tensor]]  # (Hugging Face name, tensor); tied heads are listed too, LoRA is merged
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A stage with state: ``checkpoint`` saves it under the stage's name."""
+    """A stage with state. A checkpoint stores it under the stage's name and hands it back on resume."""
 
-    def state_dict(self) -> dict[str, Any]: ...  # JSON-serialisable
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The state as JSON values. Called on rank 0 while no other stage runs."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned. Called on every rank, before the first step."""
+        ...
 
 
 @runtime_checkable
 class Counting(Protocol):
-    """A stage that tolerates failures, and counts them: what it tolerated since the start, by name, is logged."""
+    """A stage that tolerates failures and counts them; the totals are logged with every step."""
 
-    def counters(self) -> Mapping[str, int]: ...
+    def counters(self) -> Mapping[str, int]:
+        """Failures tolerated since this process started, by name. The names never change. Thread-safe."""
+        ...
+
+
+@runtime_checkable
+class Pausing(Protocol):
+    """A reward or an encoder that holds device memory while it is not used."""
+
+    def pause(self) -> None:
+        """Free device memory until the next call. Called after a step's last group is judged; never with ``ahead=1``,
+        where sampling overlaps the update."""
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A stage that holds processes, connections or files."""
+
+    def close(self) -> None:
+        """Release them. Called once, at the end of the run, also after an error."""
+        ...
+
+
+@runtime_checkable
+class HasMemory(Protocol):
+    """A stage that can say how much memory it takes: ``dry_run=true`` prints it."""
+
+    def memory(self) -> Mapping[str, int]:
+        """Bytes on the device of one rank, by what they are for. Example: ``{"weights": 538_000_000}``. Not a
+        collective."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,137 +86,254 @@ class Verdict:
 
 @runtime_checkable
 class Task(Protocol):
-    """Where prompts come from, and what their answers are worth."""
+    """Where prompts come from, and what answers are worth. Its methods are pure and may be called from any thread."""
 
     def draw(self, cursor: int, count: int) -> tuple[Sequence[Prompt], int]:
-        """``count`` prompts of the endless training stream and the cursor behind them; pure in (seed, cursor)."""
+        """``count`` prompts of the endless training stream, and the cursor after them; pure in (seed, cursor)."""
         ...
 
     def held_out(self) -> Sequence[Prompt]:
-        """The evaluation prompts, never drawn for training; positions count from 0 within them."""
+        """The evaluation prompts. They are never drawn for training; positions count from 0 among them."""
         ...
 
     def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
-        """The task's own reward. Raises ConfigError where the task has none (``reward=check`` is then refused)."""
+        """The task's own reward for a completion; ``finished`` is False where it was cut by length.
+
+        Raises ConfigError where the task has no reward (``reward=check`` is then refused).
+        """
         ...
 
     def key(self, prompt: Prompt, text: str) -> str:
-        """Two completions with the same key are the same answer (``distinct_correct``)."""
+        """Two completions with the same key count as the same answer (metric ``distinct_correct``)."""
         ...
 
 
 @runtime_checkable
 class Demonstrating(Protocol):
-    """A task that can show answers, for supervised fine-tuning."""
+    """A task with example answers, for supervised fine-tuning."""
 
-    def demonstrations(self, count: int, seed: int) -> Sequence[tuple[Prompt, str]]: ...
+    def demonstrations(self, count: int, seed: int) -> Sequence[tuple[Prompt, str]]:
+        """``count`` training prompts, each with an answer; pure in (count, seed)."""
+        ...
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A task that can draw its answers, such as places on a map."""
+
+    def draw_answers(self, path: Path, panels: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Write a PNG with one panel per (title, answers). Example: ``[("before", [...]), ("after", [...])]``."""
+        ...
 
 
 @runtime_checkable
 class Rollout(Protocol):
-    """Samples completions. Row seeds come from (seed, prompt position, i), so results do not depend on batching."""
+    """Samples completions. Random numbers come from (seed, prompt position, i), so results do not depend on batching.
+
+    With several ranks each rank samples its own prompts. The methods are collectives only where ranks share one engine
+    (``rollout.tensor_parallel_size``).
+    """
 
     def generate(self, prompts: Sequence[Prompt], *, k: int, seed: int) -> Iterator[Rollouts]:
-        """Whole groups, as they finish, several in one record if they finish together; no prompts: nothing."""
+        """Complete groups of k completions, as they finish; one record may hold several groups. No prompts, no records.
+
+        Raises StageError, with the prompts' positions, for a prompt that cannot be completed.
+        """
         ...
 
     def load_weights(self, weights: Weights, *, version: int) -> None:
-        """Take the learner's weights. Raises StageError if a tensor is missing or of another shape."""
+        """Copy the learner's weights; completions sampled from now on carry ``version``. Must read ``weights`` to the
+        end: with several ranks, producing them is a collective. Raises StageError for a missing tensor or a wrong
+        shape."""
         ...
 
     def pause(self) -> None:
-        """Give the device away until the next call (vLLM: sleep)."""
+        """Free device memory until the next call (vLLM: sleep)."""
         ...
 
 
 @runtime_checkable
 class Scoring(Protocol):
-    """Who can say what it thinks of given tokens, and has weights."""
+    """Returns log-probabilities of given tokens and exposes its weights."""
 
     def score(self, rollouts: Rollouts) -> Float[Tensor, "batch tokens"]:
-        """Log-probability of each sampled token at temperature 1, in nats; 0.0 elsewhere."""
+        """Log-probability of each sampled token at temperature 1, in nats; 0.0 where nothing was sampled. A
+        collective."""
         ...
 
-    def weights(self) -> Weights: ...
+    def weights(self) -> Weights:
+        """As ``Learner.weights``."""
+        ...
 
 
 @runtime_checkable
 class Checkable(Rollout, Protocol):
-    """An engine of others' making, which ``sync`` compares with the learner."""
+    """A third-party inference engine. Its log-probabilities are compared with the learner's after weights were sent
+    (``rollout.engine.sync_check``); the learner must then be ``Scoring``."""
 
-    check_every: int  # syncs; 0: the first one only
-    tolerance: float  # nats a token that its arithmetic explains
+    check_every: int  # compare after the first transfer of weights and each ``check_every``-th; 0: after the first only
+    tolerance: float  # nats a token that rounding explains
 
     def score(self, rollouts: Rollouts) -> Float[Tensor, "batch tokens"]:
         """As ``Scoring.score``."""
         ...
 
     def stale(self, weights: Weights) -> Sequence[str]:
-        """The engine's tensors that are not those of ``weights``."""
+        """Names of engine tensors that differ from ``weights``. Reads ``weights`` to the end."""
         ...
 
 
 @runtime_checkable
 class Reward(Protocol):
-    """Scores completions; sees whole groups. Thread-safe."""
+    """Judges completions. It sees whole groups. Thread-safe."""
 
-    def score(self, rollouts: Rollouts) -> Rewards: ...
+    def score(self, rollouts: Rollouts) -> Rewards:
+        """Rewards of P prompts with k completions each: tensors are (P, k), on the CPU.
+
+        Raises StageError where a completion cannot be judged and ``on_error`` does not tolerate it. Not a collective.
+        """
+        ...
 
 
 @runtime_checkable
 class Embed(Protocol):
-    """Embeds each completion alone, unit length. Thread-safe."""
+    """Turns each completion into a vector. Thread-safe."""
 
-    def encode(self, rollouts: Rollouts) -> Float[Tensor, "prompts k dim"]: ...
+    def encode(self, rollouts: Rollouts) -> Float[Tensor, "prompts k dim"]:
+        """Embeddings of length 1, float32, on the CPU; each depends on its own text alone. Not a collective."""
+        ...
 
 
 @runtime_checkable
 class Credit(Protocol):
-    """Gives each completion of a group what it adds to the others."""
+    """Says how much each completion adds to the others of its group."""
 
-    uses_embeddings: bool  # False: the loop does not encode
+    uses_embeddings: bool  # False: training does not call the encoder, and ``assign`` gets None
 
     def assign(
         self, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "prompts k dim"] | None
-    ) -> Float[Tensor, "prompts k"]: ...
+    ) -> Float[Tensor, "prompts k"]:
+        """One number per completion: what its group would lose without it (``credit=dpp``: nats of log-determinant,
+        arXiv 2509.04784). Groups are independent of one another, and invalid completions (``rewards.valid_PK`` False)
+        are left out: their own value is ignored.
+
+        Pure, float32, on the CPU; not a collective. Raises StageError for a group without a finite credit.
+        """
+        ...
 
 
 @runtime_checkable
 class Advantage(Protocol):
-    """Turns rewards and credits into what the loss weighs tokens by."""
+    """Turns rewards and credits into the numbers that the loss weighs tokens by."""
 
-    def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets: ...
+    def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
+        """Advantages (batch, tokens) for one step, 0.0 where nothing was sampled. A collective: it may keep running
+        means over all ranks. An attribute ``needs_reference = True`` asks for
+        ``estimates.ref_logprobs_BT``."""
+        ...
 
     def has_signal(self, experience: Experience, *, alpha: float) -> bool:
-        """Whether one group teaches anything: of r + alpha*c, not of r alone (DAPO's filter would drop the credit)."""
+        """Whether this one group teaches anything. Judge r + alpha * c, not r alone: dropping groups with equal
+        rewards, as DAPO does, would drop exactly what the credit teaches. Pure, not a collective."""
+        ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A sum over sampled tokens, so that the losses of micro-batches add up to the loss of the step."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether ``LossInputs.ref_logprobs_N`` must be there; the learner then keeps a reference model."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the metrics that a call returns; they do not depend on the data."""
+        ...
+
+    def token_weights(
+        self, sampled_BT: Bool[Tensor, "batch tokens"], valid_B: Bool[Tensor, " batch"], *, rows: int, tokens: int
+    ) -> Float[Tensor, "batch tokens"]:
+        """Weight of each token, 0.0 where nothing was sampled or the row is invalid. ``rows`` and ``tokens`` count the
+        valid rows and their sampled tokens over the whole step and all ranks."""
+        ...
+
+    def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], Mapping[str, tuple[Tensor, Tensor]]]:
+        """The loss of one micro-batch, and its metrics as (sum, count); for a name that ends in ``/min`` or ``/max`` as
+        (extreme, anything). Must not write into ``inputs``. Not a collective."""
+        ...
+
+
+@runtime_checkable
+class Optim(Protocol):
+    """Makes optimizers. The learning rate depends on the step alone, so it needs no state."""
+
+    max_grad_norm: float | None  # gradients are scaled down to this norm; None: never
+
+    def make(self, parameters: Iterable[tuple[str, Parameter]]) -> torch.optim.Optimizer:
+        """An optimizer for one model's named parameters; called once per trained model."""
+        ...
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the update that follows ``step`` finished steps."""
         ...
 
 
 @runtime_checkable
 class Learner(Protocol):
-    """Owns the policy. Every method is a collective: all ranks call it, with different and even empty batches."""
+    """Owns the policy and trains it. Every method is a collective, called with different and even empty batches.
 
-    def estimate(self, rollouts: Rollouts) -> Estimates: ...
+    A class that can run on several ranks says so by ``multi_rank = True``; without it, ``nproc=2`` is refused.
+    """
 
-    def update(self, experience: Experience, estimates: Estimates, targets: Targets) -> Mapping[str, float]: ...
-
-    def weights(self) -> Weights: ...
-
-    def save(self, folder: Path) -> None:
-        """Named fp32 parameters, moments and schedule as safetensors and JSON: any learner, any number of ranks."""
+    def estimate(self, rollouts: Rollouts) -> Estimates:
+        """What the update needs of the models as they are before it: old and reference log-probabilities, values."""
         ...
 
-    def load(self, folder: Path) -> None: ...
+    def update(self, experience: Experience, estimates: Estimates, targets: Targets) -> Mapping[str, float]:
+        """Take the step's optimizer steps; returns metrics, equal on all ranks. Raises StageError, before the
+        optimizer's step, for a loss or a gradient that is not finite."""
+        ...
+
+    def weights(self) -> Weights:
+        """The policy's tensors, one at a time; a tensor is valid until the next one is asked for."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write trained parameters and optimizer state, one folder per trained model (``policy``, later ``critic``):
+        named fp32 tensors as safetensors, the rest as JSON. Any learner reads them, on any number of ranks."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read what ``save`` wrote. Raises ConfigError for the state of another model."""
+        ...
+
+
+@runtime_checkable
+class HasCheckpointSize(Protocol):
+    """A learner that can say how much ``save`` writes: a run announces its disk space before the first step."""
+
+    def checkpoint_bytes(self) -> int:
+        """Bytes of one saved state. Called on rank 0 alone, so it must not be a collective."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
-    """The pipeline of one run."""
+class Collectors:
+    """The stages that sample and judge: all that an evaluation needs, without a learner or an optimizer."""
 
     task: Task
     rollout: Rollout
     reward: Reward
     embed: Embed
     credit: Credit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages(Collectors):
+    """The whole pipeline of a training run."""
+
     advantage: Advantage
     learner: Learner
+    check_engine: Callable[[Rollouts, int], None] | None = None  # after each transfer of weights; see sync_check

@@ -1,29 +1,41 @@
-"""advantage=joint: reward and credit are one score, and GRPO does the rest."""
+"""advantage=joint: reward and credit are added to one score, then normalized as in GRPO."""
 
-from dqo.advantage.groups.normalization import ScaleRewards, TinySpread, broadcast, differ, normalised
+from dqo.advantage.groups.normalization import (
+    ScaleRewards,
+    TinySpreadWarning,
+    has_differences,
+    normalized_deviations,
+    token_targets,
+)
 from dqo.records import Estimates, Experience, Targets
 
 
 class Joint:
-    """s_i = r_i + alpha * c_i, minus the mean of the group's valid scores, divided as ``scale_rewards`` says.
+    """A_i = s_i minus the mean of the group's valid scores, divided as ``scale_rewards`` says; s_i = r_i + alpha * c_i.
 
     The sum is the paper's (arXiv 2509.04784, second-hand); the order and the division are our reading of it, on TRL's
-    GRPO. Bias: the mean contains s_i, which shrinks the reward's gradient to (k-1)/k; for the credit, which depends on
-    the whole group, it also bends the direction a little and shrinks more (0.64 of the norm at k = 4), to nothing at
-    k = 2. Dividing by the group's standard deviation weighs prompts unequally. Invalid completions take part in
-    nothing: 0.0, as a completion that is valid alone.
+    GRPO. Bias: the mean contains s_i, which shrinks the reward's gradient to (k-1)/k. The credit depends on the whole
+    group: its gradient shrinks more (0.64 of the norm at k = 4, 0 at k = 2) and changes direction a little. Dividing by
+    the group's standard deviation gives prompts unequal weights.
+
+    Invalid completions get 0.0 and are left out of mean and standard deviation. A group's only valid completion gets
+    0.0 too.
     """
 
     def __init__(self, *, scale_rewards: ScaleRewards):
-        self.scale_rewards, self._tiny = scale_rewards, TinySpread()
+        self.scale_rewards, self._warning = scale_rewards, TinySpreadWarning()
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
+        """Advantages (batch, tokens) for one step, 0.0 where not sampled. A collective for ``scale_rewards=batch``."""
         rewards = experience.rewards
         scores_PK = rewards.total_PK.double() + alpha * experience.credits_PK
         if self.scale_rewards == ScaleRewards.group and alpha > 0:
-            self._tiny.look(scores_PK, rewards.valid_PK)
-        return broadcast(normalised(scores_PK, rewards.valid_PK, self.scale_rewards), experience.rollouts)
+            self._warning.check(scores_PK, rewards.valid_PK)
+        return token_targets(
+            normalized_deviations(scores_PK, rewards.valid_PK, self.scale_rewards), experience.rollouts
+        )
 
     def has_signal(self, experience: Experience, *, alpha: float) -> bool:
+        """Whether the valid scores s_i of any group differ by more than rounding. Not a collective."""
         rewards = experience.rewards
-        return differ(rewards.total_PK.double() + alpha * experience.credits_PK, rewards.valid_PK)
+        return has_differences(rewards.total_PK.double() + alpha * experience.credits_PK, rewards.valid_PK)

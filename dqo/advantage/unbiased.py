@@ -1,65 +1,67 @@
 """advantage=unbiased: baselines that leave the objective's gradient exact."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor
 
 from dqo import distributed
-from dqo.advantage.groups.normalization import NOTHING, broadcast, centred
-from dqo.errors import ConfigError
+from dqo.advantage.groups.normalization import TIE_TOLERANCE, group_deviations, token_targets
 from dqo.records import Estimates, Experience, Targets
 
 
 class Unbiased:
-    """(r_i - mean of the other rewards) + alpha * (c_i - b): the leave-one-out baseline of RLOO (arXiv 2402.14740) for
-    the reward, and for the credit, which depends on the whole group, a baseline b that does not. Ours.
+    """A_i = (r_i - mean of the other rewards) + alpha * (c_i - b). Ours.
 
-    b is the running mean of the credit over earlier steps; in the first step, for each group, the mean over the other
-    groups of the batch (0.0 if there are none). No division by a standard deviation. The expected gradient is that of
-    E[sum of r_i + alpha * log det(L + I)] for ``credit=dpp``, at k = 2 too.
+    The reward has the leave-one-out baseline of RLOO (arXiv 2402.14740). The credit depends on the whole group, so its
+    baseline b must not: b is the running mean of the credit over earlier steps; in the first step, for each group, the
+    mean over the other groups of the batch (0.0 if there are none). No division by a standard deviation. The expected
+    gradient is that of E[sum of r_i + alpha * log det(L + I)] for ``credit=dpp``, at k = 2 too.
 
-    Invalid completions take part in nothing: 0.0. A completion that is valid alone has no baseline for its reward and
-    nothing to differ from: 0.0 too, and it does not enter b.
+    Invalid completions get 0.0 and are left out. A group's only valid completion gets 0.0 too, since its reward has no
+    baseline, and its credit does not enter b.
     """
 
-    def __init__(self, *, baseline_decay: float):
-        if not 0 <= baseline_decay < 1:
-            raise ConfigError(
-                f"advantage.baseline_decay={baseline_decay}: 0 to below 1 is allowed; type advantage.baseline_decay=0.9"
-            )
+    def __init__(self, *, baseline_decay: Annotated[float, Field(ge=0, lt=1, examples=[0.9])]):
         self.baseline_decay = baseline_decay
-        self.baseline: float | None = None  # nats for credit=dpp; None: nothing was seen yet
+        self.baseline: float | None = None  # nats for credit=dpp; None: no credit so far
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
-        total, count = distributed.all_reduce_sum(_seen(experience))
+        """Advantages (batch, tokens) for one step, 0.0 where not sampled; then updates the baseline. A collective."""
+        total, count = distributed.all_reduce_sum(_credit_sum(experience))
         advantages_PK = self._advantages(experience, alpha, total=total, count=int(count))
         if count:
             old = total / count if self.baseline is None else self.baseline
             self.baseline = self.baseline_decay * old + (1 - self.baseline_decay) * total / count
-        return broadcast(advantages_PK, experience.rollouts)
+        return token_targets(advantages_PK, experience.rollouts)
 
     def has_signal(self, experience: Experience, *, alpha: float) -> bool:
-        """A group whose credits all lie beside the baseline has one, though they tie: too alike, or unlike."""
-        total, count = _seen(experience)
-        return bool((self._advantages(experience, alpha, total=total, count=count).abs() > NOTHING).any())
+        """Whether any advantage is not 0. Equal credits have a signal if they differ from the baseline. Does not update
+        the baseline; not a collective."""
+        total, count = _credit_sum(experience)
+        return bool((self._advantages(experience, alpha, total=total, count=count).abs() > TIE_TOLERANCE).any())
 
     def state_dict(self) -> dict[str, Any]:
+        """The running mean, JSON-serializable."""
         return {"baseline": self.baseline}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what ``state_dict`` returned."""
         self.baseline = state["baseline"]
 
     def _advantages(
         self, experience: Experience, alpha: float, *, total: float, count: int
     ) -> Float[Tensor, "prompts k"]:
-        """``total``, ``count``: of the credits of the step, over all processes."""
+        """``total``, ``count``: sum and number of the step's credits over all ranks (see ``_credit_sum``)."""
         compared_PK = _compared(experience.rewards.valid_PK)
         counts_P1 = compared_PK.sum(1, keepdim=True)
-        # r_i minus the mean of the n - 1 others is n / (n - 1) times r_i minus the mean of all
-        quality_PK = centred(experience.rewards.total_PK, compared_PK) * counts_P1 / (counts_P1 - 1).clamp(min=1)
+        # r_i - mean of the n - 1 other rewards = n / (n - 1) * (r_i - mean of all n rewards)
+        quality_PK = (
+            group_deviations(experience.rewards.total_PK, compared_PK) * counts_P1 / (counts_P1 - 1).clamp(min=1)
+        )
         credits_PK = experience.credits_PK.double()
         diversity_PK = credits_PK - self._baselines(credits_PK, compared_PK, total, count)
         return (quality_PK + alpha * diversity_PK).masked_fill(~compared_PK, 0.0)
@@ -74,8 +76,8 @@ class Unbiased:
         return (total - sums_P1) / (count - counts_P1).clamp(min=1)
 
 
-def _seen(experience: Experience) -> tuple[float, int]:
-    """Sum and number of the credits that enter the baseline."""
+def _credit_sum(experience: Experience) -> tuple[float, int]:
+    """(sum, number) of the credits that enter the baseline."""
     credits = experience.credits_PK[_compared(experience.rewards.valid_PK)]
     return float(credits.double().sum()), len(credits)
 

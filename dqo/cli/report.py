@@ -1,4 +1,4 @@
-"""How a command says what is wrong: one line on stderr."""
+"""Error messages of a command: one line on stderr."""
 
 import sys
 
@@ -9,10 +9,11 @@ END = 400  # of them the last, which say what to type
 
 
 def report(command: str, text: str) -> None:
+    """Print ``dqo-COMMAND: TEXT`` on stderr, in one line."""
     print(f"dqo-{command}: {one_line(text)}", file=sys.stderr)
 
 
 def one_line(text: str) -> str:
-    """Without line breaks and control characters, and cut in the middle where it is too long to be read."""
+    """The text without line breaks and control characters, cut in the middle if it is longer than ``LONGEST``."""
     line = visible(" ".join(text.split()))
     return line if len(line) <= LONGEST else f"{line[: LONGEST - END]} … {line[-END:]}"

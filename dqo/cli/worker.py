@@ -1,12 +1,13 @@
 """A worker process: reads a run folder's config.yaml and runs it. Started by ``dqo.run.launch``, never by hand.
 
-python -m dqo.cli.worker train|sft RUN_DIR PARENT [LOCK]: the launcher's process id; the descriptor of the folder's
-lock, which the first worker has, and none in a dry run. Of several workers the environment says which this is.
+python -m dqo.cli.worker COMMAND RUN_DIR PARENT [LOCK]: the launcher's process id; the descriptor of the folder's lock,
+which rank 0 has, and none in a dry run. The environment says which rank this is, as torchrun's does.
 """
 
 import ctypes
 import logging
 import os
+import pkgutil
 import shlex
 import signal
 import sys
@@ -19,19 +20,23 @@ if os.environ.get("DQO_TYPECHECK"):  # the test run's shape and type checks, whi
 
     install_import_hook("dqo", "beartype.beartype")
 
+from dqo.cli.commands import COMMANDS, Command
 from dqo.cli.report import report
 from dqo.config.resume import holds_run
 from dqo.config.typed import load
 from dqo.errors import ConfigError, StageError
 from dqo.files.ownership import Ownership
 from dqo.observe.visible import VisibleFormatter, visible_lines
+from dqo.run.job import Job
 from dqo.run.stopping import Stopped, Stopping
+from dqo.run.workers import LOST_PEER, WRONG_INPUT, launched, log_path
 
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    command, folder, parent, lock = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+    """Run the command of ``sys.argv``; ends the process with an exit code."""
+    command, folder, parent, lock = COMMANDS[sys.argv[1]], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
     ownership = Ownership(folder, int(lock[0])) if lock else None
     stopping = Stopping()
     stopping.listen()
@@ -42,36 +47,73 @@ def main() -> None:
     logging.basicConfig(handlers=[handler])
     logging.getLogger("dqo").setLevel(logging.INFO)
     try:
-        code = _run(command, _joined(folder), ownership, stopping)
+        code = run(command, _joined(command, folder), ownership, stopping)
     except Stopped as stopped:
-        report(command, f"{stopped}{_how_to_go_on(command, ownership)}")
-        code = 130 if os.environ.get("RANK", "0") == "0" else 0  # the first speaks for all
+        report(command.name, f"{stopped}{_how_to_go_on(command, ownership)}")
+        code = 130 if os.environ.get("RANK", "0") == "0" else 0  # rank 0 speaks for all
     sys.exit(code)
 
 
-def _joined(folder: Path) -> Path:
-    """Meet the other workers, if there are; the run's folder, as the first knows it."""
+def run(command: Command, folder: Path, ownership: Ownership | None, stopping: Stopping) -> int:
+    """Run a command on this rank and return its exit code; an error is reported in one line first."""
+    from safetensors import SafetensorError
+
+    from dqo import distributed
+
+    job = None
+    try:
+        job = Job(config=load(folder / "config.yaml"), folder=folder, ownership=ownership, stopping=stopping)
+        if ownership:
+            ownership.sign()
+        _dispatch(command, job)
+    except ConfigError as error:
+        if job is None or not job.has_begun:  # the launcher removes what was written
+            report(command.name, _cause(error))
+            return WRONG_INPUT
+        report(command.name, f"{_cause(error)}{_how_to_go_on(command, ownership)}")
+        return 1
+    except (StageError, OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
+        kept = _keep_traceback(error, ownership)
+        report(command.name, f"{_cause(error)}{kept}{_how_to_go_on(command, ownership)}")
+        return 1
+    except Exception as error:  # noqa: BLE001 - the end of the process: a fault of ours or of a user's class, shown whole
+        if distributed.is_lost_peer(error):
+            report(command.name, "another worker is gone")
+            return LOST_PEER
+        kept = _keep_traceback(error, ownership)
+        print(visible_lines("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        report(command.name, f"{type(error).__name__}: {error}{kept}{_how_to_go_on(command, ownership)}")
+        return 1
+    return 0
+
+
+def _dispatch(command: Command, job: Job) -> None:
+    """Check the stages' keys against their classes, then run the command, or its dry run."""
+    from dqo.config.typed import check_groups
+
+    check_groups(job.config)
+    pkgutil.resolve_name("dqo.run.dry_run:run" if job.config.dry_run else command.run)(job)
+
+
+def _joined(command: Command, folder: Path) -> Path:
+    """The run's folder as rank 0 knows it, after meeting the other ranks, if there are any."""
+    if not launched():
+        return folder
     from dqo import distributed  # torch: after the signals are listened to
 
-    if not distributed.launched():
-        return folder
     try:
         distributed.init()
         folder = distributed.broadcast(folder)
     except RuntimeError as error:
-        report("train", f"another worker did not come, or is gone ({_cause(error)})")
-        sys.exit(distributed.LOST_PEER)
-    _log_of_its_own(folder)
+        report(command.name, f"another worker did not come, or is gone ({_cause(error)})")
+        sys.exit(LOST_PEER)
+    if not distributed.is_rank_0():
+        _write_to(log_path(folder, distributed.rank()))
     return folder
 
 
-def _log_of_its_own(folder: Path) -> None:
-    """What other workers than the first print would mix with what it prints."""
-    from dqo import distributed
-
-    if distributed.is_rank_0():
-        return
-    log = distributed.log_path(folder, distributed.rank())
+def _write_to(log: Path) -> None:
+    """Send stdout and stderr to a file: the output of several ranks would mix."""
     log.parent.mkdir(exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (sys.stdout, sys.stderr):
@@ -80,59 +122,14 @@ def _log_of_its_own(folder: Path) -> None:
     os.close(descriptor)
 
 
-def _run(command: str, folder: Path, ownership: Ownership | None, stopping: Stopping) -> int:
-    from safetensors import SafetensorError
-
-    from dqo import distributed
-    from dqo.run import dry_run
-    from dqo.run import sft as sft_run
-    from dqo.run import training as train_run
-
-    config, lines = load(folder / "config.yaml"), _size_of_metrics(folder)
-    try:
-        if ownership:
-            ownership.sign()
-        if config.dry_run:
-            dry_run.run(config)
-        elif command == "train":
-            train_run.run(config, folder, ownership, stopping)
-        elif distributed.is_rank_0():
-            sft_run.run(config)
-    except ConfigError as error:
-        if _size_of_metrics(folder) == lines:  # nothing has begun: the launcher takes away what was written
-            report(command, _cause(error))
-            return 2
-        report(command, f"{_cause(error)}{_how_to_go_on(command, ownership)}")
-        return 1
-    except (StageError, OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        kept = _kept_traceback(error, ownership)
-        report(command, f"{_cause(error)}{kept}{_how_to_go_on(command, ownership)}")
-        return 1
-    except Exception as error:  # noqa: BLE001 - the end of the process: a fault of ours or of a user's class, shown whole
-        if distributed.is_lost_peer(error):
-            report(command, "another worker is gone")
-            return distributed.LOST_PEER
-        kept = _kept_traceback(error, ownership)
-        print(visible_lines("".join(traceback.format_exception(error))), end="", file=sys.stderr)
-        report(command, f"{type(error).__name__}: {error}{kept}{_how_to_go_on(command, ownership)}")
-        return 1
-    return 0
-
-
-def _size_of_metrics(folder: Path) -> int:
-    """Bytes: whoever writes or forgets a line has begun."""
-    file = folder / "metrics.jsonl"
-    return file.stat().st_size if file.exists() else 0
-
-
 def _cause(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return " ".join(str(error).split())
 
 
-def _kept_traceback(error: Exception, ownership: Ownership | None) -> str:
-    """Into error.txt of the run folder, as long as that is ours and can be written."""
+def _keep_traceback(error: Exception, ownership: Ownership | None) -> str:
+    """Write the traceback to error.txt of the run folder, if that is ours and can be written; says where it is."""
     if ownership is None:
         return ""
     file = ownership.folder / "error.txt"
@@ -144,22 +141,22 @@ def _kept_traceback(error: Exception, ownership: Ownership | None) -> str:
     return f" (traceback: {file})"
 
 
-def _how_to_go_on(command: str, ownership: Ownership | None) -> str:
-    if command != "train" or ownership is None or not holds_run(ownership.folder):
+def _how_to_go_on(command: Command, ownership: Ownership | None) -> str:
+    if not command.resumable or ownership is None or not holds_run(ownership.folder):
         return ""
     folder = ownership.folder
     steps = [path.name.removeprefix("step_") for path in (folder / "checkpoints").glob("step_*")]
     newest = max((int(step) for step in steps if step.isdigit()), default=None)
     kept = "there is no checkpoint yet" if newest is None else f"the checkpoint after step {newest} is kept"
-    return f"; {kept}; go on with dqo-train resume={shlex.quote(str(folder))}"
+    return f"; {kept}; go on with dqo-{command.name} resume={shlex.quote(str(folder))}"
 
 
 def _die_with(parent: int, stopping: Stopping) -> None:
     """No orphan goes on writing after a kill -9 of the launcher (Linux; elsewhere the launcher's signals must do). The
-    signal stops it as a user's does: after the step, with a checkpoint."""
+    parent-death signal stops the worker as a user's signal does: after the step, with a checkpoint."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        # whoever adopts it may die, too, and a second signal would end it at once
+        # the process that adopts this one may die, too, and a second signal would end it at once
         stopping.on_signal = lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
     if os.getppid() != parent:  # it died before the line above
         raise SystemExit(f"the launcher, process {parent}, is gone")

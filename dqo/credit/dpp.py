@@ -1,27 +1,28 @@
-"""credit=dpp: what a completion adds to its group's volume in embedding space (DQO, arXiv 2509.04784)."""
+"""credit=dpp: how much volume a completion adds to its group in embedding space (DQO, arXiv 2509.04784)."""
 
-import math
 from enum import StrEnum
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from dqo.credit.gating.gate import Gate, check_gate, passing
+from dqo.credit.gating.gate import Gating
 from dqo.dpp import Kernel, KernelError, kernel_matrix, leave_one_out_credits
-from dqo.errors import ConfigError, StageError
+from dqo.errors import StageError
 from dqo.records import Rewards, Rollouts
 
 
 class Quality(StrEnum):
-    """What lengthens a completion's vector in the kernel."""
+    """What scales the length of a completion's vector in the kernel."""
 
     none = "none"
     reward = "reward"  # ψ = sqrt(exp(r / quality_temperature)) · φ
 
 
 class Precision(StrEnum):
-    """Of the kernel and its factorisation."""
+    """The dtype of the kernel and of its factorization."""
 
     float32 = "float32"
     float64 = "float64"
@@ -30,9 +31,9 @@ class Precision(StrEnum):
 class Dpp:
     """c_i = log det(L + I) - log det(L_-i + I) in nats, over the completions that pass the gate; 0.0 for the others.
 
-    On unit-length embeddings, without quality and (for ``polynomial``) at offset 0, between log(1 + 1/k) and log 2; a
-    completion that passes alone earns log 2. ``quality=reward`` is the paper's L_ψ without π_ref (ours): a completion's
-    credit then rises with its reward, which the objective counts once more on its own.
+    On unit-length embeddings, without quality and (for ``polynomial``) at offset 0, c_i is between log(1 + 1/k) and
+    log 2; the only completion that passes earns log 2. ``quality=reward`` is the paper's L_ψ without π_ref (ours): a
+    completion's credit then grows with its reward, which the objective also contains as a term of its own.
     """
 
     uses_embeddings = True
@@ -41,41 +42,33 @@ class Dpp:
         self,
         *,
         kernel: Kernel,
-        sigma: float,
-        degree: int,
-        offset: float,
+        sigma: Annotated[float, Field(gt=0, examples=[0.4])],
+        degree: Annotated[int, Field(ge=1, examples=[2])],
+        offset: Annotated[float, Field(ge=0)],
         quality: Quality,
-        quality_temperature: float,
+        quality_temperature: Annotated[float, Field(gt=0, examples=["1.0"])],
         dtype: Precision,
-        gate: Gate,
-        threshold: float | None,
+        gating: Gating,
     ):
-        if not (math.isfinite(quality_temperature) and quality_temperature > 0):
-            raise ConfigError(
-                f"credit.quality_temperature={quality_temperature}: a positive number is needed; "
-                "type credit.quality_temperature=1.0"
-            )
-        check_gate(gate, threshold)
         self.kernel, self.sigma, self.degree, self.offset = kernel, sigma, degree, offset
         self.quality, self.quality_temperature = quality, quality_temperature
-        self.dtype = getattr(torch, dtype)
-        self.gate, self.threshold = gate, threshold
-        try:
-            self._kernel_matrix(torch.ones(1, 1), None)  # the kernel's ranges have their home there
-        except ValueError as error:
-            raise ConfigError(f"credit.{error}".replace("pass ", "type credit.")) from error
+        self.dtype, self.gating = getattr(torch, dtype), gating
 
     def assign(
         self, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "prompts k dim"] | None
     ) -> Float[Tensor, "prompts k"]:
-        """Raises StageError for a group whose kernel is not positive definite in this dtype, or not finite."""
+        """Credits from unit-length embeddings, float32. Pure; not a collective.
+
+        Raises StageError for a group whose kernel is not finite or not positive definite in ``dtype``, ConfigError for
+        ``gate=correct`` with a reward that does not say what is correct.
+        """
         assert embeddings_PKD is not None
         quality_PK = None
         if self.quality == Quality.reward:
             quality_PK = (rewards.total_PK.to(self.dtype) / (2 * self.quality_temperature)).exp()
         kernel_PKK = self._kernel_matrix(embeddings_PKD.to(self.dtype), quality_PK)
         try:
-            credits_PK = leave_one_out_credits(kernel_PKK, passing(rewards, self.gate, self.threshold))
+            credits_PK = leave_one_out_credits(kernel_PKK, self.gating.mask(rewards))
         except KernelError as error:
             positions = [rollouts.prompts[p].position for p in error.prompts]
             raise StageError("credit", f"the kernel {error.reason}", positions=positions) from error

@@ -1,4 +1,4 @@
-"""credit=none: nothing for diversity, and nothing is embedded. The baseline."""
+"""credit=none: no credit for diversity, and no embeddings. The baseline."""
 
 import torch
 from jaxtyping import Float
@@ -8,11 +8,12 @@ from dqo.records import Rewards, Rollouts
 
 
 class NoCredit:
-    """0.0 for everyone."""
+    """c_i = 0.0 for every completion."""
 
     uses_embeddings = False
 
     def assign(
         self, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "prompts k dim"] | None
     ) -> Float[Tensor, "prompts k"]:
+        """Zeros (prompts, k)."""
         return torch.zeros_like(rewards.total_PK)

@@ -3,8 +3,8 @@
 >>> kernel_PKK = kernel_matrix(embeddings_PKD, kind="cosine")
 >>> credits_PK = leave_one_out_credits(kernel_PKK)
 
-Axes in names: P sets (the completions of P prompts) · K items of a set · D embedding width. P stands for any number of
-leading dimensions, none included. Everything runs on the input's device, in float64 where the input is float64 and in
+Axes in names: P sets (the completions of P prompts) · K items per set · D embedding width. P stands for any number of
+leading dimensions, including none. Everything runs on the input's device, in float64 where the input is float64 and in
 float32 otherwise.
 """
 

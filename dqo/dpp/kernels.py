@@ -1,4 +1,4 @@
-"""Kernels: how alike two completions are."""
+"""Kernels: how similar two completions are."""
 
 import math
 from enum import StrEnum
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Kernel(StrEnum):
-    """Kinds of ``kernel_matrix``; a unit diagonal on vectors of length 1, for the last one if offset is 0."""
+    """Kinds of ``kernel_matrix``. On vectors of length 1 the diagonal is 1 (``polynomial``: if offset is 0)."""
 
     cosine = "cosine"  # the inner product of the directions
     rbf = "rbf"  # exp(-|a - b|² / (2 sigma²))
@@ -26,11 +26,11 @@ def kernel_matrix(
 ) -> Tensor:
     """The kernel L of each set, (…, K, K), from embeddings (…, K, D); positive semi-definite, differentiable.
 
-    ``sigma`` (rbf) is in the unit of the embeddings, ``degree`` and ``offset`` are the polynomial's. With
-    ``quality_PK`` (…, K) it is L_ψ, ψ = quality · φ: L[i, j] times quality_i quality_j (arXiv 2509.04784; direction is
-    meaning, length is quality). A vector of length 0 has no cosine: its row and column are NaN.
+    ``sigma`` (rbf) is in the unit of the embeddings; ``degree`` and ``offset`` belong to polynomial. With
+    ``quality_PK`` (…, K) the result is L_ψ, ψ = quality · φ: L[i, j] times quality_i quality_j (arXiv 2509.04784;
+    direction is meaning, length is quality). A vector of length 0 has no cosine: its row and column are NaN.
 
-    Raises ValueError for an unknown kind, parameters without a positive semi-definite kernel, and wrong shapes.
+    Raises ValueError for an unknown kind, parameters that give no positive semi-definite kernel, and wrong shapes.
     """
     if embeddings_PKD.ndim < 2:
         raise ValueError(f"embeddings of shape {tuple(embeddings_PKD.shape)}: (…, items, width) is needed")

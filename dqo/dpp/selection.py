@@ -1,4 +1,4 @@
-"""Picking the most diverse items of a set."""
+"""Selection of the most diverse items of a set."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,11 @@ from torch import Tensor
 
 @torch.no_grad()
 def greedy_map(kernel_PKK: Tensor, size: int) -> Tensor:
-    """Indices (…, size) of the items that greedily maximise log det L_S, in the order they are picked.
+    """Indices (…, size) of the items that greedily maximize log det L_S, in the order in which they are picked.
 
-    Each step picks the item that lies farthest from the span of those picked; O(K size²) a set (Chen, Zhang and Zhou
-    2018, arXiv 1709.05135, algorithm 1). Of equals the first, on a CPU. ``kernel_PKK`` is (…, K, K).
+    ``kernel_PKK`` is (…, K, K). Each step picks the item that is farthest from the span of the items picked before;
+    O(K size²) per set (Chen, Zhang and Zhou 2018, arXiv 1709.05135, algorithm 1). On a CPU the first of equal items is
+    picked.
 
     Raises ValueError if ``size`` is not within 0 … K, or above the rank of a kernel: no set of that size has a volume.
     """
@@ -17,7 +18,7 @@ def greedy_map(kernel_PKK: Tensor, size: int) -> Tensor:
     if not 0 <= size <= k:
         raise ValueError(f"size={size}: 0 to {k} can be picked of {k} items")
     kernel_PKK = kernel_PKK.to(torch.promote_types(kernel_PKK.dtype, torch.float32))
-    gains_PK = kernel_PKK.diagonal(dim1=-2, dim2=-1).clone()  # squared distance to the span of the picked
+    gains_PK = kernel_PKK.diagonal(dim1=-2, dim2=-1).clone()  # squared distance to the span of the picked items
     least_P1 = gains_PK.sum(-1, keepdim=True) * torch.finfo(gains_PK.dtype).eps
     rows_PSK = kernel_PKK.new_zeros(*gains_PK.shape[:-1], size, k)  # of the picked items' Cholesky factor
     picks_PS = torch.empty(rows_PSK.shape[:-1], dtype=torch.long, device=kernel_PKK.device)
@@ -34,5 +35,5 @@ def greedy_map(kernel_PKK: Tensor, size: int) -> Tensor:
         rows_PSK[..., s, :] = row_PK
         gains_PK = (gains_PK - row_PK.square()).scatter(-1, pick_P1, -torch.inf)
     if not ranked_P1.all():
-        raise ValueError(f"size={size} is above the rank of a kernel; add torch.eye({k}) to it to rank all the same")
+        raise ValueError(f"size={size} is above the rank of a kernel; add torch.eye({k}) to it to rank all items")
     return picks_PS

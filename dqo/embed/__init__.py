@@ -1,0 +1,1 @@
+"""Encoders: one file per option of ``conf/embed``."""

@@ -1,25 +1,28 @@
-"""``embed=fake``: no model. Texts are alike as far as they share words."""
+"""``embed=fake``: embeddings without a model. Texts that share words are similar."""
 
 import hashlib
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dqo.errors import ConfigError
 from dqo.records import Rollouts
 
 
 class Fake:
-    """Word counts, each word hashed to one of ``dim`` axes, at unit length: the same in every process."""
+    """Normalised word counts: each word is hashed to one of ``dim`` axes. Equal in every process."""
 
-    def __init__(self, *, dim: int):
-        if dim < 1:
-            raise ConfigError(f"embed.dim={dim}: at least 1 is needed; type embed.dim=64")
+    def __init__(self, *, dim: Annotated[int, Field(ge=1, examples=[64])]):
         self._dim = dim
 
     def encode(self, rollouts: Rollouts) -> Float[Tensor, "prompts k dim"]:
+        """Embeddings (P, k, dim) of length 1, float32, on the CPU.
+
+        Pure: judge threads may call this concurrently. Not a collective.
+        """
         counts_BD = torch.zeros(len(rollouts.texts), self._dim)
         for b, text in enumerate(rollouts.texts):
             for word in text.split() or [""]:

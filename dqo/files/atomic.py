@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever ends the process that writes them."""
+"""Atomic writes: at whatever moment a process is killed, a file or folder is complete or absent, never partial."""
 
 import os
 import shutil
@@ -7,51 +7,53 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-NEW, OLD = ".new-", ".old-"  # what a killed process may leave behind, in front of the name
+NEW, OLD = ".new-", ".old-"  # name prefixes of temporary files and folders; a killed process may leave them behind
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to, with the same suffix; what was written there becomes ``path`` once it is on the disk, and is
-    removed after an error. For one writer at a time."""
+    """Yields a temporary file name with the same suffix; on success the file is fsynced and renamed to ``path``, after
+    an error it is removed. Only one process at a time may write to ``path``."""
     new = path.with_name(NEW + path.name)
     try:
         yield new
-        sync(new)
+        fsync(new)
         new.replace(path)
-        sync(path.parent)
+        fsync(path.parent)
     finally:
         new.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """The same for a folder: an empty one that takes its place at the end, or is removed after an error."""
+    """Yields an empty temporary folder; on success it replaces ``folder``, after an error it is removed. Only one
+    process at a time may write to ``folder``."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(NEW + folder.name)
-    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(new, ignore_errors=True)  # left behind by a killed process
     new.mkdir()
     try:
         yield new
-        follow_umask(new)
-        sync_all(new)
+        apply_umask(new)
+        fsync_tree(new)
         if folder.exists():
-            remove(folder, by=new)
+            remove(folder, successor=new)
         else:
             new.replace(folder)
-        sync(folder.parent)
+        fsync(folder.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def remove(folder: Path, *, by: Path | None = None) -> None:
-    """A folder of this name is whole or gone, never half removed. ``by`` takes its place."""
+def remove(folder: Path, *, successor: Path | None = None) -> None:
+    """Remove a folder, or replace it with the folder ``successor``. It is renamed first, so that a crash never leaves a
+    half-removed folder under its name."""
     old = folder.with_name(OLD + folder.name)
     shutil.rmtree(old, ignore_errors=True)
     folder.rename(old)
-    if by:
+    if successor:
         try:
-            by.rename(folder)
+            successor.rename(folder)
         except OSError:
             old.rename(folder)
             raise
@@ -59,13 +61,13 @@ def remove(folder: Path, *, by: Path | None = None) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Take away what a killed process left behind of ``replacing`` and ``remove``."""
+    """Remove the temporary files and folders that a killed process left behind in ``folder``."""
     for path in [*folder.glob(f"{NEW}*"), *folder.glob(f"{OLD}*")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def sync(path: Path) -> None:
-    """Bring a file or a folder's names to the disk: what is written after it was written after it."""
+def fsync(path: Path) -> None:
+    """fsync a file or folder, so that later writes cannot reach the disk before it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -73,14 +75,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_all(folder: Path) -> None:
-    """A folder and everything in it."""
+def fsync_tree(folder: Path) -> None:
+    """fsync everything in a folder, then the folder itself."""
     for path in [*folder.rglob("*"), folder]:
-        sync(path)
+        fsync(path)
 
 
-def follow_umask(folder: Path) -> None:
-    """Give every file the mode that the user's umask says; safetensors writes for its owner alone (0600)."""
+def apply_umask(folder: Path) -> None:
+    """Give every file in a folder the mode that the user's umask asks for; safetensors creates files with mode 0600."""
     probe = folder / f"{NEW}mode"
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)

@@ -1,14 +1,14 @@
-"""Checkpoints: atomic, checksummed, safetensors and JSON, nothing pickled.
+"""Checkpoints: atomic folders of safetensors and JSON files with checksums; nothing is pickled.
 
     checkpoints/step_00012/
-      state.json       step, cursor, the state of Stateful stages, versions, Python's and NumPy's generators, what the
-                       caller adds
-      rng.safetensors  torch's generators
-      learner/         whatever the learner saves
-      manifest.json    sha256 of every other file; written last
+      state.json       step, cursor, state of the Stateful stages, versions, Python's and NumPy's random generators, and
+                       the caller's own entries
+      rng.safetensors  torch's random generators
+      learner/         the files that the learner saves
+      manifest.json    size and SHA-256 of every other file; written last
 
-A checkpoint is written under a name that starts with a dot and renamed when it is complete and on the disk; it is
-renamed again before it is removed. A killed run leaves either the whole folder or none that ``latest`` would look at.
+A checkpoint is written to a folder whose name starts with a dot, fsynced, and then renamed; before it is removed it is
+renamed again. So a killed run leaves complete checkpoints and perhaps dot folders, which ``latest`` ignores.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from dqo import __version__, distributed
 from dqo.errors import ConfigError, StageError
-from dqo.files.atomic import follow_umask, remove, sweep, sync, sync_all
+from dqo.files.atomic import apply_umask, fsync, fsync_tree, remove, sweep
 from dqo.stages import Stages, Stateful
 
 log = logging.getLogger(__name__)
@@ -37,127 +37,123 @@ VERSIONS = {"dqo": __version__, "torch": str(torch.__version__), "transformers":
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
-    """Where a restored run goes on. Example: step 12, cursor 48: the next step is 13 and draws prompt 48."""
+    """Where a restored run continues. Example: step 12, cursor 48: the next step is 13, and its first prompt is 48."""
 
     step: int
     cursor: int
-    extra: Mapping[str, Any]  # as it was given to ``save``
+    extra: Mapping[str, Any]  # as passed to ``save``
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest ``keep_last``, and for good each whose step is a multiple of
+    """The checkpoints of one run. Keeps the newest ``keep_last`` and, permanently, those whose step is a multiple of
     ``keep_every`` (0: none)."""
 
     def __init__(self, folder: Path, *, keep_last: int, keep_every: int = 0):
-        """Raises ConfigError for ``keep_last`` under 1 or ``keep_every`` under 0."""
-        if keep_last < 1:
-            raise ConfigError(
-                f"checkpoint.keep_last={keep_last}: at least one must be kept; type checkpoint.keep_last=1"
-            )
-        if keep_every < 0:
-            raise ConfigError(
-                f"checkpoint.keep_every={keep_every}: steps are needed, or 0; type checkpoint.keep_every=0"
-            )
         self.folder, self.keep_last, self.keep_every = folder, keep_last, keep_every
         self._saved: Path | None = None
 
     def announce(self, size: int, *, every: int, steps: int, policy: int) -> None:
-        """Say before the first save what the disk must hold at most, in bytes: ``size`` a checkpoint, ``policy`` the
-        export; one checkpoint more than are kept while a new one is written."""
+        """Log the disk space that all checkpoints of a run need at most; a warning if less is free.
+
+        ``size``: bytes of one checkpoint; ``policy``: bytes of the exported model, 0 without an export. While a
+        checkpoint is written there is one more than ``keep_last``.
+        """
         numbers = {*range(every, steps + 1, every), steps}
-        kept = min(self.keep_last + 1, len(numbers)) + sum(self._for_good(step) for step in numbers)
+        kept = min(self.keep_last + 1, len(numbers)) + sum(self._is_permanent(step) for step in numbers)
         needed, home = kept * size + policy, next(p for p in [self.folder, *self.folder.parents] if p.exists())
         free = shutil.disk_usage(home).free
         log.log(
             logging.INFO if free > needed else logging.WARNING,
-            "on disk: %d checkpoints of about %s%s, %s in all; %s are free",
+            "disk space: at most %d checkpoints of about %s%s, %s in total; %s are free",
             kept, _bytes(size), f" and a policy of {_bytes(policy)}" if policy else "", _bytes(needed), _bytes(free),
         )  # fmt: skip
 
     def save(self, step: int, cursor: int, stages: Stages, extra: Mapping[str, Any]) -> Path:
-        """Write ``step_00012/``, unless this process has, and remove what is kept no longer. ``extra`` is JSON (the
-        offset of metrics.jsonl …). All ranks call it; rank 0 writes everything but the learner's own files.
+        """The folder ``step_00012/``, written unless this process has just saved that step; older checkpoints that are
+        no longer kept are removed.
 
-        Raises OSError or SafetensorError where it cannot be written; the checkpoints before are untouched then.
+        Collective on the main channel: rank 0 writes everything but the learner's own files. ``extra`` holds JSON
+        values (the offset of metrics.jsonl …). Raises OSError or SafetensorError if a file cannot be written; the
+        older checkpoints are untouched then.
         """
         final, temporary = self.folder / f"step_{step:05d}", self.folder / f".step_{step:05d}"
         if final == self._saved:
             return final
         try:
             if distributed.rank() == 0:
-                self.folder.mkdir(exist_ok=True)  # not its parents: a run folder that vanished is not made again
+                self.folder.mkdir(exist_ok=True)  # without parents: a deleted run folder must not come back
                 shutil.rmtree(temporary, ignore_errors=True)
                 (temporary / "learner").mkdir(parents=True)
-            distributed.barrier()  # no rank writes before the folder is there
+            distributed.barrier()  # the folder exists before any rank writes into it
             stages.learner.save(temporary / "learner")
-            distributed.barrier()  # nor is it sealed before all have written
+            distributed.barrier()  # all ranks have written before the manifest is
             if distributed.rank() == 0:
                 _write_state(
                     temporary, {"step": step, "cursor": cursor, "stages": _states(stages), "extra": dict(extra)}
                 )
-                _seal(temporary)
+                _write_manifest(temporary)
                 self._install(temporary, final)
-            distributed.barrier()  # nobody goes on, or ends, before it is there
-        finally:  # after an error: a full disk gets its room back
+            distributed.barrier()  # the checkpoint is complete before any rank continues or exits
+        finally:  # after an error: frees the space on a full disk
             if distributed.rank() == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
         self._saved = final
         return final
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is complete and whose checksums hold; logs which were passed over, and why. None:
-        there is none at all.
+        """The newest undamaged checkpoint, None if there are no checkpoints. Logs every newer one that is skipped, with
+        the damage found.
 
-        Raises ConfigError if there are some and all are damaged.
+        Raises ConfigError if there are checkpoints and all of them are damaged.
         """
-        passed_over = []
-        for path in reversed(self._present()):
-            fault = _fault(path)
-            if fault is None:
-                for reason in passed_over:
-                    log.warning("passed over checkpoint %s; going on from %s", reason, path.name)
+        skipped = []
+        for path in reversed(self._all()):
+            damage = _damage(path)
+            if damage is None:
+                for reason in skipped:
+                    log.warning("skipped checkpoint %s; going on from %s", reason, path.name)
                 return path
-            passed_over.append(f"{path.name}: {fault}")
-        if not passed_over:
+            skipped.append(f"{path.name}: {damage}")
+        if not skipped:
             return None
         raise ConfigError(
-            f"resume={self.folder.parent}: no usable checkpoint in {self.folder} ({'; '.join(passed_over)}); "
-            "type another run, or leave resume out and type another run_dir to start anew"
+            f"resume={self.folder.parent}: no usable checkpoint in {self.folder} ({'; '.join(skipped)}); "
+            "type resume=ANOTHER_RUN, or start again with run_dir=NEW_FOLDER and no resume="
         )
 
     def named(self, name: str) -> Path:
-        """That checkpoint and no other. Raises ConfigError if it is missing or damaged."""
-        present = [path.name for path in self._present()]
-        fault = _fault(self.folder / name) if name in present else "is not there"
-        if fault:
-            others = ", ".join(present) or "none"
+        """The checkpoint of this name. Raises ConfigError if it is missing or damaged."""
+        names = [path.name for path in self._all()]
+        problem = _damage(self.folder / name) if name in names else "does not exist"
+        if problem:
             raise ConfigError(
-                f"resume={self.folder / name}: {fault}; there are {others}: type resume={self.folder.parent} for the "
-                "newest that is sound"
+                f"resume={self.folder / name}: {problem}; the run has the checkpoints: {', '.join(names) or 'none'}; "
+                f"type resume={self.folder.parent} for the newest undamaged one"
             )
         return self.folder / name
 
     def forget_after(self, step: int) -> None:
-        """Remove what a run that goes on from ``step`` will write again, and what a killed one left half-written."""
+        """Remove the checkpoints after ``step``, which a run resumed there writes again, and the leftovers of a killed
+        run."""
         if self.folder.exists():
-            for path in [path for path in self._present() if _step(path) > step]:
+            for path in [path for path in self._all() if _step(path) > step]:
                 remove(path)
             self._sweep()
 
     def _install(self, temporary: Path, final: Path) -> None:
         if final.exists():
-            remove(final, by=temporary)
+            remove(final, successor=temporary)
         else:
             temporary.rename(final)
-        sync(self.folder)
-        sync(self.folder.parent)
-        up_to_now = [path for path in self._present() if _step(path) <= _step(final)]
+        fsync(self.folder)
+        fsync(self.folder.parent)
+        up_to_now = [path for path in self._all() if _step(path) <= _step(final)]
         for path in up_to_now[: -self.keep_last]:
-            if not self._for_good(_step(path)):
+            if not self._is_permanent(_step(path)):
                 remove(path)
         self.forget_after(_step(final))
 
-    def _for_good(self, step: int) -> bool:
+    def _is_permanent(self, step: int) -> bool:
         return bool(self.keep_every) and step % self.keep_every == 0
 
     def _sweep(self) -> None:
@@ -165,23 +161,24 @@ class Checkpoints:
         for path in self.folder.glob(".step_*"):
             shutil.rmtree(path)
 
-    def _present(self) -> list[Path]:
-        """By step, sound or not."""
+    def _all(self) -> list[Path]:
+        """All checkpoints ordered by step, damaged ones included."""
         numbered = [path for path in self.folder.glob("step_*") if path.name.removeprefix("step_").isdigit()]
         return sorted(numbered, key=_step)
 
 
 def restore(path: Path, stages: Stages) -> Resumed:
-    """Load a checkpoint into the stages; ``restore_generators`` does the rest. Logs a warning where other versions of
-    what computes wrote it: the run goes on, but no longer bit for bit.
+    """Loads a checkpoint into the stages and returns where to continue; ``restore_generators`` loads the rest.
 
-    Raises ConfigError where the stages with a state are not those of the checkpoint: another option was chosen.
+    All ranks call it: the learner's ``load`` is a collective. Logs a warning if the checkpoint was written by other
+    versions of dqo, torch or transformers: the run continues, but not bit for bit. Raises ConfigError if a stage has a
+    state only in the checkpoint or only in this run: another option was chosen.
     """
     state = json.loads((path / "state.json").read_text())
     saved, stateful = state["stages"], dict(_stateful(stages))
     for name in sorted(saved.keys() ^ stateful.keys()):
-        has, lacks = ("the checkpoint", "this run's") if name in saved else ("this run's", "the checkpoint's")
-        raise ConfigError(f"resume: {has} {name} has a state and {lacks} {name} has none; resume with the same {name}=")
+        has, lacks = ("the checkpoint's", "this run's") if name in saved else ("this run's", "the checkpoint's")
+        raise ConfigError(f"resume: {has} {name} has a state and {lacks} has none; resume with the same {name}=")
     for name, version in state["versions"].items():
         if version != VERSIONS.get(name):
             log.warning("saved with %s %s, resumed with %s: numbers may differ", name, version, VERSIONS.get(name))
@@ -192,14 +189,14 @@ def restore(path: Path, stages: Stages) -> Resumed:
 
 
 def restore_generators(path: Path) -> None:
-    """Put the global random generators where they stood; last, right before the next step, since building a run draws
-    from them."""
+    """Set the global random generators to the checkpoint's state. Call it right before the next step: building a run
+    draws from them."""
     generators = json.loads((path / "state.json").read_text())["generators"]
     _set_generators(generators, load_file(path / "rng.safetensors"))
 
 
 def _stateful(stages: Stages) -> Iterator[tuple[str, Stateful]]:
-    """The stages with a state besides the learner, which saves itself."""
+    """Name and stage of each Stateful stage, without the learner, which saves itself."""
     for field in fields(stages):
         stage = getattr(stages, field.name)
         if field.name != "learner" and isinstance(stage, Stateful):
@@ -238,21 +235,23 @@ def _set_generators(generators: Mapping[str, Any], tensors: Mapping[str, torch.T
         torch.cuda.set_rng_state_all(saved)
     else:
         log.warning(
-            "saved on %d GPUs, resumed on %d: their generators start anew", len(saved), torch.cuda.device_count()
+            "saved on %d GPUs, resumed on %d: the GPUs' random generators are not restored",
+            len(saved),
+            torch.cuda.device_count(),
         )
 
 
-def _seal(folder: Path) -> None:
-    """Write the manifest and bring everything to the disk."""
+def _write_manifest(folder: Path) -> None:
+    """Write manifest.json, then fsync the whole checkpoint."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files}
     (folder / "manifest.json").write_text(json.dumps({"files": sums}, indent=1))
-    follow_umask(folder)
-    sync_all(folder)
+    apply_umask(folder)
+    fsync_tree(folder)
 
 
-def _fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None: nothing."""
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, None if it matches its manifest."""
     manifest = folder / "manifest.json"
     try:
         files = json.loads(manifest.read_text())["files"]

@@ -4,28 +4,25 @@ import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from peft import PeftModel
+from pydantic import Field
 from torch import Tensor
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from dqo import distributed
 from dqo.errors import ConfigError
-from dqo.learner.parts import Loss, Optim
-from dqo.learner.update import state
-from dqo.learner.update.base import Base, Model
+from dqo.learner.update import saved_state
+from dqo.learner.update.base import POLICY, Base, Model
 from dqo.learner.update.logprobs import token_logprobs
 from dqo.learner.update.lora import merged_weights
 from dqo.learner.update.packing import MicroBatch
 from dqo.learner.update.reference import Reference
-from dqo.models.precision import Dtype
-from dqo.stages import Weights
-
-STAGES = (0, 1, 2, 3)
+from dqo.learner.update.settings import LearnerSettings
+from dqo.stages import Loss, Optim, Weights
 
 
 class DeepSpeedZero(Base):
@@ -36,60 +33,52 @@ class DeepSpeedZero(Base):
     stages 2 and 3 have weights of that type beside spread fp32 ones. Gradients are summed in fp32.
     """
 
+    multi_rank = True
+
     def __init__(
         self,
         policy: PreTrainedModel,
         device: torch.device,
         loss: Loss,
         optim: Optim,
+        needs_reference: bool,
         *,
-        stage: int,
+        stage: Annotated[int, Field(ge=0, le=3, examples=[2])],
         offload_optimizer: bool,
         offload_param: bool,
-        temperature: float,
-        num_iterations: int,
-        max_tokens_per_micro_batch: int,
-        shared_prompt: bool,
-        gradient_checkpointing: bool,
-        dtype: Dtype,
-        lora_r: int | None,
-        lora_alpha: int,
-        lora_dropout: float,
-        lora_target_modules: list[str] | None,
+        settings: LearnerSettings,
     ):
         _check(stage, offload_optimizer=offload_optimizer, offload_param=offload_param)
-        self.stage, self._deepspeed = stage, _imported(device)
-        self._offloaded = {"offload_optimizer": offload_optimizer, "offload_param": offload_param}
-        super().__init__(
-            policy, device, loss, optim,
-            temperature=temperature, num_iterations=num_iterations, shared_prompt=shared_prompt, dtype=dtype,
-            max_tokens_per_micro_batch=max_tokens_per_micro_batch, gradient_checkpointing=gradient_checkpointing,
-            lora_r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, lora_target_modules=lora_target_modules,
-        )  # fmt: skip
-
-    def _start(self) -> None:
+        self._deepspeed = _imported(device)
+        super().__init__(policy, device, loss, optim, needs_reference, settings)
+        self.models[POLICY] = policy
         distributed.init_single_process()
-        offload = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
-        self._config = {
-            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed asks; ours are packed by tokens
+        self.stage = stage
+        self._offloaded = {"offload_optimizer": offload_optimizer, "offload_param": offload_param}
+        self._config = self._engine_config()
+        self.reference = self._make_reference() if needs_reference else None
+        self.engine, self.optimizer, *_ = self._deepspeed.initialize(
+            model=self.model, optimizer=self.optim.make(self.policy.named_parameters()), config=self._config
+        )
+
+    def _engine_config(self) -> dict[str, Any]:
+        device = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
+        return {
+            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed asks for it; our micro-batches are packed by tokens
             "gradient_accumulation_steps": 1,
             "gradient_clipping": self.optim.max_grad_norm or 0.0,
             "zero_optimization": {
                 "stage": self.stage,
-                **{key: offload for key, wanted in self._offloaded.items() if wanted},
+                **{key: device for key, wanted in self._offloaded.items() if wanted},
             },
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # it is compiled at its first use
             "bf16": {"enabled": self._half, "check_grad_overflow": True},
             "data_types": {"grad_accum_dtype": "fp32"},
             "communication_data_type": "fp32",  # of gradients: bfloat16 sums would lose what small ones add
-            # DeepSpeed switches an autocast that it is not told of off
+            # DeepSpeed switches off an autocast that its configuration does not name
             "torch_autocast": {"enabled": self._autocast, "dtype": "bfloat16", "lower_precision_safe_modules": []},
         }
-        self.reference = self._make_reference() if self.loss.needs_reference else None
-        self.engine, self.optimizer, *_ = self._deepspeed.initialize(
-            model=self.model, optimizer=self.optim.make(self.policy.named_parameters()), config=self._config
-        )
 
     def weights(self) -> Weights:
         """What the policy computes with, tensor by tensor; each is whole until the next is asked for."""
@@ -97,19 +86,19 @@ class DeepSpeedZero(Base):
             return merged_weights(self.model, self._gathered)
         return self._whole(self.policy.state_dict(keep_vars=True).items())
 
-    def save(self, folder: Path) -> None:
-        state.save(folder, parameters=self._fp32(), moments=self._moments(), version=self.version)
-
-    def load(self, folder: Path) -> None:
-        """Raises ConfigError for a checkpoint of another model or of other adapters."""
-        trained = self._trained()
-        saved = state.Saved(folder, {name: _shape(parameter) for name, parameter in trained.items()})
-        self._restore(trained, saved)
-        self.version = saved.version
-
-    def _reference(self) -> contextlib.AbstractContextManager[Model]:
-        assert self.reference, "the loss needs one"
-        return self.reference.model()
+    def memory(self) -> dict[str, int]:
+        """As ``Base.memory``; what ZeRO spreads over the ranks counts by this rank's part, offloaded state not at
+        all."""
+        held, ranks = super().memory(), distributed.world_size()
+        if self._half:
+            held |= {"weights": held["weights"] // 2, "fp32 weights": held["gradients"]}
+        spread_from = {"optimizer": 1, "fp32 weights": 1, "gradients": 2, "weights": 3, "reference": 3}
+        held = {what: size // (ranks if self.stage >= spread_from.get(what, 4) else 1) for what, size in held.items()}
+        offloaded = {
+            "optimizer": self._offloaded["offload_optimizer"], "fp32 weights": self._offloaded["offload_optimizer"],
+            "weights": self._offloaded["offload_param"],
+        }  # fmt: skip
+        return {what: size for what, size in held.items() if not offloaded.get(what)}
 
     @property
     def _half(self) -> bool:
@@ -135,26 +124,27 @@ class DeepSpeedZero(Base):
         # DeepSpeed takes the mean over processes, a step's loss is the sum
         self.engine.backward(loss * distributed.world_size(), scale_wrt_gas=False)
 
-    def _optimize(self, rate: float) -> float:
+    def _optimize(self, rate: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        if self.stage == 0:
-            gradients = [p.grad for p in self._trained().values() if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
-            if math.isfinite(norm):
-                self.engine.step()  # clips, too
-            self.engine.zero_grad()
-            return norm
+        return {POLICY: self._norm_at_stage_0() if self.stage == 0 else self._norm_of_step()}
+
+    def _norm_at_stage_0(self) -> float:
+        gradients = [p.grad for p in self.trained_parameters(POLICY).values() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if math.isfinite(norm):
+            self.engine.step()  # clips, too
+        self.engine.zero_grad()
+        return norm
+
+    def _norm_of_step(self) -> float:
         self.engine.step()
         if self.optimizer.overflow:  # it has taken no step
             return float("inf")
         return float(self.optimizer._global_grad_norm)
 
-    def _trained(self) -> dict[str, Parameter]:
-        return {name: parameter for name, parameter in self.policy.named_parameters() if parameter.requires_grad}
-
     def _gathered(self, tensors: Sequence[Tensor]) -> contextlib.AbstractContextManager:
-        """Within it, parameters that are spread over the processes are whole on each."""
+        """A context within which parameters that are spread over the ranks are whole on each."""
         spread = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
         return self._deepspeed.zero.GatheredParameters(spread) if spread else contextlib.nullcontext()
 
@@ -163,39 +153,39 @@ class DeepSpeedZero(Base):
             with self._gathered([tensor]):
                 yield name, tensor.detach()
 
-    def _fp32(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self._trained().items():
-            yield name, parameter if self.stage == 0 else self._deepspeed.utils.safe_get_full_fp32_param(parameter)
+    def _parameters(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        for key, parameter in self.trained_parameters(name).items():
+            yield key, parameter if self.stage == 0 else self._deepspeed.utils.safe_get_full_fp32_param(parameter)
 
-    def _moments(self) -> Iterator[tuple[str, Tensor]]:
-        """By <key>/<parameter>. Spread ones are put together; a count of steps is the same for all parameters."""
+    def _moments(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """Moments that are spread over ranks are gathered; the count of steps is the same for all parameters."""
         self._link()
-        for name, parameter in self._trained().items():
+        for key, parameter in self.trained_parameters(name).items():
             part = parameter if self.stage == 0 else self._parts()[0]
-            for key, value in self._states().get(part, {}).items():
+            for moment, value in self._states().get(part, {}).items():
                 if self.stage > 0 and value.shape == part.shape:
-                    value = self._deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
-                yield f"{key}/{name}", value.clone()  # one count for many would be stored as shared memory
+                    value = self._deepspeed.utils.safe_get_full_optimizer_state(parameter, moment)
+                yield f"{moment}/{key}", value.clone()  # safetensors refuses one tensor under several names
 
-    def _restore(self, trained: dict[str, Parameter], saved: state.Saved) -> None:
+    def _restore(self, name: str, saved: saved_state.Saved) -> None:
+        trained = self.trained_parameters(name)
         if moments := saved.moments(next(iter(trained))):
-            self._make_room(moments)
-        for name, parameter in trained.items():
-            value = saved.parameter(name).to(self.device)
-            with self._written(parameter), torch.no_grad():
+            self._create_moments(moments)
+        for key, parameter in trained.items():
+            value = saved.parameter(key).to(self.device)
+            with self._gathered_for_writing(parameter), torch.no_grad():
                 parameter.copy_(value)
             if self.stage == 0:
-                self._states()[parameter] = {
-                    key: tensor.to(self.device, copy=True) for key, tensor in saved.moments(name).items()
-                }
+                moments = saved.moments(key).items()
+                self._states()[parameter] = {name: tensor.to(self.device, copy=True) for name, tensor in moments}
                 continue
             self._deepspeed.utils.safe_set_full_fp32_param(parameter, value)
-            for key, moment in saved.moments(name).items():
-                if moment.ndim:
-                    self._deepspeed.utils.safe_set_full_optimizer_state(parameter, moment.to(self.device), key)
+            for moment, tensor in saved.moments(key).items():
+                if tensor.ndim:
+                    self._deepspeed.utils.safe_set_full_optimizer_state(parameter, tensor.to(self.device), moment)
 
-    def _make_room(self, moments: dict[str, Tensor]) -> None:
-        """An optimizer that has not stepped yet has no moments to write into. ``moments``: those of one parameter."""
+    def _create_moments(self, moments: dict[str, Tensor]) -> None:
+        """Zero moments to write into: an optimizer that has not stepped yet has none. ``moments``: one parameter's."""
         if self.stage == 0:
             return
         for part in self._parts():
@@ -212,13 +202,14 @@ class DeepSpeedZero(Base):
             self.optimizer._hp_optimizer_states_linked = False
             self.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _written(self, parameter: Parameter) -> contextlib.AbstractContextManager:
+    def _gathered_for_writing(self, parameter: Parameter) -> contextlib.AbstractContextManager:
         if hasattr(parameter, "ds_id"):
             return self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
         return contextlib.nullcontext()
 
     def _states(self) -> dict[Tensor, dict[str, Tensor]]:
-        """The base optimizer's, by what it steps: parameters at stage 0, else this process's flat fp32 parts."""
+        """State of the base optimizer, keyed by the tensors that it updates: parameters at stage 0, else this rank's
+        flat fp32 parts."""
         return self.optimizer.state if self.stage == 0 else self.optimizer.optimizer.state
 
     def _parts(self) -> list[Tensor]:
@@ -237,8 +228,6 @@ class DeepSpeedZero(Base):
 
 
 def _check(stage: int, *, offload_optimizer: bool, offload_param: bool) -> None:
-    if stage not in STAGES:
-        raise ConfigError(f"learner.stage={stage}: 0, 1, 2 or 3 is allowed; type learner.stage=2")
     for key, value, least in (("offload_optimizer", offload_optimizer, 1), ("offload_param", offload_param, 3)):
         if value and stage < least:
             raise ConfigError(
@@ -248,8 +237,8 @@ def _check(stage: int, *, offload_optimizer: bool, offload_param: bool) -> None:
 
 
 def _imported(device: torch.device) -> Any:
-    """DeepSpeed, with nothing that it would compile: a process killed while it does leaves a lock for which every later
-    one waits."""
+    """The DeepSpeed module, set up to compile nothing: a process that is killed while compiling leaves a lock file, for
+    which every later process waits."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
@@ -259,11 +248,7 @@ def _imported(device: torch.device) -> Any:
             f"learner=deepspeed_zero: DeepSpeed cannot be imported ({error}); type pip install 'dqo-rl[deepspeed]', or "
             "learner=torch_single"
         ) from error
-    if device.type == "cpu":  # it is an operation of CPUs; to ask for it compiles others
+    if device.type == "cpu":  # DeepSpeed looks this CPU operation up, and would compile others for it
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed
-
-
-def _shape(parameter: Parameter) -> tuple[int, ...]:
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -1,61 +1,72 @@
 """learner=torch_single: one process, plain torch."""
 
-import contextlib
-from pathlib import Path
+from collections.abc import Iterable
 
 import torch
 from peft import PeftModel
 from torch import Tensor
+from torch.nn import Module
+from transformers import PreTrainedModel
 
-from dqo.learner.update import state
-from dqo.learner.update.base import Base, Model
+from dqo.learner.update import saved_state
+from dqo.learner.update.base import POLICY, Base, Model
 from dqo.learner.update.logprobs import token_logprobs
 from dqo.learner.update.lora import merged_weights
 from dqo.learner.update.objective import Objective, Tally
 from dqo.learner.update.packing import MicroBatch
 from dqo.learner.update.reference import Reference
-from dqo.stages import Weights
+from dqo.learner.update.settings import LearnerSettings
+from dqo.stages import Loss, Optim, Weights
 
 
 class TorchSingle(Base):
-    """Owns the policy: fp32 weights, autocast to ``dtype``, gradients summed over micro-batches, ``num_iterations``
-    optimizer steps on each batch."""
+    """Weights are fp32, with autocast to ``dtype``; gradients are summed over micro-batches, and each batch gets
+    ``num_iterations`` optimizer steps."""
 
-    def _start(self) -> None:
-        self.reference = Reference(self.model) if self.loss.needs_reference else None
-        self.optimizer = self.optim.make(self.policy.named_parameters())
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        device: torch.device,
+        loss: Loss,
+        optim: Optim,
+        needs_reference: bool,
+        *,
+        settings: LearnerSettings,
+    ):
+        super().__init__(policy, device, loss, optim, needs_reference, settings)
+        self.reference = Reference(self.model) if needs_reference else None
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.add_model(POLICY, self.policy)
+
+    def add_model(self, name: str, model: Module) -> None:
+        """Train a model from now on, with an optimizer of its own."""
+        self.models[name] = model
+        self.optimizers[name] = self.optim.make(model.named_parameters())
 
     def weights(self) -> Weights:
-        """Detached, not copied: take them before the next update."""
+        """The policy's tensors, detached and not copied: read them before the next update."""
         if isinstance(self.model, PeftModel):
             return merged_weights(self.model)
         return iter(self.policy.state_dict().items())
 
-    def save(self, folder: Path) -> None:
-        moments = (
-            (f"{key}/{name}", tensor)
-            for name, parameter in self._trained().items()
-            for key, tensor in self.optimizer.state.get(parameter, {}).items()
-        )
-        state.save(folder, parameters=self._trained().items(), moments=moments, version=self.version)
+    def _parameters(self, name: str) -> Iterable[tuple[str, Tensor]]:
+        return self.trained_parameters(name).items()
 
-    def load(self, folder: Path) -> None:
-        """Raises ConfigError for a checkpoint of another model or of other adapters."""
-        trained = self._trained()
-        saved = state.Saved(folder, {name: tuple(parameter.shape) for name, parameter in trained.items()})
+    def _moments(self, name: str) -> Iterable[tuple[str, Tensor]]:
+        for key, parameter in self.trained_parameters(name).items():
+            for moment, tensor in self.optimizers[name].state.get(parameter, {}).items():
+                yield f"{moment}/{key}", tensor
+
+    def _restore(self, name: str, saved: saved_state.Saved) -> None:
+        trained, optimizer = self.trained_parameters(name), self.optimizers[name]
         with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(saved.parameter(name))
-        names = {parameter: name for name, parameter in trained.items()}
-        order = [names[p] for group in self.optimizer.param_groups for p in group["params"]]
-        restored = self.optimizer.state_dict()
-        restored["state"] = {i: moments for i, name in enumerate(order) if (moments := saved.moments(name))}
-        self.optimizer.load_state_dict(restored)
-        self.version = saved.version
-
-    def _reference(self) -> contextlib.AbstractContextManager[Model]:
-        assert self.reference, "the loss needs one"
-        return self.reference.model()
+            for key, parameter in trained.items():
+                parameter.copy_(saved.parameter(key))
+        keys = {parameter: key for key, parameter in trained.items()}
+        order = [keys[p] for group in optimizer.param_groups for p in group["params"]]
+        restored = optimizer.state_dict()
+        restored["state"] = {i: moments for i, key in enumerate(order) if (moments := saved.moments(key))}
+        optimizer.load_state_dict(restored)
 
     def _forward(self, model: Model, batch: MicroBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -64,30 +75,35 @@ class TorchSingle(Base):
     def _backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()
 
-    def _optimize(self, rate: float) -> float:
-        trained = self._trained().values()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        if norm.isfinite():
-            if self.optim.max_grad_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(trained, self.optim.max_grad_norm, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-        return float(norm)
+    def _optimize(self, rate: float) -> dict[str, float]:
+        norms = {name: torch.nn.utils.get_total_norm(self._gradients(name)) for name in self.models}
+        if all(norm.isfinite() for norm in norms.values()):
+            for name, optimizer in self.optimizers.items():
+                if self.optim.max_grad_norm is not None:
+                    trained = self.trained_parameters(name).values()
+                    torch.nn.utils.clip_grads_with_norm_(trained, self.optim.max_grad_norm, norms[name])
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+        self._zero_gradients()
+        return {name: float(norm) for name, norm in norms.items()}
 
     def _faulty(self, whole: Objective, batches: list[MicroBatch]) -> list[MicroBatch]:
-        """The first micro-batch whose own gradient is not finite, found by computing them again; all, if only their
-        sum overflows."""
+        """The first micro-batch whose own gradient is not finite, found by computing the gradients again one by one;
+        all micro-batches if only their sum overflows."""
         try:
             for batch in batches:
-                self.optimizer.zero_grad()
+                self._zero_gradients()
                 self._pass(whole, batch, Tally(), last=True)
-                if any(p.grad is not None and not p.grad.isfinite().all() for p in self._trained().values()):
+                if not all(gradient.isfinite().all() for name in self.models for gradient in self._gradients(name)):
                     return [batch]
             return batches
         finally:
-            self.optimizer.zero_grad()
+            self._zero_gradients()
 
-    def _trained(self) -> dict[str, Tensor]:
-        return {name: parameter for name, parameter in self.policy.named_parameters() if parameter.requires_grad}
+    def _gradients(self, name: str) -> list[Tensor]:
+        return [p.grad for p in self.trained_parameters(name).values() if p.grad is not None]
+
+    def _zero_gradients(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()

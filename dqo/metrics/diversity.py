@@ -1,5 +1,5 @@
-"""How different the completions of one prompt are. Each function takes one group and says what it gives for fewer than
-two completions: a mean over pairs is then undefined (NaN), a volume and a count are not.
+"""Diversity of the completions of one prompt. Each function takes one group. For fewer than two completions a mean over
+pairs is undefined (NaN); a volume and a count are still defined.
 """
 
 import math
@@ -16,18 +16,20 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def words(text: str) -> list[str]:
-    """Case-folded runs of letters, digits and underscores; any other sign that is not white space is a word of its own.
+    """The words of a text, case-folded: runs of letters, digits and underscores. Any other character that is not white
+    space is a word of its own.
 
-    Example: ``words("It's Paris!")`` gives ``["it", "'", "s", "paris", "!"]``. Scripts without spaces come out as runs.
+    Example: ``words("It's Paris!")`` gives ``["it", "'", "s", "paris", "!"]``. In a script without spaces a whole run
+    of letters is one word.
     """
     return _WORD.findall(text.casefold())
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different n-grams of words over all n-grams, pooled over the group (Li et al. 2016, 1510.03055): 0 to 1.
+    """Share of different n-grams among all word n-grams of the group (Li et al. 2016, 1510.03055): 0 to 1.
 
-    NaN for fewer than two texts, where it would measure repetition inside one text, and where every text is shorter
-    than n words. Falls with the number of texts: compare at equal n.
+    NaN for fewer than two texts (it would measure repetition inside one text), and if every text is shorter than n
+    words. Falls with the number of texts: compare only groups of equal size.
     """
     grams = [tuple(tokens[i : i + n]) for tokens in map(words, texts) for i in range(len(tokens) - n + 1)]
     return len(set(grams)) / len(grams) if len(texts) > 1 and grams else math.nan
@@ -44,9 +46,9 @@ def cosine_distance(embeddings_KD: Float[Tensor, "k dim"]) -> float:
 
 
 def logdet(embeddings_KD: Float[Tensor, "k dim"]) -> float:
-    """log det(L + I) in nats, L the cosine kernel: log(1 + k) for k copies of one text, k log 2 for orthogonal ones.
+    """log det(L + I) in nats, L the cosine kernel: log(1 + k) for k copies of one text, k log 2 for k orthogonal ones.
 
-    0.0 for none. Grows with k: compare at equal k. Source: the objective of arXiv 2509.04784.
+    0.0 for no completion. Grows with k: compare only at equal k. Source: the objective of arXiv 2509.04784.
     """
     if len(embeddings_KD) == 0:
         return 0.0
@@ -54,11 +56,11 @@ def logdet(embeddings_KD: Float[Tensor, "k dim"]) -> float:
 
 
 def vendi(embeddings_KD: Float[Tensor, "k dim"]) -> float:
-    """Vendi score (Friedman & Dieng 2023, 2210.02410): exp of the entropy of L / k's eigenvalues, the effective number
-    of different completions, 1 to k. 0.0 for none."""
+    """Vendi score (Friedman & Dieng 2023, 2210.02410): the effective number of different completions, 1 to k; exp of
+    the entropy of the eigenvalues of L / k. 0.0 for no completion."""
     k = len(embeddings_KD)
     if k == 0:
         return 0.0
     kernel_KK = kernel_matrix(embeddings_KD.double(), kind="cosine")
-    eigenvalues_K = torch.linalg.eigvalsh(kernel_KK / k).clamp_min(0.0)  # rounding puts zeros at -1e-17
+    eigenvalues_K = torch.linalg.eigvalsh(kernel_KK / k).clamp_min(0.0)  # rounding makes a zero -1e-17
     return float(torch.special.entr(eigenvalues_K).sum().exp())

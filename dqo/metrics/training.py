@@ -1,4 +1,4 @@
-"""The numbers logged of a training step. Names are TRL's where the meaning is; docs/metrics.md defines every one."""
+"""Metrics of a training step. A metric with the same meaning as in TRL has TRL's name; docs/metrics.md defines all."""
 
 import math
 
@@ -8,21 +8,20 @@ from torch import Tensor
 
 from dqo.records import Experience, Step
 
-_OVERLAPPING = ("rollout", "reward", "embed")  # judged while others are sampled: the longest counts
-
 
 def describe(step: Step, alpha: float) -> dict[str, float]:
-    """All metrics of one step, the learner's report included. NaN where undefined: keys do not depend on the data."""
+    """{name: value} of all metrics of one step, the learner's report included. The keys do not depend on the data:
+    an undefined metric is NaN."""
     return {
-        **_of_rewards(step.experience, alpha),
-        **_of_completions(step.experience),
-        **_of_credits(step),
-        **_of_time(step),
+        **_reward_metrics(step.experience, alpha),
+        **_completion_metrics(step.experience),
+        **_credit_metrics(step),
+        **_time_metrics(step),
         **step.report,
     }
 
 
-def _of_rewards(experience: Experience, alpha: float) -> dict[str, float]:
+def _reward_metrics(experience: Experience, alpha: float) -> dict[str, float]:
     rewards = experience.rewards
     total_PK, valid_PK, correct_PK = rewards.total_PK.double(), rewards.valid_PK, rewards.correct_PK
     scores_PK = total_PK + alpha * experience.credits_PK
@@ -41,7 +40,7 @@ def _of_rewards(experience: Experience, alpha: float) -> dict[str, float]:
     }
 
 
-def _of_completions(experience: Experience) -> dict[str, float]:
+def _completion_metrics(experience: Experience) -> dict[str, float]:
     rollouts = experience.rollouts
     lengths_B = rollouts.sampled_BT.sum(1).float()
     valid = experience.rewards.valid_PK.tolist()
@@ -60,33 +59,32 @@ def _of_completions(experience: Experience) -> dict[str, float]:
     }
 
 
-def _of_credits(step: Step) -> dict[str, float]:
+def _credit_metrics(step: Step) -> dict[str, float]:
     experience, rollouts = step.experience, step.experience.rollouts
     credits_PK, valid_PK, correct_PK = experience.credits_PK, experience.rewards.valid_PK, experience.rewards.correct_PK
     sampled_BT = rollouts.sampled_BT
     advantages_B = (step.targets.advantages_BT * sampled_BT).sum(1) / sampled_BT.sum(1).clamp_min(1)
-    earned = float(credits_PK[valid_PK].sum())
+    total = float(credits_PK[valid_PK].sum())
     wrong = math.nan if correct_PK is None else float(credits_PK[valid_PK & ~correct_PK].sum())
     return {
         "credit": _mean(credits_PK[valid_PK]),
         "credit_spread": _spread(credits_PK, valid_PK),
-        "credit_wrong_share": wrong / earned if earned > 0 else math.nan,
+        "credit_wrong_share": wrong / total if total > 0 else math.nan,
         "advantage_spread": _spread(advantages_B.view(-1, rollouts.k), valid_PK),
     }
 
 
-def _of_time(step: Step) -> dict[str, float]:
+def _time_metrics(step: Step) -> dict[str, float]:
     tokens = float(step.experience.rollouts.sampled_BT.sum())
     seconds = step.seconds
-    alone = sum(spent for stage, spent in seconds.items() if stage not in _OVERLAPPING)
     return {
-        "step_time": alone + max(seconds.get(stage, 0.0) for stage in _OVERLAPPING),
-        **{f"tokens_per_second/{stage}": _per(tokens, seconds.get(stage)) for stage in ("rollout", "learner")},
+        "step_time": step.elapsed,
+        **{f"tokens_per_second/{stage}": _rate(tokens, seconds.get(stage)) for stage in ("rollout", "learner")},
         **{f"seconds/{stage}": spent for stage, spent in seconds.items()},
     }
 
 
-def _per(amount: float, seconds: float | None) -> float:
+def _rate(amount: float, seconds: float | None) -> float:
     return amount / seconds if seconds else math.nan
 
 
@@ -106,5 +104,5 @@ def _spread(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "promp
 
 
 def _tied(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> float:
-    """Share of groups that teach nothing: all valid values equal, or fewer than two of them."""
+    """Share of groups without signal: all valid values are equal, or there are fewer than two."""
     return _mean((~(_range(values_PK, valid_PK) > 1e-6)).float())

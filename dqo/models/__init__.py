@@ -1,4 +1,4 @@
-"""Where the policy comes from: ``conf/model`` builds an object with ``name``, ``load_tokenizer()`` and ``load()``."""
+"""Sources of the policy: ``conf/model`` builds an object with ``name``, ``load_tokenizer()`` and ``load()``."""
 
 from dqo.models.folders import cached_folder, save_policy
 from dqo.models.hf import Hf

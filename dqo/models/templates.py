@@ -1,4 +1,4 @@
-"""Jinja templates of others: their text, and what they can fail with while they are rendered."""
+"""Third-party Jinja templates: their text, and the exceptions that rendering them can raise."""
 
 from pathlib import Path
 
@@ -12,7 +12,8 @@ TEMPLATE_ERRORS = (
 
 
 def template_text(chat_template: str | None) -> str | None:
-    """The text of a template, given as it is or as a file's name."""
+    """The template's text. ``chat_template`` is that text, or a file's name. Raises ConfigError for a file that cannot
+    be read."""
     if not chat_template or "{" in chat_template:
         return chat_template
     file = Path(chat_template).expanduser()

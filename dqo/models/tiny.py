@@ -3,8 +3,10 @@
 import json
 import math
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -15,25 +17,32 @@ from transformers import (
 )
 
 from dqo.errors import ConfigError
+from dqo.ranges import Seed
 
 WORDS = Path(__file__).parents[1] / "data" / "concepts.json"
-USUAL = {"hidden_size": 128, "intermediate_size": 344, "layers": 4, "heads": 4, "context_length": 64}
-LARGEST = 2_000_000_000  # weights of the feed-forward layers, a third of them
+LARGEST = 2_000_000_000  # hidden_size * intermediate_size * layers: a third of the feed-forward weights
 SPECIALS = ("<pad>", "<eos>", "<unk>")  # tokens 0, 1, 2
 
 
 class Tiny:
-    """Random weights, tied head, one token a word. Warm it up (``warm_start=true``) before it is rewarded."""
+    """A source of a policy with random weights and a tied head, and of its tokenizer: one token per word.
+
+    Fine-tune it first (``warm_start=true``): an untrained model earns no reward to learn from.
+    """
 
     name = "tiny"
 
     def __init__(
-        self, *, hidden_size: int, intermediate_size: int, layers: int, heads: int, context_length: int, seed: int
+        self,
+        *,
+        hidden_size: Annotated[int, Field(ge=1, examples=[128])],
+        intermediate_size: Annotated[int, Field(ge=1, examples=[344])],
+        layers: Annotated[int, Field(ge=1, examples=[4])],
+        heads: Annotated[int, Field(ge=1, examples=[4])],
+        context_length: Annotated[int, Field(ge=1, examples=[64])],
+        seed: Seed,
     ):
         sizes = (hidden_size, intermediate_size, layers, heads, context_length)
-        for (key, usual), value in zip(USUAL.items(), sizes, strict=True):
-            if value < 1:
-                raise ConfigError(f"model.{key}={value}: at least 1 is needed; type model.{key}={usual}")
         if hidden_size % (2 * heads):
             raise ConfigError(
                 f"model.hidden_size={hidden_size}: must be a multiple of twice model.heads={heads}; type model.heads=4"
@@ -47,12 +56,14 @@ class Tiny:
         self._seed = seed
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """A tokenizer of the words of ``task=concepts``, split at spaces; any other word is <unk>."""
         pad, eos, unk = SPECIALS
         tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(_vocabulary())}, unk_token=unk))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, eos_token=eos, unk_token=unk)
 
     def load(self) -> PreTrainedModel:
+        """The policy: float32 weights drawn from ``seed``, on the CPU, in eval mode. Keeps torch's generator."""
         hidden_size, intermediate_size, layers, heads, context_length = self._sizes
         config = LlamaConfig(
             vocab_size=len(_vocabulary()),

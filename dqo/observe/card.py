@@ -1,15 +1,16 @@
-"""The model card of a trained policy: README.md of its folder, with the front matter the hub reads."""
+"""The model card of a trained policy: README.md in its folder, with the front matter that the hub reads."""
 
-import json
 import math
 import re
 from collections import Counter
+
+from huggingface_hub import ModelCardData
 
 from dqo.evaluation import Answers, Evaluation
 from dqo.observe.text import prompt_text
 from dqo.observe.visible import shorten, visible, visible_lines
 
-SHOWN = 10  # answers of the example
+SHOWN = 10  # answers in the example
 METRICS = (
     "reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "logdet", "vendi", "distinct_1", "distinct_2",
     "distinct_4",
@@ -32,11 +33,12 @@ def model_card(
     hub_name: str | None = None,
     license: str | None = None,
 ) -> str:
-    """Markdown. ``command``: what was typed; ``hub_name`` and ``license``: the base model's, where known.
+    """The model card as Markdown. ``command``: what the user typed; ``hub_name`` and ``license``: those of the base
+    model, if known.
 
-    Answers are model output: they stand in a fence that they cannot close, control characters spelled out.
+    Answers are model output: they stand in a code fence that they cannot close, with control characters escaped.
     """
-    rows = [f"| `{key}` | {_form(before, key)} | {_form(after, key)} |" for key in METRICS if key in after.metrics]
+    rows = [f"| `{key}` | {_format(before, key)} | {_format(after, key)} |" for key in METRICS if key in after.metrics]
     return f"""{_front_matter(hub_name, license)}
 # {visible(name)}
 
@@ -58,7 +60,7 @@ Means over {len(after.answers)} prompts × {after.n} completions.
 |---|---|---|
 {chr(10).join(rows)}
 
-## Answers to one of them
+## Answers to one prompt
 
 {_example(after.answers[0])}
 
@@ -70,35 +72,32 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
 ```
 
-Trained by reinforcement learning on the reward of its task and nothing else: what that reward does not see was not
-looked after. Sample at temperature 1; a lower one gives away the diversity it was trained for.
+Trained by reinforcement learning on the reward of its task alone: abilities that this reward does not measure may have
+become worse. Sample at temperature 1; a lower temperature loses diversity.
 """
 
 
 def _front_matter(hub_name: str | None, license: str | None) -> str:
-    lines = [
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        *([f"base_model: {json.dumps(hub_name)}"] if hub_name else []),
-        *([f"license: {json.dumps(license)}"] if license else []),
-        "tags: [dqo, diversity, reinforcement-learning]",
-    ]
-    return "\n".join(["---", *lines, "---"])
+    data = ModelCardData(
+        library_name="transformers", pipeline_tag="text-generation", base_model=hub_name, license=license,
+        tags=["dqo", "diversity", "reinforcement-learning"],
+    )  # fmt: skip
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def _example(answers: Answers) -> str:
-    """The prompt and its most frequent answers, each with how often it was given."""
+    """The prompt and its most frequent answers with their counts."""
     counts = Counter(shorten(visible(text.strip()), 300) for text in answers.texts).most_common(SHOWN)
     block = "\n".join([visible(prompt_text(answers.prompt)), "", *(f"{count} × {text}" for text, count in counts)])
     return _fenced("text", block)
 
 
 def _fenced(language: str, block: str) -> str:
-    """Between fences that it cannot close."""
+    """The block in a code fence that it cannot close."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", block)), default=2))
     return f"{fence}{language}\n{block}\n{fence}"
 
 
-def _form(evaluation: Evaluation, key: str) -> str:
+def _format(evaluation: Evaluation, key: str) -> str:
     value = evaluation.metrics.get(key, math.nan)
     return "–" if math.isnan(value) else f"{value:.3f}"

@@ -1,5 +1,6 @@
-"""Every completion of a run, to be read with pandas, DuckDB or the hub's viewer: one parquet file a step."""
+"""All completions of a run, one parquet file a step, for pandas, DuckDB or the hub's viewer."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,18 +12,20 @@ from dqo.records import Step
 
 
 class Completions:
-    """Writes ``step_00012.parquet``, one row a completion; whole or not at all."""
+    """Writes each step's completions to ``step_00012.parquet``, one row a completion; the write is atomic."""
 
     def __init__(self, *, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: Step, metrics: Mapping[str, float]) -> None:
+        """Write the file of a step. ``metrics`` is not used."""
         with replacing(self.folder / f"step_{step.number:05d}.parquet") as path:
             pq.write_table(table(step), path, compression="zstd")
 
     def forget_after(self, number: int) -> None:
-        """Remove the files of later steps, which a resumed run writes again, and what a killed one left behind."""
+        """Remove the files of steps after ``number``, which a resumed run writes again, and leftovers of a killed
+        run."""
         for path in self.folder.glob("step_*.parquet"):
             if (step := path.stem.removeprefix("step_")).isdigit() and int(step) > number:
                 path.unlink()
@@ -30,8 +33,12 @@ class Completions:
 
 
 def table(step: Step) -> pa.Table:
-    """Columns: step, position (of the prompt), i (in its group), prompt, completion, reward, ``rewards/<part>``,
-    correct (null: unknown), valid, credit, advantage (mean over sampled tokens), finished, length (sampled tokens)."""
+    """A table with one row for each completion of a step.
+
+    Columns: step, position (of the prompt), i (index in the group), prompt, completion, reward, ``rewards/<part>``,
+    correct (null: the reward does not define it), valid, credit, advantage (mean over the sampled tokens), finished,
+    length (number of sampled tokens).
+    """
     rollouts, rewards = step.experience.rollouts, step.experience.rewards
     rows = [(prompt, i) for prompt in rollouts.prompts for i in range(rollouts.k)]
     sampled_BT = rollouts.sampled_BT

@@ -9,35 +9,35 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK, GRID = "#222222", "#e3e6e8"
-BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito: told apart by colour-blind eyes
+BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito's colors for color-blind readers
 
-Lines = Sequence[Mapping[str, Any]]  # of metrics.jsonl
+Lines = Sequence[Mapping[str, Any]]  # the lines of a metrics.jsonl
 
 
 def draw_curves(path: Path, *, lines: Lines, title: str) -> None:
-    """Four panels, 1600 × 1000 pixels: quality, distinct answers, distance of meaning, credit.
+    """Write a PNG of 1600 × 1000 pixels with four panels: quality, different answers, distance of meaning, credit.
 
-    Held-out measurements are points; the training batch is a line, smoothed over a tenth of the run, above its faint
-    raw values.
+    Evaluations on held-out prompts are marked points; the training batch is a line, smoothed over a tenth of the run,
+    with its raw values behind it in a pale color.
     """
     figure = Figure(figsize=(16, 10), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.2))
     figure.suptitle(title, fontsize=20, color=INK, fontweight="bold", x=0.01, ha="left", parse_math=False)
     quality, distinct, meaning, credit = figure.subplots(2, 2, sharex=True).flat
     _panel(quality, "Quality", "reward · share of correct answers")
-    _training(quality, lines, "reward", "reward", BLUE)
-    if any(line.get("correct") != line.get("reward") for line in lines):  # 0/1 rewards: the same curve
-        _training(quality, lines, "correct", "correct", GREEN)
-    _held_out(quality, lines, "pass@1", "pass@1", ORANGE, "o")
-    _held_out(quality, lines, "pass@10", "pass@10", PINK, "s")
+    _plot_training(quality, lines, "reward", "reward", BLUE)
+    if any(line.get("correct") != line.get("reward") for line in lines):  # with 0/1 rewards both are the same curve
+        _plot_training(quality, lines, "correct", "correct", GREEN)
+    _plot_held_out(quality, lines, "pass@1", "pass@1", ORANGE, "o")
+    _plot_held_out(quality, lines, "pass@10", "pass@10", PINK, "s")
     _panel(distinct, "Different answers", "answers")
-    _held_out(distinct, lines, "distinct_correct", "distinct correct of 10", ORANGE, "o")
-    _training(distinct, lines, "completions/distinct", "different texts in a group", BLUE)
+    _plot_held_out(distinct, lines, "distinct_correct", "distinct correct of 10", ORANGE, "o")
+    _plot_training(distinct, lines, "completions/distinct", "different texts in a group", BLUE)
     _panel(meaning, "Distance of meaning", "mean 1 − cos of two answers")
-    _held_out(meaning, lines, "cosine_distance", "all answers", BLUE, "s")
-    _held_out(meaning, lines, "cosine_distance/correct", "correct answers", ORANGE, "o")
+    _plot_held_out(meaning, lines, "cosine_distance", "all answers", BLUE, "s")
+    _plot_held_out(meaning, lines, "cosine_distance/correct", "correct answers", ORANGE, "o")
     _panel(credit, "Credit", "nats")
-    _training(credit, lines, "credit", "mean", BLUE)
-    _training(credit, lines, "credit_spread", "spread in a group", ORANGE)
+    _plot_training(credit, lines, "credit", "mean", BLUE)
+    _plot_training(credit, lines, "credit_spread", "spread in a group", ORANGE)
     for axes in (meaning, credit):
         axes.set_xlabel("step", fontsize=14, color=INK)
     for axes in (quality, distinct, meaning, credit):
@@ -56,19 +56,19 @@ def _panel(axes: Axes, title: str, unit: str) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _training(axes: Axes, lines: Lines, key: str, label: str, colour: str) -> None:
+def _plot_training(axes: Axes, lines: Lines, key: str, label: str, color: str) -> None:
     steps, values = _points(lines, key)
     if values:
         smooth = _smooth(values, max(1, len(values) // 10))
-        axes.plot(steps, values, color=colour, linewidth=1, alpha=0.25)
-        axes.plot(steps, smooth, color=colour, linewidth=2.5, label=f"{label} (training)")
+        axes.plot(steps, values, color=color, linewidth=1, alpha=0.25)
+        axes.plot(steps, smooth, color=color, linewidth=2.5, label=f"{label} (training)")
 
 
-def _held_out(axes: Axes, lines: Lines, key: str, label: str, colour: str, marker: str) -> None:
+def _plot_held_out(axes: Axes, lines: Lines, key: str, label: str, color: str, marker: str) -> None:
     steps, values = _points(lines, f"eval/{key}")
     if values:
         axes.plot(
-            steps, values, color=colour, linewidth=2.5, label=f"{label} (held out)",
+            steps, values, color=color, linewidth=2.5, label=f"{label} (held out)",
             marker=marker, markersize=9, markeredgecolor="white",
         )  # fmt: skip
 
@@ -79,6 +79,6 @@ def _points(lines: Lines, key: str) -> tuple[list[int], list[float]]:
 
 
 def _smooth(values: Sequence[float], window: int) -> list[float]:
-    """Mean of the last ``window`` values, of fewer at the start."""
+    """Running mean of the last ``window`` values, at the start of fewer."""
     recent = [values[max(0, i + 1 - window) : i + 1] for i in range(len(values))]
     return [sum(few) / len(few) for few in recent]

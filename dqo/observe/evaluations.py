@@ -1,4 +1,4 @@
-"""What each evaluation sampled, one JSON file a measurement: to be read, and for the pictures of a resumed run."""
+"""All evaluations of a run, one JSON file each: to read, and for the final pictures of a resumed run."""
 
 import json
 import math
@@ -12,14 +12,15 @@ from dqo.records import Prompt
 
 
 class Evaluations:
-    """Writes ``step_00020.json``: n, seed, metrics, each prompt's texts, keys, correct, rewards; null: undefined."""
+    """Writes each evaluation to ``step_00020.json``: n, seed, metrics, and for each prompt its texts, keys, correct and
+    rewards. Undefined values are null."""
 
     def __init__(self, *, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
 
     def evaluated(self, number: int, evaluation: Evaluation) -> None:
-        """``number`` is the step after which it was measured; 0 before the first."""
+        """Write an evaluation. ``number``: the step after which it was made, 0 before the first step."""
         answers = [
             {
                 "position": each.prompt.position,
@@ -37,21 +38,21 @@ class Evaluations:
             path.write_text(json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1))
 
     def keep(self, numbers: Collection[int]) -> None:
-        """Remove the files of other steps, which a resumed run measures again, and what a killed one left
-        half-written."""
+        """Remove the files of all steps but ``numbers``: a resumed run makes those evaluations again. Also removes
+        leftovers of a killed run."""
         for path in self.folder.glob("step_*.json"):
             if (step := path.stem.removeprefix("step_")).isdigit() and int(step) not in numbers:
                 path.unlink()
         sweep(self.folder)
 
     def read(self, number: int, prompts: Sequence[Prompt]) -> Evaluation | None:
-        """The evaluation after step ``number``; None if there is none, or if it was of other prompts than these."""
+        """The evaluation after step ``number``; None if there is no file or its prompts are not ``prompts``."""
         if not self._path(number).exists():
             return None
         record = json.loads(self._path(number).read_text())
         by_position = {prompt.position: prompt for prompt in prompts}
-        known = [(each["position"], each["prompt"]) for each in record["answers"]]
-        if sorted(known) != sorted((position, prompt_text(prompt)) for position, prompt in by_position.items()):
+        evaluated = [(each["position"], each["prompt"]) for each in record["answers"]]
+        if sorted(evaluated) != sorted((position, prompt_text(prompt)) for position, prompt in by_position.items()):
             return None
         return Evaluation(
             n=record["n"],

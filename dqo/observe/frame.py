@@ -1,4 +1,4 @@
-"""One frame of the live view, and its plain counterpart: pure functions of a Scene."""
+"""The live view and its plain-text counterpart, drawn from a ``Scene``: pure functions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dqo.observe.visible import shorten, visible
 
-# label, key of describe(), format
+# (label, key of a step's metrics, format)
 TRAINING = (
     ("reward", "reward", "{:.3f}"),
     ("correct", "correct", "{:.1%}"),
@@ -24,7 +24,7 @@ TRAINING = (
 )
 HELD_OUT = ("reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "logdet", "distinct_4", "finished")
 BARS = "▁▂▃▄▅▆▇█"
-WIDEST = 120
+MAX_WIDTH = 120  # columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,27 +39,28 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """All that is shown. Replaced as a whole: frames are drawn by another thread."""
+    """Everything that is shown. Never changed, only replaced: another thread draws the frames."""
 
     title: str
-    place: str  # where the run is kept
+    place: str  # the run's folder
     steps: int
     step: int = 0
     doing: str = "starting"
-    began: float  # on the clock of ``now``
+    began: float  # seconds, time.monotonic() at the start
     pace: float = math.nan  # seconds a step
     metrics: Mapping[str, float]  # of the last step
     history: tuple[Mapping[str, float], ...] = ()
-    before: Mapping[str, float]  # held-out evaluations, the first and the latest
-    latest: Mapping[str, float]
-    latest_at: int = 0
+    before: Mapping[str, float]  # metrics of the first evaluation
+    latest: Mapping[str, float]  # metrics of the latest evaluation
+    latest_at: int = 0  # the step after which it was made
     prompt: str = ""
     samples: tuple[Sample, ...] = ()
 
 
 def frame(scene: Scene, *, width: int, now: float, ascii_only: bool = False) -> RenderableType:
-    """The live view, at most 22 lines: head and progress, numbers of training and of held-out prompts, two samples."""
-    width = min(width, WIDEST)
+    """The live view, at most 22 lines: title, progress, metrics of training and of held-out prompts, two samples.
+    ``now``: time.monotonic()."""
+    width = min(width, MAX_WIDTH)
     parts = [_head(scene, width), _progress(scene, width, now)]
     if scene.metrics or scene.latest:
         parts += [Text(""), _numbers(scene, width, ascii_only)]
@@ -71,22 +72,23 @@ def frame(scene: Scene, *, width: int, now: float, ascii_only: bool = False) -> 
 
 
 def plain_step(scene: Scene) -> str:
-    """``step 12/60 reward 0.840 correct 91.0% … 4.3 s/step 3:26 left``: one line a step, to be read and grepped."""
+    """A step as one line: ``step 12/60 reward 0.840 correct 91.0% … 4.3 s/step 3:26 left``."""
     words = [f"step {scene.step}/{scene.steps}"]
-    words += [f"{label.replace(' ', '_')} {_form(form, scene.metrics[key])}" for label, key, form in _logged(scene)]
-    return " ".join([*words, *_rates(scene), f"{scene.pace:.1f} s/step {_clock(_left(scene))} left"])
+    words += [f"{label.replace(' ', '_')} {_format(spec, scene.metrics[key])}" for label, key, spec in _rows(scene)]
+    return " ".join([*words, *_rates(scene), f"{scene.pace:.1f} s/step {_clock(_seconds_left(scene))} left"])
 
 
 def plain_evaluation(number: int, n: int, metrics: Mapping[str, float]) -> str:
-    """``eval step 20 n 10 reward 0.81 pass@1 0.81 …``."""
-    words = [f"{key} {_form('{:.3f}', metrics[key])}" for key in HELD_OUT if key in metrics]
+    """An evaluation as one line: ``eval step 20 n 10 reward 0.810 pass@1 0.810 …``."""
+    words = [f"{key} {_format('{:.3f}', metrics[key])}" for key in HELD_OUT if key in metrics]
     return " ".join([f"eval step {number} n {n}", *words])
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The values as bars between their extremes, averaged into ``width`` signs where there are more; NaN is a gap."""
+    """A row of at most ``width`` bars, from the minimum of the values (▁) to their maximum (█); NaN is a gap. If there
+    are more values, each bar is the mean of several."""
     size = max(1, math.ceil(len(values) / width))
-    ends = range(len(values), 0, -size)  # from the newest, so that a bar does not change once it is full
+    ends = range(len(values), 0, -size)  # counted from the newest value
     means = [_nanmean(values[max(end - size, 0) : end]) for end in ends][::-1]
     known = [mean for mean in means if not math.isnan(mean)]
     if not known:
@@ -110,7 +112,7 @@ def _progress(scene: Scene, width: int, now: float) -> RenderableType:
     line.add_column(no_wrap=True, justify="right")
     line.add_column(no_wrap=True, justify="right")
     bar = ProgressBar(total=scene.steps, completed=scene.step, complete_style="magenta", finished_style="green")
-    left = f"{_clock(_left(scene))} left" if 0 < scene.step < scene.steps else ""
+    left = f"{_clock(_seconds_left(scene))} left" if 0 < scene.step < scene.steps else ""
     times = Text("  ".join(filter(None, [_clock(now - scene.began), left])), "dim")
     line.add_row(Text(f"step {scene.step}/{scene.steps}", "bold"), bar, Text(scene.doing, "cyan"), times)
     return line
@@ -131,15 +133,15 @@ def _training(scene: Scene, width: int, ascii_only: bool) -> Table:
     table.add_column("now", justify="right", no_wrap=True, min_width=6)
     table.add_column("" if ascii_only else "so far", no_wrap=True, style="magenta")
     room = width - 15 - 2 - 6 - 2
-    for label, key, form in _logged(scene):
+    for label, key, spec in _rows(scene):
         history = [metrics.get(key, math.nan) for metrics in scene.history]
         bars = "" if ascii_only else sparkline(history, room)
-        table.add_row(Text(label), Text(_form(form, scene.metrics.get(key)), "bold"), Text(bars))
+        table.add_row(Text(label), Text(_format(spec, scene.metrics.get(key)), "bold"), Text(bars))
     return table
 
 
-def _logged(scene: Scene) -> list[tuple[str, str, str]]:
-    """The rows that this run has, all before the first step: without a KL term there is no kl."""
+def _rows(scene: Scene) -> list[tuple[str, str, str]]:
+    """The rows of TRAINING whose metric the run logs (no ``kl`` without a KL term); before the first step all rows."""
     return [row for row in TRAINING if row[1] in scene.metrics or not scene.metrics]
 
 
@@ -150,8 +152,8 @@ def _held_out(scene: Scene) -> Table:
     latest = f"step {scene.latest_at}" if scene.latest_at else "now"
     table.add_column(latest, justify="right", no_wrap=True, min_width=7)
     for key in HELD_OUT:
-        now = _form("{:.3f}", scene.latest.get(key)) if scene.latest_at else "·"
-        table.add_row(Text(key), Text(_form("{:.3f}", scene.before.get(key))), Text(now, "bold"))
+        now = _format("{:.3f}", scene.latest.get(key)) if scene.latest_at else "·"
+        table.add_row(Text(key), Text(_format("{:.3f}", scene.before.get(key))), Text(now, "bold"))
     return table
 
 
@@ -163,7 +165,7 @@ def _speed(scene: Scene, width: int) -> Text:
 
 def _rates(scene: Scene) -> list[str]:
     rates = {stage: scene.metrics.get(f"tokens_per_second/{stage}") for stage in ("rollout", "learner")}
-    return [f"{stage} {_form('{:.0f}', rate)} tokens/s" for stage, rate in rates.items()]
+    return [f"{stage} {_format('{:.0f}', rate)} tokens/s" for stage, rate in rates.items()]
 
 
 def _samples(scene: Scene, width: int) -> RenderableType:
@@ -171,16 +173,16 @@ def _samples(scene: Scene, width: int) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    table.add_row(Text("prompt", "dim"), Text(""), _shown(scene.prompt, width, "dim"))
+    table.add_row(Text("prompt", "dim"), Text(""), _untrusted(scene.prompt, width, "dim"))
     for sample in scene.samples:
         style = {True: "green", False: "red", None: ""}[sample.correct]
         reward, credit = Text(f"reward {sample.reward:.2f}", style), Text(f"credit {sample.credit:.3f}", "magenta")
-        table.add_row(reward, credit, _shown(sample.text, width, ""))
+        table.add_row(reward, credit, _untrusted(sample.text, width, ""))
     return table
 
 
-def _shown(text: str, width: int, style: str) -> Text:
-    """Untrusted text: never markup, nothing that moves the cursor."""
+def _untrusted(text: str, width: int, style: str) -> Text:
+    """Untrusted text, escaped: rich reads no markup in it, and nothing moves the cursor."""
     return Text(shorten(visible(text), width), style)
 
 
@@ -194,12 +196,12 @@ def _table() -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), header_style="dim underline", pad_edge=False)
 
 
-def _left(scene: Scene) -> float:
+def _seconds_left(scene: Scene) -> float:
     return (scene.steps - scene.step) * scene.pace
 
 
-def _form(form: str, value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else form.format(value)
+def _format(spec: str, value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else spec.format(value)
 
 
 def _nanmean(values: Sequence[float]) -> float:

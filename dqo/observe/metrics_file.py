@@ -1,4 +1,4 @@
-"""metrics.jsonl: one strict JSON object a line, in the order things happened."""
+"""metrics.jsonl: the metrics of a run, one JSON object a line."""
 
 import json
 import math
@@ -9,51 +9,52 @@ from typing import Any
 
 from dqo.errors import ConfigError
 from dqo.evaluation import Evaluation
-from dqo.metrics.training import describe
 from dqo.records import Step
 
 
 class MetricsFile:
-    """Appends a line a step, ``{"step": 12, "reward": 0.84, …}``, and a line an evaluation, ``{"step": 12,
-    "eval/reward": 0.81, …}``. NaN and infinities, which JSON lacks, are written as null."""
+    """Appends a line for each step, ``{"step": 12, "reward": 0.84, …}``, and for each evaluation, ``{"step": 12,
+    "eval/reward": 0.81, …}``. NaN and infinities are written as null: JSON has no such numbers."""
 
-    def __init__(self, *, path: Path, alpha: float):
-        self.alpha, self._path = alpha, path
+    def __init__(self, *, path: Path):
+        self._path = path
         self._file = path.open("ab")
 
-    def __call__(self, step: Step) -> None:
-        self._write(step.number, describe(step, self.alpha))
+    def __call__(self, step: Step, metrics: Mapping[str, float]) -> None:
+        """Append the line of a step."""
+        self._write(step.number, metrics)
 
     def evaluated(self, number: int, evaluation: Evaluation) -> None:
-        """``number`` is the step after which it was measured; 0 before the first."""
+        """Append the line of an evaluation. ``number``: the step after which it was made, 0 before the first step."""
         self._write(number, {f"eval/{key}": value for key, value in evaluation.metrics.items()})
 
     @property
     def offset(self) -> int:
-        """Bytes written: what a checkpoint remembers."""
+        """Number of bytes written so far. A checkpoint stores it."""
         return self._file.tell()
 
     def require(self, offset: int) -> None:
-        """Raises ConfigError where no line ends at ``offset``: not the file that the checkpoint was taken of."""
+        """Raises ConfigError if no line ends at ``offset``: the checkpoint was saved with another file."""
         with self._path.open("rb") as file:
             file.seek(max(offset - 1, 0))
             if offset and file.read(1) != b"\n":
                 raise ConfigError(
                     f"{self._path} has {self.offset} bytes and no line that ends at byte {offset}, where the "
-                    "checkpoint was taken: the file was changed; restore it, or start a new run"
+                    "checkpoint was saved: the file was changed; restore it, or start a new run"
                 )
 
     def truncate(self, offset: int) -> None:
-        """Forget what was written behind a checkpoint, half a line of a killed run included."""
-        assert offset <= self.offset, "see require"
+        """Remove all lines after ``offset``, where the checkpoint was saved, and a half-written last line."""
+        assert offset <= self.offset, "call require first"
         self._file.truncate(offset)
         self._file.seek(offset)
 
-    def sync(self) -> None:
-        """Bring all lines to the disk: a checkpoint must not outlive, after a power cut, the lines it counts on."""
+    def fsync(self) -> None:
+        """fsync the file. Call it before a checkpoint stores ``offset``: a power cut must not lose earlier lines."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def _write(self, number: int, metrics: Mapping[str, float]) -> None:
@@ -63,5 +64,5 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All lines of a metrics.jsonl; a last line that a killed run left half-written is not one."""
+    """All lines of a metrics.jsonl, without a last line that a killed run left half-written."""
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -1,4 +1,4 @@
-"""How a run ends: summary.json, and on the screen before and after, where everything is and what to type next."""
+"""The end of a run: summary.json, and on the console the results, the run's files and commands to type next."""
 
 import json
 import math
@@ -17,15 +17,15 @@ CONTENTS = {
     "policy": "the trained model, Hugging Face format",
     "summary.json": "before and after, all numbers",
     "curves.png": "quality and diversity over the steps",
-    "answers.png": "each answer at its place, before and after",
+    "answers.png": "the answers on a map, before and after",
     "completions": "every completion with reward and credit (parquet)",
     "evaluations": "every held-out answer (JSON)",
-    "metrics.jsonl": "a line a step, a line an evaluation",
+    "metrics.jsonl": "all metrics, one line for each step and evaluation",
     "tensorboard": "tensorboard --logdir",
-    "checkpoints": "what resume= goes on from",
+    "checkpoints": "where resume= continues",
     "config.yaml": "the resolved configuration",
 }
-LONGEST_PROMPT = 300  # characters; a longer one does not go into a command
+LONGEST_PROMPT = 300  # characters; a longer prompt is left out of the command
 HEADLINE = (
     "reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "cosine_distance/correct", "logdet", "vendi",
     "distinct_4", "finished", "mean_length",
@@ -33,8 +33,8 @@ HEADLINE = (
 
 
 def write_summary(path: Path, *, settings: Mapping[str, Any], before: Evaluation, after: Evaluation) -> None:
-    """``summary.json``: the settings (JSON: task, alpha, k, steps …) beside ``before`` and ``after``, each with all
-    metrics of an evaluation; null where undefined."""
+    """Write ``summary.json``: the settings (JSON values: task, alpha, k, steps …), ``n``, and under ``before`` and
+    ``after`` all metrics of the two evaluations; null where undefined."""
     record = {
         **settings,
         "n": after.n,
@@ -44,7 +44,7 @@ def write_summary(path: Path, *, settings: Mapping[str, Any], before: Evaluation
 
 
 def print_end(console: Console, *, run_dir: Path, steps: int, before: Evaluation, after: Evaluation) -> None:
-    """Before and after side by side, the run's files, and commands that can be pasted."""
+    """Print the two evaluations side by side, the run's files, and commands to type next."""
     console.print()
     console.print(_comparison(before, after))
     console.print(Text(f"\nmeans over {len(after.answers)} held-out prompts × {after.n} completions\n", "dim"))
@@ -59,19 +59,19 @@ def print_end(console: Console, *, run_dir: Path, steps: int, before: Evaluation
 
 
 def next_commands(run_dir: Path, steps: int, evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What is likely typed next, as (purpose, shell line)."""
+    """(purpose, shell command) of what a user may want to type next."""
     commands = []
     if (run_dir / "policy").exists():
-        sampling = f"python -c {shlex.quote(_sampling(run_dir, evaluation))}"
+        sampling = f"python -c {shlex.quote(_sampling_code(run_dir, evaluation))}"
         commands.append(("eight answers of the trained model", sampling))
     if (run_dir / "checkpoints").exists():
-        commands.append(("train on", f"dqo-train resume={shlex.quote(str(run_dir))} steps={2 * steps}"))
+        commands.append(("go on training", f"dqo-train resume={shlex.quote(str(run_dir))} steps={2 * steps}"))
     commands.append(("quality against diversity", "dqo-train -m alpha=0,0.5,1,2"))
     return commands
 
 
-def _sampling(run_dir: Path, evaluation: Evaluation) -> str:
-    """Python that samples from the policy, on the first held-out prompt where that is short enough to be read."""
+def _sampling_code(run_dir: Path, evaluation: Evaluation) -> str:
+    """Python code that samples from the policy, for the first held-out prompt if that is short enough."""
     content = evaluation.answers[0].prompt.content
     given = content if isinstance(content, str) else [dict(message) for message in content]
     if len(repr(given)) > LONGEST_PROMPT:
@@ -93,7 +93,7 @@ def _comparison(before: Evaluation, after: Evaluation) -> Table:
     keys = [*HEADLINE, f"distinct_correct@{after.n}"]
     for key in (key for key in keys if key in before.metrics and key in after.metrics):
         old, new = before.metrics[key], after.metrics[key]
-        table.add_row(Text(key), Text(_form(old), "dim"), Text(_form(new), "bold"), Text(_form(new - old, "+")))
+        table.add_row(Text(key), Text(_format(old), "dim"), Text(_format(new), "bold"), Text(_format(new - old, "+")))
     return table
 
 
@@ -101,5 +101,5 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
-def _form(value: float, sign: str = "") -> str:
+def _format(value: float, sign: str = "") -> str:
     return "–" if math.isnan(value) else f"{value:{sign}.3f}"

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases: the numbers of metrics.jsonl, as they come."""
+"""TensorBoard and Weights & Biases: the numbers of metrics.jsonl, sent during the run."""
 
 import logging
 import math
@@ -11,28 +11,31 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dqo.evaluation import Evaluation
 from dqo.files.atomic import replacing
-from dqo.metrics.training import describe
 from dqo.records import Step
 
 log = logging.getLogger(__name__)
 
 
 class TensorBoard:
-    """Event files in ``folder``. A resumed run passes the step it goes on from, 0 where it starts anew: later points
-    are dropped."""
+    """Writes event files to ``folder``. ``resumed_at``: the step that a resumed run continues after, 0 from the start;
+    points that the run will write again are dropped. None: a new run."""
 
-    def __init__(self, *, folder: Path, alpha: float, resumed_at: int | None = None):
-        self.alpha = alpha
-        purge = None if resumed_at is None else resumed_at + (resumed_at > 0)  # step 0 is measured again by a new start
+    def __init__(self, *, folder: Path, resumed_at: int | None = None):
+        purge = (
+            None if resumed_at is None else resumed_at + (resumed_at > 0)
+        )  # a run resumed at step 0 writes step 0 again
         self._writer = SummaryWriter(str(folder), purge_step=purge)
 
-    def __call__(self, step: Step) -> None:
-        self._write(step.number, describe(step, self.alpha))
+    def __call__(self, step: Step, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of a step."""
+        self._write(step.number, metrics)
 
     def evaluated(self, number: int, evaluation: Evaluation) -> None:
+        """Write an evaluation. ``number``: the step after which it was made, 0 before the first step."""
         self._write(number, {f"eval/{key}": value for key, value in evaluation.metrics.items()})
 
     def close(self) -> None:
+        """Close the event files."""
         self._writer.close()
 
     def _write(self, number: int, metrics: Mapping[str, float]) -> None:
@@ -42,20 +45,21 @@ class TensorBoard:
 
 
 class Wandb:
-    """A wandb run: online with a key, offline without one or without a network, and never fatal.
+    """A wandb run: online with an API key, offline without a key or a network. A failure of wandb never ends the run.
 
-    After the first failure, logged once, it only counts (``failures``): a service must not end a run. ``WANDB_MODE``
-    wins over what is found here. The run's id is kept in ``folder/wandb_id``: who resumes there goes on with it.
+    The first failure is logged, later ones are only counted in ``failures``. The environment variable ``WANDB_MODE``
+    overrides the choice of online or offline. The id of the wandb run is kept in ``folder/wandb_id``: a run resumed in
+    ``folder`` continues the same wandb run.
     """
 
-    def __init__(self, *, folder: Path, alpha: float, project: str, name: str, config: Mapping[str, Any]):
-        """``config``: what the dashboard lists; no secrets."""
+    def __init__(self, *, folder: Path, project: str, name: str, config: Mapping[str, Any]):
+        """``config`` is shown on the dashboard: it must hold no secrets."""
         import wandb
 
         kept = folder / "wandb_id"
         id = kept.read_text() if kept.exists() else None
-        self.alpha, self.id, self.failures = alpha, id, 0
-        self._expected = (wandb.Error, OSError)  # refused, unreachable, or its service process died
+        self.id, self.failures = id, 0
+        self._expected = (wandb.Error, OSError)  # refused, unreachable, or wandb's service process has died
         self._run: Any = None
 
         def start(offline: bool) -> None:
@@ -71,17 +75,20 @@ class Wandb:
         if self._run is None:
             self._try(lambda: start(offline=True))
 
-    def __call__(self, step: Step) -> None:
-        self._write(step.number, describe(step, self.alpha))
+    def __call__(self, step: Step, metrics: Mapping[str, float]) -> None:
+        """Send the metrics of a step."""
+        self._write(step.number, metrics)
 
     def evaluated(self, number: int, evaluation: Evaluation) -> None:
+        """Send an evaluation. ``number``: the step after which it was made, 0 before the first step."""
         self._write(number, {f"eval/{key}": value for key, value in evaluation.metrics.items()})
 
     def close(self) -> None:
+        """Finish the wandb run, and log the number of failures."""
         if self._run is not None:
             self._try(self._run.finish)
         if self.failures:
-            log.warning("wandb: %d calls failed in all", self.failures)
+            log.warning("wandb: %d calls failed in total", self.failures)
 
     def _write(self, number: int, metrics: Mapping[str, float]) -> None:
         if self._run is not None:

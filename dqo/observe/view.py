@@ -1,8 +1,9 @@
-"""What a person watches: a live view in a terminal, one line a step without one."""
+"""Progress of a run on the console: a live view in a terminal, plain lines elsewhere."""
 
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 
@@ -13,26 +14,25 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from dqo.evaluation import Evaluation
-from dqo.metrics.training import describe
 from dqo.observe.frame import Sample, Scene, frame, plain_evaluation, plain_step
 from dqo.observe.text import prompt_text
 from dqo.observe.visible import VisibleFormatter
 from dqo.records import Step
 
-REMEMBERED = 500  # steps behind the small curves
+HISTORY = 500  # the sparklines show at most this many steps
 
 
 class View:
-    """An observer, and a context manager around the run. ``title`` and ``place`` (the run's folder) head the view.
+    """Shows the steps and evaluations that it is called with; a context manager around the run.
 
-    ``live=False``, a pipe or a dumb terminal give plain lines, one every ``log_every`` steps.
+    The first line is ``title`` and ``place``, the run's folder. With ``live=False``, in a pipe or in a dumb terminal it
+    prints plain lines instead, one every ``log_every`` steps.
     """
 
     def __init__(
         self,
         *,
         steps: int,
-        alpha: float,
         log_every: int,
         live: bool,
         title: str,
@@ -41,17 +41,17 @@ class View:
     ):
         self.console = console or Console()
         self.live = live and self.console.is_terminal and not self.console.is_dumb_terminal
-        self.alpha, self.log_every = alpha, log_every
+        self.log_every = log_every
         self._scene = Scene(
             title=title, place=place, steps=steps, began=time.monotonic(), metrics={}, before={}, latest={}
         )
         self._first: tuple[int, float] | None = None
         self._display = Live(console=self.console, get_renderable=self._frame, refresh_per_second=4)
-        self._replaced: list[tuple[logging.Logger, list[logging.Handler]]] = []
+        self._handlers: list[tuple[logging.Logger, list[logging.Handler]]] = []  # as they were before the live view
 
     def __enter__(self) -> "View":
         if self.live:
-            self._take_logs()
+            self._redirect_logs()
             self._display.start()
         return self
 
@@ -61,31 +61,31 @@ class View:
         if self.live:
             self._scene = replace(self._scene, doing="done" if kind is None else "stopped")
             self._display.stop()
-            for logger, handlers in self._replaced:
+            for logger, handlers in self._handlers:
                 logger.handlers[:] = handlers
 
     def say(self, doing: str) -> None:
-        """What goes on between steps. Example: ``view.say("evaluating 16 held-out prompts × 10")``."""
+        """Show what the run does between steps. Example: ``view.say("evaluating 16 held-out prompts × 10")``."""
         self._scene = replace(self._scene, doing=doing)
         if not self.live:
             self._line(doing)
 
-    def __call__(self, step: Step) -> None:
-        metrics = describe(step, self.alpha)
+    def __call__(self, step: Step, metrics: Mapping[str, float]) -> None:
+        """Show a finished step and its metrics."""
         now = time.monotonic()
         self._first = self._first or (step.number, now)
         steps, seconds = step.number - self._first[0], now - self._first[1]
-        prompt, samples = _sampled(step)
+        prompt, samples = _samples(step)
         self._scene = replace(
             self._scene, doing="training", step=step.number, metrics=metrics,
             pace=seconds / steps if steps else metrics["step_time"],
-            history=(*self._scene.history, metrics)[-REMEMBERED:], prompt=prompt, samples=samples,
+            history=(*self._scene.history, metrics)[-HISTORY:], prompt=prompt, samples=samples,
         )  # fmt: skip
         if not self.live and (step.number % self.log_every == 0 or step.number == self._scene.steps):
             self._line(plain_step(self._scene))
 
     def evaluated(self, number: int, evaluation: Evaluation) -> None:
-        """``number`` is the step after which it was measured; 0 before the first."""
+        """Show an evaluation. ``number``: the step after which it was made, 0 before the first step."""
         before = self._scene.before or evaluation.metrics
         self._scene = replace(self._scene, doing="training", before=before, latest=evaluation.metrics, latest_at=number)
         if not self.live:
@@ -99,16 +99,16 @@ class View:
     def _line(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)
 
-    def _take_logs(self) -> None:
-        """Records that handlers would write across the frame go above it; the handlers come back at the end."""
+    def _redirect_logs(self) -> None:
+        """Print log records above the frame instead of across it, until ``__exit__`` restores the handlers."""
         above = RichHandler(console=self.console, show_path=False, show_time=False, highlighter=NullHighlighter())
         above.setFormatter(VisibleFormatter("%(message)s"))
         ours = logging.getLogger("dqo")
         for logger in (logging.getLogger(), ours):
             kept = [handler for handler in logger.handlers if not _writes_to_terminal(handler)]
-            self._replaced.append((logger, logger.handlers[:]))
+            self._handlers.append((logger, logger.handlers[:]))
             logger.handlers[:] = kept if kept == logger.handlers else [*kept, above]
-        if not any(above in logger.handlers for logger, _ in self._replaced):
+        if not any(above in logger.handlers for logger, _ in self._handlers):
             ours.addHandler(above)
 
 
@@ -117,8 +117,8 @@ def _writes_to_terminal(handler: logging.Handler) -> bool:
     return isinstance(handler, logging.StreamHandler) and handler.stream in streams
 
 
-def _sampled(step: Step) -> tuple[str, tuple[Sample, ...]]:
-    """Of the first prompt, the completion with the most credit and the one with the least."""
+def _samples(step: Step) -> tuple[str, tuple[Sample, ...]]:
+    """The first prompt, with its completions of the most and of the least credit."""
     experience = step.experience
     rollouts, rewards = experience.rollouts, experience.rewards
     credits = experience.credits_PK[0].tolist()

@@ -1,0 +1,1 @@
+"""Optimizers and their schedules: one file per option of ``conf/optim``."""

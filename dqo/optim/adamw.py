@@ -1,21 +1,23 @@
-"""optim=adamw: AdamW with transformers' schedules, as the Hugging Face Trainer sets it up."""
+"""optim=adamw: AdamW with transformers' schedules, set up like in the Hugging Face Trainer."""
 
-import math
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch.nn import Parameter
 from transformers import get_scheduler
 
 from dqo.errors import ConfigError
+from dqo.ranges import Count, CountOrZero, LearningRate
 
 _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|[._])norm(?:$|\.)", re.IGNORECASE)
 
 
 class Schedule(StrEnum):
-    """transformers' names: how the learning rate goes after its warm-up (TRL's ``lr_scheduler_type``)."""
+    """Learning-rate schedule after the warm-up, with transformers' names (TRL's ``lr_scheduler_type``)."""
 
     constant = "constant"  # without a warm-up
     constant_with_warmup = "constant_with_warmup"
@@ -25,36 +27,22 @@ class Schedule(StrEnum):
 
 
 class AdamW:
-    """Makes the optimizer of a run, and says its learning rate: a function of the step alone, so that a resumed run and
-    a step that had nothing to learn need no more state."""
+    """Makes optimizers and gives the learning rate. The rate is a function of the step alone, so the schedule has no
+    state: resumed runs and skipped updates need nothing else."""
 
     def __init__(
         self,
         *,
-        learning_rate: float,
-        adam_beta1: float,
-        adam_beta2: float,
-        adam_epsilon: float,
-        weight_decay: float,
-        max_grad_norm: float | None,
+        learning_rate: LearningRate,
+        adam_beta1: Annotated[float, Field(ge=0, lt=1, examples=[0.9])],
+        adam_beta2: Annotated[float, Field(ge=0, lt=1, examples=[0.999])],
+        adam_epsilon: Annotated[float, Field(ge=0, examples=["1e-8"])],
+        weight_decay: Annotated[float, Field(ge=0)],
+        max_grad_norm: Annotated[float | None, Field(gt=0, examples=["1.0"])],
         lr_scheduler_type: Schedule,
-        warmup_steps: int,
-        steps: int,
+        warmup_steps: CountOrZero,
+        steps: Count,
     ):
-        for key, beta in (("adam_beta1", adam_beta1), ("adam_beta2", adam_beta2)):
-            if not 0 <= beta < 1:
-                raise ConfigError(f"optim.{key}={beta}: 0 to below 1 is allowed; type optim.{key}=0.9")
-        sizes = {"learning_rate": learning_rate, "adam_epsilon": adam_epsilon, "weight_decay": weight_decay}
-        for key, value in sizes.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"optim.{key}={value}: a finite number of 0 or more is needed; type optim.{key}=0")
-        if max_grad_norm is not None and not max_grad_norm > 0:
-            raise ConfigError(
-                f"optim.max_grad_norm={max_grad_norm}: a number above 0 is needed; type optim.max_grad_norm=1.0, "
-                "or null for no clipping"
-            )
-        if warmup_steps < 0:
-            raise ConfigError(f"optim.warmup_steps={warmup_steps}: 0 or more is needed; type optim.warmup_steps=0")
         if warmup_steps and lr_scheduler_type == Schedule.constant:
             raise ConfigError(
                 f"optim.warmup_steps={warmup_steps}: the schedule constant has no warm-up; "
@@ -67,11 +55,11 @@ class AdamW:
         self._factor = schedule.lr_lambdas[0]  # type: ignore[union-attr]
 
     def make(self, parameters: Iterable[tuple[str, Parameter]]) -> torch.optim.AdamW:
-        """The optimizer of the named parameters that require a gradient; norms and biases do not decay."""
+        """AdamW over the named parameters that require a gradient; norms and biases have no weight decay."""
         trained = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
         decay = [parameter for name, parameter in trained if not _WITHOUT_DECAY.search(name)]
-        spared = [parameter for name, parameter in trained if _WITHOUT_DECAY.search(name)]
-        groups = [{"params": decay, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+        no_decay = [parameter for name, parameter in trained if _WITHOUT_DECAY.search(name)]
+        groups = [{"params": decay, "weight_decay": self.weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
         fused = all(parameter.device.type in ("cpu", "cuda") for _, parameter in trained)
         return torch.optim.AdamW(
             [group for group in groups if group["params"]],
@@ -79,5 +67,5 @@ class AdamW:
         )  # fmt: skip
 
     def rate(self, step: int) -> float:
-        """The learning rate of the update that follows ``step`` finished steps of the run."""
+        """Learning rate of the update that follows ``step`` finished steps of the run."""
         return self.learning_rate * self._factor(step)

@@ -6,26 +6,28 @@ import torch
 
 from dqo.errors import StageError
 from dqo.records import Rewards, Rollouts
-from dqo.reward.scoring.totals import counted
+from dqo.reward.scoring.totals import judged_mask
 from dqo.stages import Task, Verdict
 
 MASKED = Verdict(reward=math.nan, correct=False)
 
 
 class Check:
-    """``task.check`` on each completion; correct where the verdict says so."""
+    """The verdict of ``task.check`` on each completion: its reward, and whether it is correct."""
 
     def __init__(self, task: Task, *, mask_truncated_completions: bool):
-        """Raises the task's ConfigError where it has no check of its own."""
+        """Raises ConfigError if the task has no check of its own."""
         prompts, _ = task.draw(0, 1)
         task.check(prompts[0], "", True)
         self._task, self._mask_truncated = task, mask_truncated_completions
 
     def score(self, rollouts: Rollouts) -> Rewards:
-        """One part, ``check``; NaN for a truncated and masked completion, which is not checked.
+        """Rewards with one part, ``check``: (P, k) float32, NaN for a truncated and masked completion, which is not
+        checked. Raises StageError if a verdict's reward is not a finite float32.
 
-        Raises StageError for a verdict that is no finite number (of float32)."""
-        valid_PK = counted(rollouts, mask_truncated_completions=self._mask_truncated)
+        Judge threads call this concurrently; thread-safe if ``task.check`` is. Not a collective.
+        """
+        valid_PK = judged_mask(rollouts, mask_truncated_completions=self._mask_truncated)
         verdicts = [
             self._verdict(rollouts, row) if ok else MASKED for row, ok in enumerate(valid_PK.flatten().tolist())
         ]
@@ -42,5 +44,6 @@ class Check:
         prompt = rollouts.prompts[row // rollouts.k]
         verdict = self._task.check(prompt, rollouts.texts[row], bool(rollouts.finished_B[row]))
         if not abs(verdict.reward) <= torch.finfo(torch.float32).max:
-            raise StageError("reward", f"the task's check gave {verdict.reward}", positions=[prompt.position])
+            problem = f"the task's check returned {verdict.reward}, a finite number is needed"
+            raise StageError("reward", problem, positions=[prompt.position])
         return verdict

@@ -1,4 +1,4 @@
-"""Right or wrong by mathematical equality (math-verify), in a process that can be killed."""
+"""Reward for mathematically equal answers (math-verify), compared in a process that can be killed."""
 
 import math
 from dataclasses import dataclass
@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import torch
 
 from dqo.errors import ConfigError, StageError
+from dqo.ranges import Seconds
 from dqo.records import Prompt, Rewards, Rollouts
-from dqo.reward.sandbox.process import Kind, Sandbox, SandboxError
-from dqo.reward.scoring.tolerance import Tolerance, check_seconds
-from dqo.reward.scoring.totals import counted, total
+from dqo.reward.sandbox.sandbox import Kind, Sandbox, SandboxError
+from dqo.reward.scoring.tolerance import OnError, Tolerance
+from dqo.reward.scoring.totals import judged_mask, total
 from dqo.stages import Task
 
 JUDGE = "dqo.reward.sandbox.verify_math:judge"
-MEMORY = 4 << 30  # bytes: an answer of 10^(10^10) must not take the machine's
+MEMORY = 4 << 30  # bytes: the answer 10^(10^10) must not fill the machine's memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +25,18 @@ class _Judgement:
 
 
 class Math:
-    """1.0 where the completion's answer equals the one in ``answer_column``, else 0.0.
+    """Reward 1.0 if the completion's answer equals the right answer in ``answer_column``, else 0.0.
 
-    A completion without an answer is wrong, and counted. One that math-verify hangs or crashes on is ``on_error``'s. A
-    truncated and masked one is not judged, its part is NaN.
+    A completion without an answer gets 0.0 and is counted. ``on_error`` decides about a completion that math-verify
+    hangs or crashes on. A truncated and masked completion is not judged; its part is NaN.
     """
 
     def __init__(
-        self, task: Task, *, answer_column: str, timeout: float, on_error: str, mask_truncated_completions: bool
+        self, task: Task, *, answer_column: str, timeout: Seconds, on_error: OnError, mask_truncated_completions: bool
     ):
-        """``timeout``: seconds a completion. Raises ConfigError if the task's first prompt has no such column."""
+        """``timeout``: seconds per completion. Raises ConfigError if the task's first prompt lacks that column."""
         self._column, self._mask_truncated = answer_column, mask_truncated_completions
         self._tolerance = Tolerance(on_error)
-        check_seconds("reward.timeout", timeout)
         prompts, _ = task.draw(0, 1)
         if answer_column not in prompts[0].columns:
             known = ", ".join(prompts[0].columns) or "none"
@@ -45,9 +45,14 @@ class Math:
         self._sandbox.start()
 
     def score(self, rollouts: Rollouts) -> Rewards:
-        """One part, ``math``. Raises StageError, always so for an answer of the data that cannot be parsed."""
-        valid_PK = counted(rollouts, mask_truncated_completions=self._mask_truncated)
-        judged: dict[tuple[str, str], _Judgement] = {}  # a collapsed group repeats its texts
+        """Rewards with one part, ``math``: (P, k) float32.
+
+        Raises StageError if math-verify fails on a completion and ``on_error=raise``; and, whatever ``on_error`` is, if
+        it finds no answer in ``answer_column``. Judge threads call this concurrently; thread-safe, since the process
+        makes one comparison at a time. Not a collective.
+        """
+        valid_PK = judged_mask(rollouts, mask_truncated_completions=self._mask_truncated)
+        judged: dict[tuple[str, str], _Judgement] = {}  # a group often has equal texts: compare each text once
         rows = []
         for b, (text, counts) in enumerate(zip(rollouts.texts, valid_PK.flatten().tolist(), strict=True)):
             if not counts:
@@ -67,18 +72,19 @@ class Math:
         return Rewards(total_PK=total_PK, parts=parts, correct_PK=correct_PK & valid_PK, valid_PK=valid_PK)
 
     def counters(self) -> dict[str, int]:
-        """``math/errors``, ``math/timeouts``, ``math/unparsed`` in completions; ``math/restarts`` of the process."""
+        """Totals since the start: ``math/errors``, ``math/timeouts`` and ``math/unparsed`` count completions,
+        ``math/restarts`` restarts of the process. Thread-safe; not a collective."""
         counts = dict.fromkeys(("math/errors", "math/timeouts", "math/unparsed"), 0)
         return counts | self._tolerance.counters() | {"math/restarts": self._sandbox.restarts}
 
     def close(self) -> None:
-        """End the process."""
+        """End the process that compares; a running call of ``score`` then fails."""
         self._sandbox.close()
 
     def _answer(self, prompt: Prompt) -> str:
         answer = prompt.columns.get(self._column)
         if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-            problem = f"column {self._column} holds {answer!r}, the right answer as text or a number is needed"
+            problem = f"column {self._column} has {answer!r}, the right answer as text or a number is needed"
             raise StageError("reward", problem, positions=[prompt.position])
         return str(answer)
 
@@ -99,6 +105,6 @@ class Math:
                 "reward", f"math-verify failed on {text[-80:]!r}: {judgement.failure}", positions=[prompt.position]
             )
             error.__cause__ = judgement.failure
-            self._tolerance.meet(error, counts=counts)
+            self._tolerance.raise_or_count(error, counts=counts)
         elif not judgement.parsed:
             self._tolerance.count({"math/unparsed": 1})

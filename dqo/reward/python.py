@@ -1,14 +1,16 @@
-"""The user's own reward functions, with TRL's signature, in processes that can be killed."""
+"""Reward functions of the user, with TRL's signature, in processes that can be killed."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from dqo.errors import ConfigError
+from dqo.ranges import Seconds
 from dqo.records import Rewards, Rollouts
-from dqo.reward.sandbox.process import Sandbox
-from dqo.reward.scoring.tolerance import Tolerance, check_seconds
-from dqo.reward.scoring.totals import counted, total
+from dqo.reward.sandbox.sandbox import Sandbox
+from dqo.reward.scoring.tolerance import OnError, Tolerance
+from dqo.reward.scoring.totals import judged_mask, total
 from dqo.reward.scoring.user_function import HIDDEN, UserFunction
 from dqo.stages import Task
 
@@ -18,13 +20,14 @@ EXAMPLE = "type reward.function=my_module.score or reward.function=path/to/file.
 class Python:
     """Weighted sum of functions ``f(prompts, completions, completion_ids, **columns) -> list[float | None]``.
 
-    A function is called once per record of rollouts with whole groups in order: rows p*k to p*k + k - 1 are the k
-    completions of prompt p, and a group is never split. As in TRL, prompts and columns are repeated for each
-    completion, completions of conversations are ``[{"role": "assistant", "content": text}]``, None means that the
-    function does not apply to the row, and coroutines are awaited. Other than in TRL a function is passed only what it
-    has parameters for, and no ``trainer_state``, ``log_extra`` or ``log_metric``.
+    A function is called once per record of rollouts, with complete groups in order: rows p*k to p*k + k - 1 are the k
+    completions of prompt p. As in TRL, prompts and columns are repeated for each completion, completions of chat
+    prompts are ``[{"role": "assistant", "content": text}]``, None means that the function does not apply to the row,
+    and coroutines are awaited. Unlike in TRL, a function gets only arguments that it has parameters for, and never
+    ``trainer_state``, ``log_extra`` or ``log_metric``.
 
-    Each function has a process of its own (``sandbox``), which keeps its state until it fails. It may import torch.
+    Each function runs in its own process (``sandbox``) and keeps its state until that process is restarted, which
+    happens after a timeout or a crash. It may import torch.
     """
 
     def __init__(
@@ -33,21 +36,18 @@ class Python:
         *,
         function: str | list[str],
         reward_weights: list[float] | None,
-        correct_above: float | None,
-        timeout: float,
-        start_timeout: float,
-        memory_gb: float | None,
-        on_error: str,
+        correct_above: Annotated[float | None, Field(examples=[0.5])],
+        timeout: Seconds,
+        start_timeout: Seconds,
+        memory_gb: Annotated[float | None, Field(gt=0, examples=[16])],
+        on_error: OnError,
         mask_truncated_completions: bool,
     ):
-        """Imports the functions and checks them against the columns of the task's first prompt; raises ConfigError."""
+        """Import the functions. Raises ConfigError if an import fails, or if a function needs an argument that the
+        task's first prompt has no column for."""
         paths = list(function) if isinstance(function, list) else [function]
         weights = [1.0] * len(paths) if reward_weights is None else reward_weights
-        _check(paths, weights, correct_above)
-        check_seconds("reward.timeout", timeout)
-        check_seconds("reward.start_timeout", start_timeout)
-        if memory_gb is not None and not 0 < memory_gb < math.inf:
-            raise ConfigError(f"reward.memory_gb={memory_gb}: more than 0 is needed, or null; type reward.memory_gb=16")
+        _check(paths, weights)
         memory = None if memory_gb is None else int(memory_gb * 1e9)
         self._tolerance = Tolerance(on_error)
         self._correct_above, self._mask_truncated = correct_above, mask_truncated_completions
@@ -61,9 +61,15 @@ class Python:
             self._functions.append(UserFunction(name, path, sandbox, self._tolerance, prompts[0]))
 
     def score(self, rollouts: Rollouts) -> Rewards:
-        """Parts by function name; rows for which every function says None are invalid. Raises StageError."""
+        """Rewards with one part per function, (P, k), NaN where it returned None; a row where all returned None is
+        invalid.
+
+        Raises StageError if a function fails and ``on_error=raise``, or if the sum is not a finite float32. Judge
+        threads call this concurrently; thread-safe, since each function's process makes one call at a time. Not a
+        collective.
+        """
         arguments = _arguments(rollouts)
-        judged_PK = counted(rollouts, mask_truncated_completions=self._mask_truncated)
+        judged_PK = judged_mask(rollouts, mask_truncated_completions=self._mask_truncated)
         valid_PK, parts = judged_PK, {}
         for function in self._functions:
             parts[function.name], failed_PK = function(rollouts, arguments, judged_PK)
@@ -74,22 +80,21 @@ class Python:
         return Rewards(total_PK=total_PK, parts=parts, correct_PK=correct_PK, valid_PK=valid_PK)
 
     def counters(self) -> dict[str, int]:
-        """``<name>/errors`` and ``<name>/timeouts`` in completions, ``<name>/restarts`` of its process."""
+        """Totals since the start: ``<name>/errors`` and ``<name>/timeouts`` count completions, ``<name>/restarts``
+        restarts of the function's process. Thread-safe; not a collective."""
         counts = {f"{f.name}/{what}": 0 for f in self._functions for what in ("errors", "timeouts")}
         return counts | self._tolerance.counters() | {f"{f.name}/restarts": f.sandbox.restarts for f in self._functions}
 
     def close(self) -> None:
-        """End the functions' processes."""
+        """End the functions' processes; a running call of ``score`` then fails."""
         for function in self._functions:
             function.sandbox.close()
 
 
-def _check(paths: Sequence[str], weights: Sequence[float], correct_above: float | None) -> None:
+def _check(paths: Sequence[str], weights: Sequence[float]) -> None:
     if not paths:
         raise ConfigError(f"reward.function=[]: a function is needed; {EXAMPLE}")
     for path in paths:
-        if not isinstance(path, str):  # the YAML key has two types, which OmegaConf cannot check
-            raise ConfigError(f"reward.function={path}: text is needed; {EXAMPLE}")
         module, _, name = path.rpartition(":" if ":" in path else ".")
         if not module or not name.isidentifier():
             raise ConfigError(f"reward.function={path}: a module and a function are needed; {EXAMPLE}")
@@ -100,16 +105,10 @@ def _check(paths: Sequence[str], weights: Sequence[float], correct_above: float 
             f"reward.reward_weights has {len(weights)} numbers for {len(paths)} functions; "
             f"type reward.reward_weights=[{','.join(['1.0'] * len(paths))}]"
         )
-    if not all(map(math.isfinite, weights)):
-        raise ConfigError(f"reward.reward_weights={list(weights)}: finite numbers are needed")
-    if correct_above is not None and not math.isfinite(correct_above):
-        raise ConfigError(
-            f"reward.correct_above={correct_above}: a finite number is needed; type reward.correct_above=0.5"
-        )
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """The functions' own names; where two share one, the module's before it; at last the whole paths."""
+    """One distinct name per function: ``function``; if two are equal ``module.function``; else the whole path."""
     words = [path.replace(".py:", ".").replace("/", ".").split(".") for path in paths]
     for length in (1, 2):
         names = [".".join(word[-length:]) for word in words]
@@ -119,7 +118,7 @@ def _names(paths: Sequence[str]) -> list[str]:
 
 
 def _arguments(rollouts: Rollouts) -> dict[str, list[Any]]:
-    """One list a name, one item a row. A column that a prompt lacks is None there, as in Hugging Face's data sets."""
+    """Arguments by name: lists with one item per row, None where the prompt lacks the column (as in ``datasets``)."""
     rows = [prompt for prompt in rollouts.prompts for _ in range(rollouts.k)]
     columns = dict.fromkeys(name for prompt in rollouts.prompts for name in prompt.columns if name not in HIDDEN)
     arguments: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in rows] for name in columns}

@@ -1,4 +1,4 @@
-"""A weighted sum of rewards."""
+"""A reward that is the weighted sum of other rewards."""
 
 import math
 from typing import Any
@@ -7,14 +7,15 @@ import torch
 
 from dqo.errors import ConfigError, StageError
 from dqo.records import Rewards, Rollouts
-from dqo.reward.scoring.totals import counted, total
-from dqo.stages import Reward
+from dqo.reward.scoring.totals import judged_mask, total
+from dqo.stages import Closing, Counting, Pausing, Reward
 
 
 class WeightedSum:
-    """Sums the totals of other rewards. A completion that one of them calls invalid is invalid.
+    """Weighted sum of the totals of other rewards. A completion that is invalid in one of them is invalid.
 
-    The parts are other options of the group, by packages of Hydra's defaults list: conf/reward/check_and_python.yaml.
+    The parts are other options of the group ``reward``; conf/reward/check_and_python.yaml shows how Hydra's defaults
+    list names them.
     """
 
     def __init__(
@@ -25,7 +26,7 @@ class WeightedSum:
         correct_from: str | None,
         mask_truncated_completions: bool,
     ):
-        """Raises ConfigError unless there are parts, each with a finite weight, and ``correct_from`` is one of them."""
+        """Raises ConfigError if there are no parts, a part has no weight, or ``correct_from`` is not a part."""
         names = ", ".join(parts)
         if not parts:
             raise ConfigError(
@@ -34,17 +35,22 @@ class WeightedSum:
         for name, part in parts.items():
             if not isinstance(part, Reward):
                 raise ConfigError(f"reward.parts.{name}={part}: an option of the group reward is needed")
-        if set(reward_weights) != set(parts) or not all(map(math.isfinite, reward_weights.values())):
-            raise ConfigError(f"reward.reward_weights={reward_weights}: one finite number each for {names} is needed")
+        if set(reward_weights) != set(parts):
+            raise ConfigError(f"reward.reward_weights={reward_weights}: one number each for {names} is needed")
         if correct_from is not None and correct_from not in parts:
             raise ConfigError(f"reward.correct_from={correct_from}: one of {names} is needed, or null")
         self._parts, self._weights, self._correct_from = parts, reward_weights, correct_from
         self._mask_truncated = mask_truncated_completions
 
     def score(self, rollouts: Rollouts) -> Rewards:
-        """Parts by name, NaN where they are invalid; their own parts as ``name/part`` where they have several."""
+        """Rewards with a part for each reward, (P, k), NaN where invalid; a reward with several parts of its own adds
+        them as ``name/part``.
+
+        Raises StageError if a part raises it, or if ``correct_from`` names a part that does not say what is correct.
+        Judge threads call this concurrently; thread-safe if the parts are. Not a collective.
+        """
         scored: dict[str, Rewards] = {name: part.score(rollouts) for name, part in self._parts.items()}
-        valid_PK = counted(rollouts, mask_truncated_completions=self._mask_truncated)
+        valid_PK = judged_mask(rollouts, mask_truncated_completions=self._mask_truncated)
         for rewards in scored.values():
             valid_PK = valid_PK & rewards.valid_PK
         totals = {name: torch.where(r.valid_PK, r.total_PK, math.nan) for name, r in scored.items()}
@@ -63,12 +69,18 @@ class WeightedSum:
         )
 
     def counters(self) -> dict[str, int]:
-        """The parts' counters as ``part/counter``."""
-        counts = {name: part.counters() for name, part in self._parts.items() if hasattr(part, "counters")}
+        """The counters of all parts, as ``part/counter``. Thread-safe; not a collective."""
+        counts = {name: part.counters() for name, part in self._parts.items() if isinstance(part, Counting)}
         return {f"{name}/{key}": count for name, inner in counts.items() for key, count in inner.items()}
 
-    def close(self) -> None:
-        """Close the parts that have something to close."""
+    def pause(self) -> None:
+        """Pause the parts that have a ``pause``."""
         for part in self._parts.values():
-            if hasattr(part, "close"):
+            if isinstance(part, Pausing):
+                part.pause()
+
+    def close(self) -> None:
+        """Close the parts that have a ``close``."""
+        for part in self._parts.values():
+            if isinstance(part, Closing):
                 part.close()

@@ -1,0 +1,1 @@
+"""Engines that sample completions: one file per option of ``conf/rollout``; helpers are one folder down."""

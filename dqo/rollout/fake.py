@@ -1,49 +1,54 @@
-"""``rollout=fake``: no model. Random words of the tokenizer, so that a whole pipeline runs in a second."""
+"""``rollout=fake``: random words of the tokenizer instead of a model, so that a whole pipeline runs in a second."""
 
 import math
 import random
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from dqo.errors import ConfigError
+from dqo.ranges import CompletionLength
 from dqo.records import Prompt, Rollouts
 from dqo.stages import Weights
 
 
 class Fake:
-    """Completions of 1 to ``max_completion_length`` tokens, end token included; a share ``cut`` of them is cut by
-    length. Log-probabilities are a uniform policy's. Each group is a record."""
+    """Samples completions of 1 to ``max_completion_length`` tokens, end token included. A share ``cut`` of them is cut
+    by length. Log-probabilities are the ones of a uniform policy."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_completion_length: int, cut: float):
-        if max_completion_length < 1:
-            raise ConfigError(f"max_completion_length={max_completion_length}: at least 1 token is needed")
-        if not 0 <= cut <= 1:
-            raise ConfigError(f"rollout.cut={cut}: a share from 0 to 1 is needed; type rollout.cut=0.1")
-        self._tokenizer, self._longest, self._cut, self._version = tokenizer, max_completion_length, cut, 0
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_completion_length: CompletionLength,
+        cut: Annotated[float, Field(ge=0, le=1, examples=[0.1])],
+    ):
+        self._tokenizer, self._max_length, self._cut, self._version = tokenizer, max_completion_length, cut, 0
         tokens = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
         self._words = [token for token in tokens if _is_word(str(tokenizer.decode([token])))] or tokens
 
     def generate(self, prompts: Sequence[Prompt], *, k: int, seed: int) -> Iterator[Rollouts]:
+        """One record per group, in the order of the prompts."""
         for prompt in prompts:
             yield self._group(prompt, [random.Random(f"{seed} {prompt.position} {i}") for i in range(k)])
 
     def load_weights(self, weights: Weights, *, version: int) -> None:
-        """Consumes them: on several ranks producing them is a collective."""
+        """Reads the weights to the end, since producing them is a collective, and keeps the version."""
         for _ in weights:
             pass
         self._version = version
 
     def pause(self) -> None:
-        pass
+        """Does nothing."""
 
-    def _group(self, prompt: Prompt, choosers: Sequence[random.Random]) -> Rollouts:
-        finished = [chooser.random() >= self._cut for chooser in choosers]
+    def _group(self, prompt: Prompt, generators: Sequence[random.Random]) -> Rollouts:
+        finished = [generator.random() >= self._cut for generator in generators]
         completions = [
-            chooser.choices(self._words, k=chooser.randrange(self._longest) if done else self._longest)
-            for chooser, done in zip(choosers, finished, strict=True)
+            generator.choices(self._words, k=generator.randrange(self._max_length) if done else self._max_length)
+            for generator, done in zip(generators, finished, strict=True)
         ]
         end = [self._tokenizer.eos_token_id]
         rows = [

@@ -1,0 +1,1 @@
+"""What a run is while it runs: building, launching, training, its files, its report."""

@@ -3,22 +3,37 @@
 import inspect
 import os
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dqo import distributed
+from dqo.config.schema import Config
 from dqo.config.typed import arguments
 from dqo.errors import ConfigError
-from dqo.learner.parts import Loss, Optim
 from dqo.loop import Plan
-from dqo.rollout.synced import Synced
-from dqo.stages import Advantage, Checkable, Credit, Embed, Learner, Reward, Rollout, Stages, Task
+from dqo.rollout.engine.sync_check import SyncCheck
+from dqo.stages import (
+    Advantage,
+    Checkable,
+    Collectors,
+    Credit,
+    Embed,
+    Learner,
+    Loss,
+    Optim,
+    Reward,
+    Rollout,
+    Scoring,
+    Stages,
+    Task,
+)
 
-PROTOCOLS = {"reward": Reward, "credit": Credit, "advantage": Advantage, "embed": Embed, "rollout": Rollout}  # in order
+COLLECTORS = {"reward": Reward, "credit": Credit, "embed": Embed, "rollout": Rollout}  # in the order they are built
+LEARNING = {"advantage": Advantage, "loss": Loss, "optim": Optim}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +46,19 @@ class Policy:
     device: torch.device
 
 
-def make(node: DictConfig, key: str, available: dict[str, Any]) -> Any:
-    """The object a node describes. Positional parameters of its class are taken from ``available`` by name; nodes with
-    a ``_target_`` inside it (a reward's parts) are made first, in the same way. Raises ConfigError where a class of the
-    user's cannot be made."""
+def make(node: Mapping[str, Any], key: str, available: Mapping[str, Any]) -> Any:
+    """The object that a node describes. Positional parameters of its class are taken from ``available`` by name; nodes
+    with a ``_target_`` inside it (the parts of a reward) are made first, in the same way.
+
+    Raises ConfigError where a user's class cannot be made.
+    """
     cls, settings = arguments(node, key)
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     wanted = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     for name in wanted:
         if name not in available:
             raise ConfigError(f"{key}: {cls.__name__} asks for {name!r}; there are {', '.join(sorted(available))}")
-    made = {name: _nested(value, f"{key}.{name}", available) for name, value in settings.items()}
+    made = {name: _with_parts(value, f"{key}.{name}", available) for name, value in settings.items()}
     try:
         return cls(*(available[name] for name in wanted), **made)
     except Exception as error:
@@ -53,31 +70,9 @@ def make(node: DictConfig, key: str, available: dict[str, Any]) -> Any:
         ) from error
 
 
-def _fitting(made: Any, protocol: type, key: str) -> Any:
-    """``made``, if it has what the stage's Protocol asks for: a user's class that lacks a method is told before it is
-    called."""
-    wanted = [*vars(protocol), *protocol.__annotations__]
-    missing = [name for name in wanted if (name == "__call__" or not name.startswith("_")) and not hasattr(made, name)]
-    if missing:
-        raise ConfigError(
-            f"{key}: {type(made).__name__} lacks {', '.join(missing)}; a class for {key} is a {protocol.__name__} of "
-            "dqo.stages"
-        )
-    return made
-
-
-def _nested(value: Any, key: str, available: dict[str, Any]) -> Any:
-    if isinstance(value, dict):
-        if "_target_" in value:
-            return make(OmegaConf.create(value), key, available)
-        return {name: _nested(inner, f"{key}.{name}", available) for name, inner in value.items()}
-    return value
-
-
-def make_task(config: DictConfig, tokenizer: PreTrainedTokenizerBase, context_length: int) -> Task:
-    """The task alone: what is cheap and most often wrong is built before the weights are read."""
-    made = make(config.task, "task", {"tokenizer": tokenizer, "context_length": context_length})
-    task: Task = _fitting(made, Task, "task")
+def make_task(config: Config, tokenizer: PreTrainedTokenizerBase, context_length: int) -> Task:
+    """The task alone: it is quick to build and most often what is wrong, so it comes before the model's weights."""
+    task = _made(config, "task", Task, {"tokenizer": tokenizer, "context_length": context_length})
     if not task.held_out():
         raise ConfigError(
             f"task: {type(task).__name__} holds no prompts out, and a run is measured on some; hold one out"
@@ -85,29 +80,29 @@ def make_task(config: DictConfig, tokenizer: PreTrainedTokenizerBase, context_le
     return task
 
 
-def make_stages(config: DictConfig, policy: Policy, task: Task) -> Stages:
-    """The whole pipeline around one policy."""
-    available: dict[str, Any] = {
-        "task": task,
-        "tokenizer": policy.tokenizer,
-        "policy": policy.model,
-        "device": policy.device,
-    }
-    built = {
-        group: _fitting(make(config[group], group, available), protocol, group) for group, protocol in PROTOCOLS.items()
-    }
-    available |= {
-        group: _fitting(make(config[group], group, available), protocol, group)
-        for group, protocol in {"loss": Loss, "optim": Optim}.items()
-    }
-    # last: a LoRA learner wraps the policy in place, and the rollout's copy must be of the bare one
-    learner = _fitting(make(config.learner, "learner", available), Learner, "learner")
-    if isinstance(built["rollout"], Checkable):
-        built["rollout"] = Synced(built["rollout"], learner)
-    return Stages(task=task, learner=learner, **built)
+def make_collectors(config: Config, policy: Policy, task: Task) -> Collectors:
+    """The stages that sample and judge: enough to evaluate a policy."""
+    available = _available(policy, task)
+    stages = {group: _made(config, group, protocol, available) for group, protocol in COLLECTORS.items()}
+    return Collectors(task=task, **stages)
 
 
-def make_plan(config: DictConfig) -> Plan:
+def make_stages(config: Config, policy: Policy, task: Task) -> Stages:
+    """The whole pipeline around one policy.
+
+    The collectors are built before the learner: LoRA changes the policy in place, and the rollout copies it unchanged.
+    """
+    available = _available(policy, task)
+    learning = {group: _made(config, group, protocol, available) for group, protocol in LEARNING.items()}
+    collectors = make_collectors(config, policy, task)
+    asks = learning["loss"].needs_reference or getattr(learning["advantage"], "needs_reference", False)
+    learner = _made(config, "learner", Learner, {**available, **learning, "needs_reference": asks})
+    check = _sync_check(config, collectors.rollout, learner) if isinstance(collectors.rollout, Checkable) else None
+    return Stages(**vars(collectors), advantage=learning["advantage"], learner=learner, check_engine=check)
+
+
+def make_plan(config: Config) -> Plan:
+    """The numbers of the loop: steps, prompts on this rank, k, alpha …"""
     return Plan(
         steps=config.steps,
         prompts=config.prompts_per_step // distributed.world_size(),
@@ -119,8 +114,8 @@ def make_plan(config: DictConfig) -> Plan:
     )
 
 
-def device(config: DictConfig) -> torch.device:
-    """The device asked for. Raises ConfigError for a GPU that is not there."""
+def make_device(config: Config) -> torch.device:
+    """The device of this rank. Raises ConfigError for a GPU that is not there."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: torch sees no GPU; type device=cpu")
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
@@ -130,3 +125,37 @@ def device(config: DictConfig) -> torch.device:
             f"device={config.device}: worker {worker} of this machine is one too many for {gpus} GPUs; start {gpus}"
         )
     return torch.device("cuda" if cuda else "cpu")
+
+
+def _available(policy: Policy, task: Task) -> dict[str, Any]:
+    return {"task": task, "tokenizer": policy.tokenizer, "policy": policy.model, "device": policy.device}
+
+
+def _made(config: Config, group: str, protocol: type, available: Mapping[str, Any]) -> Any:
+    """The stage of a group. A user's class that lacks a method is refused before the method is called."""
+    made = make(getattr(config, group), group, available)
+    wanted = [*vars(protocol), *protocol.__annotations__]
+    missing = [name for name in wanted if (name == "__call__" or not name.startswith("_")) and not hasattr(made, name)]
+    if missing:
+        raise ConfigError(
+            f"{group}: {type(made).__name__} lacks {', '.join(missing)}; a class for {group} is a "
+            f"{protocol.__name__} of dqo.stages"
+        )
+    return made
+
+
+def _sync_check(config: Config, rollout: Checkable, learner: Learner) -> SyncCheck:
+    if not isinstance(learner, Scoring):
+        raise ConfigError(
+            f"learner: {type(learner).__name__} lacks score, by which {type(rollout).__name__} is compared with it "
+            "after weights were sent; add score (dqo.stages.Scoring), or type rollout=hf"
+        )
+    return SyncCheck(rollout, learner)
+
+
+def _with_parts(value: Any, key: str, available: Mapping[str, Any]) -> Any:
+    if isinstance(value, dict):
+        if "_target_" in value:
+            return make(value, key, available)
+        return {name: _with_parts(inner, f"{key}.{name}", available) for name, inner in value.items()}
+    return value

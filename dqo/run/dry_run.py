@@ -1,41 +1,56 @@
-"""dry_run=true: what a run would do, without doing it."""
+"""``dry_run=true``: what a run would do, without doing it."""
 
+import contextlib
 import sys
+from dataclasses import fields
 
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
+from dqo.config.schema import Config
 from dqo.models import parameter_counts
 from dqo.observe.visible import visible_lines
-from dqo.run.build import make_stages
-from dqo.run.policy import load
-from dqo.run.training import batch_line
+from dqo.run.build import Policy, make_stages
+from dqo.run.job import Job
+from dqo.run.load_policy import load_policy
+from dqo.run.report import batch_line
+from dqo.run.session import close_stages
+from dqo.stages import HasMemory, Stages
 
-BYTES_TRAINED = 16  # fp32 weight, gradient and AdamW's two moments
-BYTES_SAMPLING = {"float32": 4}  # the rollout's own copy; else two bytes
 
-
-def run(config: DictConfig) -> None:
-    """Builds every stage, so that whatever is checked before training is checked, and prints batch, memory and the
+def run(job: Job) -> None:
+    """Builds every stage, so that whatever is checked before training is checked; prints the batch, the memory and the
     first rendered prompt."""
+    config = job.config
     if config.rollout.get("tensor_parallel_size", 1) > 1:
         print("one process: rollout.tensor_parallel_size=1 here")
-        config.rollout.tensor_parallel_size = 1
-    policy, task = load(config)
+        config = config.model_copy(update={"rollout": {**config.rollout, "tensor_parallel_size": 1}})
+    policy, task = load_policy(config)
     total, _ = parameter_counts(policy.model)
-    stages = make_stages(config, policy, task)
+    with contextlib.ExitStack() as stack:
+        stages = make_stages(config, policy, task)
+        close_stages(stages, stack)
+        _print(config, policy, stages, total)
+
+
+def _print(config: Config, policy: Policy, stages: Stages, total: int) -> None:
+    """``total``: parameters of the model, without adapters that the learner has added."""
     _, trained = parameter_counts(policy.model)
-    logits = config.learner.get("max_tokens_per_micro_batch", 0) * policy.model.config.get_text_config().vocab_size * 4
     prompts, _ = stages.task.draw(0, 1)
     console = Console(file=sys.stdout, highlight=False)
     console.print(batch_line(config), soft_wrap=True)
-    console.print(
-        f"memory: {total / 1e6:.0f} M parameters, {trained / 1e6:.0f} M trained: about "
-        f"{(4 * (total - trained) + BYTES_TRAINED * trained) / 1e9:.2f} GB for the learner, "
-        f"{BYTES_SAMPLING.get(str(config.rollout.get('dtype')), 2) * total / 1e9:.2f} GB for the rollout's copy, "
-        f"up to {logits / 1e9:.2f} GB for a micro-batch's logits, activations on top",
-        soft_wrap=True,
-    )
+    console.print(f"model: {total / 1e6:.0f} M parameters, {trained / 1e6:.0f} M trained", soft_wrap=True)
+    console.print(_memory(stages), soft_wrap=True)
     console.print(f"the first prompt, {len(prompts[0].tokens)} tokens:")
     console.print(Text(visible_lines(str(policy.tokenizer.decode(list(prompts[0].tokens))))))
+
+
+def _memory(stages: Stages) -> str:
+    """What the stages say of their memory. Example: ``memory: rollout 0.54 GB (weights 0.54); learner …``."""
+    parts = []
+    for f in fields(stages):
+        if isinstance(stage := getattr(stages, f.name), HasMemory):
+            sizes = stage.memory()
+            listed = ", ".join(f"{what} {size / 1e9:.2f}" for what, size in sizes.items())
+            parts.append(f"{f.name} {sum(sizes.values()) / 1e9:.2f} GB ({listed})")
+    return f"memory: {'; '.join(parts) or 'not known'}; activations on top"

@@ -1,10 +1,12 @@
 """From a resolved configuration to running workers, and to their end.
 
 Workers are processes of their own, since Hydra runs the jobs of a sweep in one process, where a second process group or
-engine cannot start. They read nothing but the run folder's ``config.yaml``, and the first shares the launcher's
-ownership of it. Several start with torchrun's environment variables, by us and not by torch's elastic launcher: that
-one ends all when one ends, with what it had still to write, and leaves them running when it is killed itself. On
-several machines torchrun starts ``dqo-train`` once a worker, and each of those launches its one (docs/scaling.md).
+engine cannot start. They read nothing but the run folder's ``config.yaml``, and rank 0 shares the launcher's ownership
+of the folder. The launcher imports no torch, unless it must count GPUs: only the workers pay for it.
+
+Several workers get torchrun's environment variables from us and not from torch's elastic launcher: that one ends all
+workers when one ends, with what they had still to write, and leaves them running when it is killed itself. On several
+machines torchrun starts ``dqo-train`` once per worker, and each of those launches one worker (docs/scaling.md).
 """
 
 import contextlib
@@ -13,46 +15,57 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from dqo import distributed
+from dqo.config.schema import Config
+from dqo.config.typed import to_yaml
 from dqo.errors import ConfigError
 from dqo.files.atomic import replacing
 from dqo.files.ownership import Ownership, lock_of, own
+from dqo.run.workers import LOST_PEER, WRONG_INPUT, environments, launched, log_path
 
-# what a run would write over, by command: one of these makes a folder somebody's
-HOLDS = {"train": ("config.yaml", "metrics.jsonl", "checkpoints", "policy"), "sft": ("metrics.jsonl", "policy")}
-WRONG_INPUT = 2  # a worker's exit code that says it has done nothing
-GRACE = 20.0  # seconds that the others have to notice it
+GRACE = 20.0  # seconds that the other workers have to notice that one has failed
 POLL = 0.1  # seconds
 
 
-def start(command: str, config: DictConfig, *, overrides: list[str], workers: int) -> int:
-    """Own the run folder, write it, run its workers, return their exit code. Nothing stays behind of a dry run or of
-    wrong input, which a worker reports before it trains. Raises ConfigError where the folder has an owner or holds a
-    run."""
+def start(
+    command: str, config: Config, *, overrides: Sequence[str], workers: int, holds: Sequence[str], resumable: bool
+) -> int:
+    """Own the run folder, write the configuration there, run the workers, return their exit code.
+
+    A dry run leaves nothing behind, nor does a run that is refused before it begins. ``holds``: a folder with one
+    of these files is a run's and not written over; ``resumable``: whether ``resume=`` goes on with it.
+
+    Raises ConfigError where the folder has an owner or holds a run.
+    """
     if config.dry_run:
         with tempfile.TemporaryDirectory(prefix="dqo-dry-run-") as folder:
-            OmegaConf.save(config, Path(folder) / "config.yaml")
-            return _run(command, Path(folder), None, 1)
+            (Path(folder) / "config.yaml").write_text(to_yaml(config), "utf-8")
+            return _run(command, Path(folder), None, 1, resumable=False)
     folder = Path(config.run_dir)
-    if distributed.launched() and os.environ.get("RANK") != "0":  # the first writes the folder, and says where it is
-        return _run(command, folder, None, 1)
+    if launched() and os.environ.get("RANK") != "0":  # rank 0 writes the folder, and tells where it is
+        return _run(command, folder, None, 1, resumable=resumable)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     had_lock = lock_of(folder).exists()
     try:
         ownership = own(folder)
-        there = {*folder.iterdir()}  # by now nobody else adds to it
+        there = {*folder.iterdir()}  # from here on nobody else adds to it
         try:
-            return _run_owned(command, config, overrides, ownership, there, 1 if distributed.launched() else workers)
+            if config.resume is None:
+                _refuse_to_write_over(folder, holds, resumable)
+            texts = {  # config.yaml marks the folder as a run's: it is written last
+                folder / "overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(list(overrides))),
+                folder / "config.yaml": to_yaml(config),
+            }
+            count = 1 if launched() else workers
+            return _run_owned(ownership, texts, there, lambda: _run(command, folder, ownership, count, resumable))
         finally:
             with contextlib.suppress(FileNotFoundError):  # the whole folder was taken away
                 if not had_lock and {*folder.iterdir()} == there:  # nothing came of it
@@ -64,24 +77,20 @@ def start(command: str, config: DictConfig, *, overrides: list[str], workers: in
                 path.rmdir()
 
 
-def _run_owned(
-    command: str, config: DictConfig, overrides: list[str], ownership: Ownership, there: set[Path], count: int
-) -> int:
-    """``there``: what the folder held before."""
-    folder = ownership.folder
-    if config.resume is None:
-        _refuse_to_write_over(command, folder)
-    texts = {  # what has the second is a run: it is written last
-        folder / "overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(overrides)),
-        folder / "config.yaml": OmegaConf.to_yaml(config),
-    }
+def _run_owned(ownership: Ownership, texts: Mapping[Path, str], there: set[Path], run) -> int:
+    """Write the texts, run, and restore the folder if the run was refused before it began. ``there``: what the folder
+    held before. Exit code 2 alone does not prove a refusal, since a user's class may exit with it: once the run has
+    begun, nothing is removed, and the code is 1."""
     before = {path: path.read_text("utf-8") for path in texts if path in there}
     _write(texts)
-    code = _run(command, folder, ownership, count)
-    if code == WRONG_INPUT:
-        _write(before)
-        for path in {*folder.iterdir()} - there:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    code = run()
+    if code == WRONG_INPUT and ownership.has_begun:
+        return 1
+    if code != WRONG_INPUT:
+        return code
+    _write(before)
+    for path in {*ownership.folder.iterdir()} - there:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return code
 
 
@@ -91,36 +100,34 @@ def _write(texts: Mapping[Path, str]) -> None:
             new.write_text(text, "utf-8")
 
 
-def _refuse_to_write_over(command: str, folder: Path) -> None:
-    """Looked at by the folder's owner alone: of several that start at once, one finds it empty."""
-    for name in HOLDS[command]:
+def _refuse_to_write_over(folder: Path, holds: Sequence[str], resumable: bool) -> None:
+    """Only the folder's owner looks: of several runs that start at once, one finds it empty."""
+    for name in holds:
         if (folder / name).exists():
-            go_on = (
-                f"type resume={folder} to go on, or another run_dir=" if command == "train" else "type another run_dir="
-            )
+            go_on = f"type resume={folder} to go on, or another run_dir=" if resumable else "type another run_dir="
             raise ConfigError(f"run_dir={folder} holds a run already ({name}); {go_on}")
 
 
-def _run(command: str, folder: Path, ownership: Ownership | None, count: int) -> int:
-    """Workers get our signals: Ctrl-C through the terminal's process group, the others from us. One that fails ends
-    all."""
+def _run(command: str, folder: Path, ownership: Ownership | None, count: int, resumable: bool) -> int:
+    """Exit code of the workers. They get our signals: Ctrl-C through the terminal's process group, the others from us.
+    A worker that fails ends all."""
     running = [
         _worker(command, folder, ownership if rank == 0 else None, environment)
-        for rank, environment in enumerate(_environments(count))
+        for rank, environment in enumerate(environments(count))
     ]
-    with _forwarded(running):
-        codes, culprit = _codes(running)
+    with _signals_forwarded(running):
+        codes, culprit = _exit_codes(running)
     code = codes[culprit]
-    if code >= 0 and culprit == 0:  # it has said what was wrong
+    if code >= 0 and culprit == 0:  # rank 0 has said itself what was wrong
         return code
     cause = "; was it the memory?" if -code == signal.SIGKILL else ""
     name = f"worker {culprit}" if count > 1 else "the worker"
-    how = f"was ended by {signal.Signals(-code).name}{cause}" if code < 0 else f"failed: {_last_words(folder, culprit)}"
-    resumable = command == "train" and ownership and code != WRONG_INPUT  # else what was written is taken away
-    go_on = f"; all of it: {distributed.log_path(folder, culprit)}" if culprit and code >= 0 and resumable else ""
-    go_on += f"; go on with dqo-train resume={shlex.quote(str(folder))}" if resumable else ""
-    shown_again = "\x1b[?25h" if sys.stderr.isatty() else ""  # the cursor, which the live view had hidden
-    print(f"{shown_again}dqo-{command}: {name} {how}{go_on}", file=sys.stderr)
+    how = f"was ended by {signal.Signals(-code).name}{cause}" if code < 0 else f"failed: {_last_line(folder, culprit)}"
+    kept = resumable and ownership and (code != WRONG_INPUT or ownership.has_begun)  # else the folder is restored
+    go_on = f"; all of it: {log_path(folder, culprit)}" if culprit and code >= 0 and kept else ""
+    go_on += f"; go on with dqo-{command} resume={shlex.quote(str(folder))}" if kept else ""
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # the live view had hidden it
+    print(f"{show_cursor}dqo-{command}: {name} {how}{go_on}", file=sys.stderr)
     return 128 - code if code < 0 else code
 
 
@@ -135,9 +142,10 @@ def _worker(
     )
 
 
-def _codes(running: list[subprocess.Popen]) -> tuple[list[int], int]:
-    """Exit codes, once all have ended, and which worker they are to be explained by: the first that failed, not those
-    that lost it. What does not notice within ``GRACE`` seconds, as a worker that waits for the lost one, is killed."""
+def _exit_codes(running: list[subprocess.Popen]) -> tuple[list[int], int]:
+    """The workers' exit codes once all have ended, and the rank that caused the end: the first that failed, not one
+    that only lost its peer. A worker that has not noticed the failure after ``GRACE`` seconds is killed: it may be
+    waiting for the lost one in a collective."""
     culprit, deadline, killed = None, math.inf, False
     while True:
         polled = [worker.poll() for worker in running]
@@ -152,26 +160,26 @@ def _codes(running: list[subprocess.Popen]) -> tuple[list[int], int]:
             for worker in running:
                 worker.kill()
         time.sleep(POLL)
-    if culprit is None or (not killed and _failed(codes[0])):  # the first has said what was wrong
+    if culprit is None or (not killed and _failed(codes[0])):  # rank 0 has said what was wrong
         culprit = next((rank for rank, code in enumerate(codes) if _failed(code)), 0)
     return codes, culprit
 
 
 def _failed(code: int | None) -> bool:
-    return code not in (None, 0, distributed.LOST_PEER)
+    return code not in (None, 0, LOST_PEER)
 
 
-def _last_words(folder: Path, rank: int) -> str:
-    """Of a worker that does not write to the terminal."""
-    log = distributed.log_path(folder, rank)
+def _last_line(folder: Path, rank: int) -> str:
+    """The last line that a rank which does not write to the terminal has logged."""
+    log = log_path(folder, rank)
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return lines[-1] if lines else "it said nothing"
 
 
 @contextlib.contextmanager
-def _forwarded(running: list[subprocess.Popen]) -> Iterator[None]:
+def _signals_forwarded(running: list[subprocess.Popen]) -> Iterator[None]:
     def forward(number: int, frame: object) -> None:
-        if not distributed.launched():  # torchrun and its like signal our worker themselves; two would end it at once
+        if not launched():  # torchrun and its like signal our worker themselves; two signals would end it at once
             for worker in running:
                 worker.send_signal(number)
 
@@ -184,18 +192,3 @@ def _forwarded(running: list[subprocess.Popen]) -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _environments(count: int) -> list[dict[str, str]]:
-    """Of each worker, what torchrun would set; nothing for one. Threads: the machine's, shared out."""
-    if count == 1:
-        return [{}]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // count))
-    shared = {
-        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": threads,
-    }  # fmt: skip
-    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and Ctrl-C: a run ends after the step it is in, with a checkpoint; a second one ends it at once."""
+"""SIGTERM, SIGHUP and Ctrl-C: a run ends after its current step, with a checkpoint; a second signal ends it at once."""
 
 import contextlib
 import os
@@ -11,25 +11,28 @@ STDOUT, STDERR = 1, 2
 
 
 class Stopped(BaseException):
-    """Asked to stop, and did. No Exception: nothing between the signal and the worker's end may catch it."""
+    """The run was asked to stop, and did. Not an Exception: nothing between the signal and the worker's end may catch
+    it."""
 
 
 class Stopping:
-    """Where a step is under way (``after_the_step``) a signal waits for its end; elsewhere there is nothing to lose."""
+    """During a step (``after_the_step``) a signal only sets ``asked``; outside one it raises Stopped at once."""
 
     def __init__(self):
         self.asked = False
-        self.on_signal: Callable[[], object] = lambda: None  # called at the first
+        self.on_signal: Callable[[], object] = lambda: None  # called at the first signal
         self._say: Callable[[str], None] | None = None
 
     def listen(self) -> None:
+        """Handle the signals, except those that are ignored already."""
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a job in the background
                 signal.signal(number, self._ask)
 
     @contextlib.contextmanager
     def after_the_step(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Signals only set ``asked``, which the last observer of a step looks at. ``say`` is told what happens now."""
+        """Within it a signal sets ``asked``, which the last observer of a step reads. ``say`` is told that the run will
+        stop."""
         self._say = say
         try:
             yield

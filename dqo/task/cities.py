@@ -1,22 +1,25 @@
 """``task=cities``: the quick start. "Recommend a city to visit. Answer with only its name."
 
-The answers are places, so what a policy has lost can be seen on a map (the paper's Figure 3). The question is asked in
-several wordings; those of the evaluation are never trained on.
+The answers are cities, so a map shows which answers a policy has lost (Figure 3 of the paper). The question has
+several phrasings; the evaluation uses other phrasings than the training.
 """
 
 import csv
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
 from dqo.task.reading.rows import Row, RowTask
+from dqo.task.reading.settings import Rendering
 
 TABLE = Path(__file__).parents[1] / "data" / "cities.csv"
 
@@ -66,7 +69,7 @@ HELD_OUT = (
     f"Give me a city to dream about. {ONLY}",
 )
 
-COUNTRIES = {  # what people write for what GeoNames writes
+COUNTRIES = {  # another name of a country: its name in GeoNames
     "america": "united states", "britain": "united kingdom", "burma": "myanmar", "czech republic": "czechia",
     "great britain": "united kingdom", "holland": "netherlands", "korea": "south korea", "prc": "china",
     "republic of ireland": "ireland", "the netherlands": "netherlands", "turkiye": "turkey", "u.k": "united kingdom",
@@ -90,50 +93,54 @@ class City:
 
 
 class Cities(RowTask):
-    """Reward 1 if the answer is finished and is one city of over 200,000 people, nothing else."""
+    """Reward 1.0 if the answer is finished and names one city of over 200,000 people, without other text; else 0.0."""
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         context_length: int,
         *,
-        seed: int,
-        max_completion_length: int,
-        chat_template: bool,
-        phrasings: int,
+        rendering: Rendering,
+        phrasings: Annotated[int, Field(ge=1, le=len(TRAINING), examples=[4])],
     ):
-        if not 1 <= phrasings <= len(TRAINING):
-            raise ConfigError(f"task.phrasings={phrasings}: there are 1 to {len(TRAINING)}; type task.phrasings=4")
         super().__init__(
             tokenizer,
             context_length,
-            seed=seed,
-            max_completion_length=max_completion_length,
-            chat_template=chat_template,
+            rendering,
             training=[Row(content=text, source=f"phrasing {n}") for n, text in enumerate(TRAINING[:phrasings], 1)],
             held_out=[Row(content=text, source=f"held-out phrasing {n}") for n, text in enumerate(HELD_OUT, 1)],
         )
 
     def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
+        """Reward 1.0 and correct if ``text`` is finished and names a city (see ``place``), else 0.0. Thread-safe."""
         right = finished and place(text) is not None
         return Verdict(reward=float(right), correct=right)
 
     def key(self, prompt: Prompt, text: str) -> str:
-        """The city, however it is spelled; any other text is itself."""
+        """``City, country``, the same for every spelling of a city; for any other text, the text in lower case."""
         city = place(text)
         return f"{city.name}, {city.country}" if city else super().key(prompt, text)
 
     def place(self, text: str) -> City | None:
+        """The city that ``text`` names, or None (for the map of answers)."""
         return place(text)
 
     def places(self) -> list[City]:
+        """All cities of the table (for the map of answers)."""
         return places()
+
+    def draw_answers(self, path: Path, panels: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Write a PNG with a world map for each (title, answers)."""
+        from dqo.task.maps.world_map import draw_answers  # matplotlib: for a run that ends
+
+        draw_answers(path, atlas=self, panels=panels)
 
 
 def place(text: str) -> City | None:
-    """The city that an answer names: "Paris", "paris.", "**Paris**", also "Paris, France" or "Austin, Texas, USA".
+    """The city that an answer names, or None. Examples: "Paris", "paris.", "**Paris**", "Paris, France", "Austin,
+    Texas, USA".
 
-    What follows a comma must be that city's country or region. Of cities of one name it is the most populous.
+    Each part after a comma must be the city's country or region. If several cities match, the most populous one.
     """
     match = WRAPPED.fullmatch(unicodedata.normalize("NFC", text.strip()))
     name, *regions = [fold(part) for part in match[1].split(",")] if match else [""]
@@ -149,7 +156,8 @@ def places() -> list[City]:
 
 
 def fold(text: str) -> str:
-    """One spelling for "São Paulo", "SAO PAULO" and "Sao-Paulo": no case, accents or hyphens; "St." is "Saint"."""
+    """The name in lower case, without accents and hyphens, "St." as "saint": "São Paulo", "SAO PAULO" and "Sao-Paulo"
+    all become "sao paulo"."""
     text = re.sub(r"(?<=\w)[-–](?=\w)", " ", text)
     letters = unicodedata.normalize("NFKD", text.casefold().translate(LETTERS))
     words = "".join(letter for letter in letters if not unicodedata.combining(letter)).split()
@@ -158,7 +166,10 @@ def fold(text: str) -> str:
 
 @cache
 def _index() -> dict[str, list[tuple[City, set[str]]]]:
-    """Folded name → its cities, each with what may follow its comma; by own names first, then by population."""
+    """Folded name → its cities, each with the folded countries and regions that may follow a comma.
+
+    Cities whose own name matches come first, then those with a matching other name; each sorted by population.
+    """
     names: dict[str, list[tuple[City, set[str]]]] = {}
     others: dict[str, list[tuple[City, set[str]]]] = {}
     with TABLE.open(encoding="utf-8", newline="") as file:  # the most populous first
@@ -171,13 +182,13 @@ def _index() -> dict[str, list[tuple[City, set[str]]]]:
                 population=int(row["population"]),
             )
             entry = (city, {fold(part) for part in (city.country, *row["region"].split(";")) if part})
-            _enter(names, city.name, entry)
+            _add_city(names, city.name, entry)
             for name in filter(None, row["other_names"].split(";")):
-                _enter(others, name, entry)
+                _add_city(others, name, entry)
     return {name: names.get(name, []) + others.get(name, []) for name in names | others}
 
 
-def _enter(index: dict[str, list[tuple[City, set[str]]]], name: str, entry: tuple[City, set[str]]) -> None:
+def _add_city(index: dict[str, list[tuple[City, set[str]]]], name: str, entry: tuple[City, set[str]]) -> None:
     folded = fold(name)
     for spelling in {folded, folded.replace("'", ""), folded.rstrip(".")}:  # Xi'an is Xian too, D.C. is D.C
         index.setdefault(spelling, []).append(entry)

@@ -1,29 +1,33 @@
-"""``task=commongen``: everyday words → a sentence that uses them all (CommonGen, Lin et al. 2020, arXiv 1911.03705)."""
+"""``task=commongen``: everyday words → one sentence with all of them (CommonGen, Lin et al. 2020, arXiv 1911.03705)."""
 
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
-from dqo.task.language.english import fault, forms, used, words_of
+from dqo.task.language.english import covered_concepts, fault, forms, words_of
 from dqo.task.reading.files import read_hub, read_lines
 from dqo.task.reading.rows import Row, RowTask
+from dqo.task.reading.settings import Rendering
 
 HUB = "allenai/common_gen"
 FILES = "commongen.{train,dev}.{src_alpha,tgt}.txt of CommonGen v1.0"
 PROMPT = "Write one short sentence that uses all of these words: {}."
-Pair = tuple[tuple[str, ...], str]  # concepts, a person's sentence
+Pair = tuple[tuple[str, ...], str]  # concepts, a human reference sentence
 
 
 class CommonGen(RowTask):
-    """Reward: the share of the concepts that one well-formed sentence uses; 0 for anything else (``english.fault``).
+    """Reward: the share of the concepts that the answer uses, if it is one well-formed sentence (``english.fault``);
+    otherwise 0.0.
 
-    Correct is a sentence with all of them. Inflections count ("stood" uses "stand"). The words of the human references
-    are what is known; a second unknown word is a fault, for policies were seen to make words up.
+    An answer that uses all concepts is correct. Inflections count ("stood" uses "stand"). Known words are the words of
+    the human references and their inflections; two unknown words are a fault, since policies were seen to invent words.
     """
 
     def __init__(
@@ -31,34 +35,32 @@ class CommonGen(RowTask):
         tokenizer: PreTrainedTokenizerBase,
         context_length: int,
         *,
-        seed: int,
-        max_completion_length: int,
-        chat_template: bool,
+        rendering: Rendering,
         data_dir: str | None,
-        held_out: int,
+        held_out: Annotated[int, Field(ge=1, examples=[200])],
     ):
         training, evaluation = _read_files(Path(data_dir)) if data_dir is not None else _read_hub()
         self._known = frozenset().union(*map(forms, {word for _, text in training for word in words_of(text)}))
-        sets = _by_concepts(training)
-        fresh = [pairs for key, pairs in _by_concepts(evaluation).items() if key not in sets]
-        random.Random("commongen").shuffle(fresh)  # upstream has them by size
-        if not 1 <= held_out <= len(fresh):
+        sets = _pairs_by_concepts(training)
+        fresh = [pairs for key, pairs in _pairs_by_concepts(evaluation).items() if key not in sets]
+        random.Random("commongen").shuffle(fresh)  # upstream's files are sorted by size
+        if held_out > len(fresh):
             raise ConfigError(f"task.held_out={held_out}: 1 to {len(fresh)} can be; type task.held_out={len(fresh)}")
         super().__init__(
             tokenizer,
             context_length,
-            seed=seed,
-            max_completion_length=max_completion_length,
-            chat_template=chat_template,
+            rendering,
             training=[_row(pairs) for pairs in sets.values()],
             held_out=[_row(pairs) for pairs in fresh[:held_out]],
         )
 
     def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
+        """The share of the concepts that ``text`` uses, 0.0 to 1.0; correct if all. 0.0 if unfinished or with a fault.
+        Thread-safe."""
         concepts = prompt.columns["concepts"]
         if not finished or fault(text, concepts, self._known):
             return Verdict(reward=0.0, correct=False)
-        count = len(used(concepts, text))
+        count = len(covered_concepts(concepts, text))
         return Verdict(reward=count / len(concepts), correct=count == len(concepts))
 
 
@@ -68,17 +70,17 @@ def _row(pairs: list[Pair]) -> Row:
         content=PROMPT.format(", ".join(concepts)),
         source=f"the concepts {', '.join(concepts)}",
         columns={"concepts": list(concepts)},
-        demonstrations=tuple(_tidy(text) for _, text in pairs),
+        demonstrations=tuple(_reference_sentence(text) for _, text in pairs),
     )
 
 
-def _tidy(text: str) -> str:
-    """A reference as a sentence: many lack the capital or the full stop."""
+def _reference_sentence(text: str) -> str:
+    """The reference with a capital first letter and a full stop, which many references lack."""
     text = text.strip().rstrip(" .!?") + "."
     return text[:1].upper() + text[1:]
 
 
-def _by_concepts(pairs: Iterable[Pair]) -> dict[frozenset[str], list[Pair]]:
+def _pairs_by_concepts(pairs: Iterable[Pair]) -> dict[frozenset[str], list[Pair]]:
     sets: dict[frozenset[str], list[Pair]] = {}
     for concepts, text in pairs:
         sets.setdefault(frozenset(concepts), []).append((concepts, text))
@@ -90,14 +92,15 @@ def _read_files(folder: Path) -> tuple[list[Pair], list[Pair]]:
 
 
 def _read_split(folder: Path, split: str) -> list[Pair]:
-    """The upstream files of v1.0: line n of ``src_alpha`` holds the concepts, line n of ``tgt`` the sentence."""
+    """The pairs of one split. In upstream's v1.0 files, line n of ``src_alpha`` has the concepts and line n of ``tgt``
+    the sentence."""
     key = f"task.data_dir=FOLDER with {FILES}"
     concepts = read_lines(folder / f"commongen.{split}.src_alpha.txt", key=key)
     texts = dict(read_lines(folder / f"commongen.{split}.tgt.txt", key=key))
     if missing := {number for number, _ in concepts} ^ set(texts):
         raise ConfigError(
             f"{folder / f'commongen.{split}.src_alpha.txt'}, line {min(missing)}: the concepts and the sentences of "
-            f"commongen.{split}.tgt.txt do not belong together line by line; type {key}"
+            f"commongen.{split}.tgt.txt do not match line by line; type {key}"
         )
     return [(tuple(words.split()), texts[number]) for number, words in concepts]
 

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
@@ -13,18 +14,20 @@ from dqo.records import Prompt
 from dqo.stages import Verdict
 from dqo.task.reading.files import read_hub, read_jsonl
 from dqo.task.reading.rows import Row, RowTask
+from dqo.task.reading.settings import Rendering
 
 HUB = "openai/gsm8k"
 FILES = ("train.jsonl", "test.jsonl")
 PROMPT = "{}\n\nReason step by step, and put the final answer in \\boxed{{}}."
-LONGEST = 100  # characters of a number
-NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")  # 12-5 holds no -5
+LONGEST = 100  # characters; longer numbers are not converted
+NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")  # in 12-5 the minus is no sign
 
 
 class Gsm8k(RowTask):
-    """Reward 1 if the answer is finished and its number, in the last \\boxed{} or else the last of the text, is right.
+    """Reward 1.0 if the answer is finished and its number is right, else 0.0. The answer's number is the last number in
+    the last \\boxed{}, or the last number of the text if nothing is boxed.
 
-    ``reward=math`` judges more forms of a number (by the column ``answer``).
+    ``reward=math`` accepts more forms of a number (it compares with the column ``answer``).
     """
 
     def __init__(
@@ -32,14 +35,12 @@ class Gsm8k(RowTask):
         tokenizer: PreTrainedTokenizerBase,
         context_length: int,
         *,
-        seed: int,
-        max_completion_length: int,
-        chat_template: bool,
+        rendering: Rendering,
         data_dir: str | None,
-        held_out: int,
+        held_out: Annotated[int, Field(ge=1, examples=[200])],
     ):
         training, evaluation = _read_files(Path(data_dir)) if data_dir is not None else _read_hub()
-        if not 1 <= held_out <= len(evaluation):
+        if held_out > len(evaluation):
             raise ConfigError(
                 f"task.held_out={held_out}: the test split has {len(evaluation)} rows; type "
                 f"task.held_out={min(200, len(evaluation))}"
@@ -47,21 +48,20 @@ class Gsm8k(RowTask):
         super().__init__(
             tokenizer,
             context_length,
-            seed=seed,
-            max_completion_length=max_completion_length,
-            chat_template=chat_template,
+            rendering,
             training=training,
             held_out=evaluation[:held_out],
         )
 
     def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
+        """Reward 1.0 and correct if ``text`` is finished and its number is right, else 0.0. Thread-safe."""
         boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
         right = finished and _value(boxed[-1] if boxed else text) == _value(prompt.columns["answer"])
         return Verdict(reward=float(right), correct=right)
 
     def key(self, prompt: Prompt, text: str) -> str:
-        """The way of calculating: the numbers that the text comes by, each once, in order. In other words, but with the
-        same numbers, it is the same solution; texts with the right answer and other numbers on the way differ."""
+        """The numbers of the text in order, each once: they stand for the way of calculating. Texts in other words but
+        with the same numbers are the same solution; other intermediate numbers are another solution."""
         numbers = [str(_fraction(number)) for number in NUMBER.findall(text)]
         return " ".join(dict.fromkeys(numbers)) or super().key(prompt, text)
 
@@ -72,7 +72,8 @@ def _value(text: str) -> Fraction | None:
 
 
 def _fraction(number: str) -> Fraction | None:
-    """None for what is no number: 1/0, and a policy's endless digits, which Python does not convert."""
+    """The number's value; None for 1/0, and for more than ``LONGEST`` characters: Python refuses to convert thousands
+    of digits."""
     whole, _, parts = number.replace(",", "").partition("/")
     if len(number) > LONGEST or (parts and not int(parts)):
         return None
@@ -85,12 +86,12 @@ def _rows(numbered: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Row]:
         question, solution = fields.get("question"), fields.get("answer")
         if not isinstance(question, str) or not isinstance(solution, str):
             raise ConfigError(
-                f'{source}: "question" and "answer" are needed as text; it has {", ".join(fields) or "nothing"}'
+                f'{source}: "question" and "answer" are needed as text; the row has {", ".join(fields) or "nothing"}'
             )
         steps, mark, answer = solution.partition("####")
         if not mark or _value(answer) is None:
             raise ConfigError(f'{source}: the answer does not end in "#### " and a number')
-        steps = re.sub(r"<<[^>]*>>", "", steps).strip()  # upstream's notes for a calculator
+        steps = re.sub(r"<<[^>]*>>", "", steps).strip()  # upstream's annotations for a calculator
         rows.append(
             Row(
                 content=PROMPT.format(question.strip()),

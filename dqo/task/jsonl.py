@@ -1,7 +1,9 @@
-"""``task=jsonl``: a user's own prompts, one JSON object a line."""
+"""``task=jsonl``: a user's own prompts, one JSON object per line."""
 
 import random
+from typing import Annotated
 
+from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
@@ -9,63 +11,45 @@ from dqo.records import Prompt
 from dqo.stages import Verdict
 from dqo.task.reading.fields import Fields
 from dqo.task.reading.rows import Row, RowTask, fingerprint
+from dqo.task.reading.settings import Rendering
 
 
 class Jsonl(RowTask):
-    """The reward is the user's (``reward=python``), or a comparison with ``answer_column`` (``reward=check``)."""
+    """The user's own prompts, judged by the user's function (``reward=python``) or by comparison with the field
+    ``answer_column`` (``reward=check``)."""
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         context_length: int,
         *,
-        seed: int,
-        max_completion_length: int,
-        chat_template: bool,
+        rendering: Rendering,
+        fields: Fields,
         path: str | None,
         eval_path: str | None,
-        held_out: int,
-        prompt_column: str,
-        template: str | None,
-        system_prompt: str | None,
-        columns: dict[str, str] | None,
-        answer_column: str | None,
-        completion_column: str | None,
+        held_out: Annotated[int, Field(ge=1, examples=[64])],
         skip_long: bool,
     ):
         if path is None:
             raise ConfigError('task=jsonl needs a file of lines like {"prompt": "…"}; type task.path=my.jsonl')
-        if held_out < 1:
-            raise ConfigError(
-                f"task.held_out={held_out}: progress is measured on 1 prompt at least; type task.held_out=64"
-            )
-        fields = Fields(
-            prompt_column=prompt_column,
-            template=template,
-            system_prompt=system_prompt,
-            columns=columns,
-            answer_column=answer_column,
-            completion_column=completion_column,
-        )
         training = fields.read(path, key="task.path=FILE")
         if eval_path is None:
             training, evaluation = _split(training, held_out, path)
         else:
             evaluation = fields.read(eval_path, key="task.eval_path=FILE")[:held_out]
-        self._answer_column = answer_column
+        self._answer_column = fields.answer_column
         super().__init__(
             tokenizer,
             context_length,
-            seed=seed,
-            max_completion_length=max_completion_length,
-            chat_template=chat_template,
+            rendering,
             training=training,
             held_out=evaluation,
             skip_long=skip_long,
         )
 
     def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
-        """Whether the answer is the row's, but for case, white space and final punctuation."""
+        """Reward 1.0 and correct if ``text`` is finished and equals the row's answer up to case, white space and final
+        punctuation; else 0.0. Raises ConfigError if ``answer_column`` is null. Thread-safe."""
         if self._answer_column is None:
             raise ConfigError(
                 "task=jsonl has no reward of its own; type reward=python reward.function=my_module.score, "
@@ -76,8 +60,8 @@ class Jsonl(RowTask):
 
 
 def _split(rows: list[Row], held_out: int, path: str) -> tuple[list[Row], list[Row]]:
-    """``held_out`` prompts apart, the same for every seed: a warm start with another seed must not have seen them. A
-    prompt that stands in several lines is on one side."""
+    """Training rows and ``held_out`` evaluation rows. The split is the same for every seed, since a warm start may have
+    used another seed. All lines with the same prompt are on the same side."""
     prompts: dict[bytes, list[Row]] = {}
     for row in rows:
         prompts.setdefault(fingerprint(row.content), []).append(row)

@@ -1,0 +1,1 @@
+"""Means and deviations within a group."""

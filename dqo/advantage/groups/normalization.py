@@ -1,6 +1,8 @@
-"""What the advantages share: means and deviations of a group's valid completions, and what TRL divides them by.
+"""Group statistics that the advantages share: deviations from the group mean over valid completions, optionally divided
+by a standard deviation like in TRL.
 
-In float64: the square of a reward of 1e30 is beyond float32, and beside a reward of 1e8 a credit is below its rounding.
+Computed in float64: float32 cannot hold the square of a reward of 1e30, and adding a credit to a reward of 1e8 would
+round the credit away.
 """
 
 import logging
@@ -15,78 +17,83 @@ from dqo.records import Rollouts, Targets
 
 log = logging.getLogger("dqo")
 
-EPSILON = 1e-4  # TRL's, beside the standard deviation
-NOTHING = 1e-6  # deviations of this size are rounding
-TINY = 0.01  # a standard deviation that dividing blows up to advantages of size 1
+EPSILON = 1e-4  # added to a standard deviation before dividing by it; TRL's value
+TIE_TOLERANCE = 1e-6  # deviations up to this size are rounding noise
+TINY_STD = 0.01  # division by a smaller standard deviation turns tiny differences into advantages of size 1
 
 
 class ScaleRewards(StrEnum):
-    """What deviations from the group's mean are divided by (TRL's ``scale_rewards``)."""
+    """The divisor of deviations from the group mean (TRL's ``scale_rewards``)."""
 
     group = "group"  # the group's standard deviation (n - 1), plus 1e-4
-    batch = "batch"  # the standard deviation of all groups of the step, plus 1e-4
-    none = "none"  # nothing (Dr. GRPO)
+    batch = "batch"  # the standard deviation over all groups of the step, plus 1e-4
+    none = "none"  # no division (Dr. GRPO)
 
 
-def centred(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> Float[Tensor, "prompts k"]:
-    """Minus the mean of the group's valid values, float64; 0.0 where invalid, and so for a completion that is valid
-    alone and in a group that ties but for rounding: Adam would make steps of a usual size of that."""
+def group_deviations(
+    values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]
+) -> Float[Tensor, "prompts k"]:
+    """Deviations from the mean of the group's valid values, float64.
+
+    0.0 where invalid, for a group's only valid completion, and in a group whose values are equal up to rounding: Adam
+    would turn rounding noise into full-size steps.
+    """
     values_PK = values_PK.double().masked_fill(~valid_PK, 0.0)
     counts_P1 = valid_PK.sum(1, keepdim=True).clamp(min=1)
     deviations_PK = (values_PK - values_PK.sum(1, keepdim=True) / counts_P1).masked_fill(~valid_PK, 0.0)
-    return deviations_PK.masked_fill(deviations_PK.abs().amax(1, keepdim=True) <= NOTHING, 0.0)
+    return deviations_PK.masked_fill(deviations_PK.abs().amax(1, keepdim=True) <= TIE_TOLERANCE, 0.0)
 
 
-def normalised(
+def normalized_deviations(
     values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"], scale: ScaleRewards
 ) -> Float[Tensor, "prompts k"]:
-    """``centred``, divided as ``scale`` says."""
-    deviations_PK = centred(values_PK, valid_PK)
+    """``group_deviations``, divided as ``scale`` says. A collective for ``scale=batch``."""
+    deviations_PK = group_deviations(values_PK, valid_PK)
     if scale == ScaleRewards.none:
         return deviations_PK
     if scale == ScaleRewards.group:
-        return deviations_PK / (stds(values_PK, valid_PK) + EPSILON)[:, None]
+        return deviations_PK / (group_stds(values_PK, valid_PK) + EPSILON)[:, None]
     return deviations_PK / (_step_std(values_PK, valid_PK) + EPSILON)
 
 
 def _step_std(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> float:
-    """Standard deviation (n - 1) of the valid values of all processes. A collective."""
+    """Standard deviation (n - 1) of the valid values on all ranks. A collective."""
     values = torch.cat(distributed.all_gather(values_PK[valid_PK].double()))
-    return float(stds(values[None], torch.ones(1, len(values), dtype=torch.bool))) if len(values) > 1 else 0.0
+    return float(group_stds(values[None], torch.ones(1, len(values), dtype=torch.bool))) if len(values) > 1 else 0.0
 
 
-def stds(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> Float[Tensor, " prompts"]:
+def group_stds(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> Float[Tensor, " prompts"]:
     """Standard deviation (n - 1) of each group's valid values; 0.0 for fewer than two."""
-    squares_P = centred(values_PK, valid_PK).square().sum(1)
+    squares_P = group_deviations(values_PK, valid_PK).square().sum(1)
     return (squares_P / (valid_PK.sum(1) - 1).clamp(min=1)).sqrt()
 
 
-def differ(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> bool:
-    """Whether any group's valid values differ by more than rounding."""
-    return bool((centred(values_PK, valid_PK).abs() > NOTHING).any())
+def has_differences(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> bool:
+    """Whether the valid values of any group differ by more than rounding."""
+    return bool((group_deviations(values_PK, valid_PK).abs() > TIE_TOLERANCE).any())
 
 
-def broadcast(advantages_PK: Float[Tensor, "prompts k"], rollouts: Rollouts) -> Targets:
-    """Each completion's advantage on all of its sampled tokens; 0.0 elsewhere."""
+def token_targets(advantages_PK: Float[Tensor, "prompts k"], rollouts: Rollouts) -> Targets:
+    """Targets that repeat each completion's advantage over its sampled tokens; 0.0 elsewhere."""
     return Targets(advantages_BT=torch.where(rollouts.sampled_BT, advantages_PK.float().reshape(-1, 1), 0.0))
 
 
-class TinySpread:
-    """Warns, once, that ``scale_rewards=group`` makes advantages of size 1 out of next to nothing."""
+class TinySpreadWarning:
+    """Warns once per run that ``scale_rewards=group`` turns tiny differences into advantages of size 1."""
 
     def __init__(self):
         self.warned = False
 
-    def look(self, values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> None:
-        """``values_PK`` are about to be divided by their group's standard deviation."""
-        spreads_P = stds(values_PK, valid_PK)
-        tiny_P = (spreads_P > NOTHING) & (spreads_P < TINY)
+    def check(self, values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> None:
+        """``values_PK``: values that are to be divided by their group's standard deviation."""
+        stds_P = group_stds(values_PK, valid_PK)
+        tiny_P = (stds_P > TIE_TOLERANCE) & (stds_P < TINY_STD)
         if self.warned or not tiny_P.any():
             return
         self.warned = True
         log.warning(
-            "%d of %d groups differ by a standard deviation below %g (smallest %.1g), credit included, and "
-            "advantage.scale_rewards=group makes advantages of size 1 of that; type advantage.scale_rewards=none "
-            "or batch to keep it small (said once)",
-            int(tiny_P.sum()), len(tiny_P), TINY, float(spreads_P[tiny_P].min()),
+            "%d of %d groups have a standard deviation below %g (smallest %.1g), credit included; "
+            "advantage.scale_rewards=group turns such small differences into advantages of size 1; type "
+            "advantage.scale_rewards=none or batch to keep them small (logged once)",
+            int(tiny_P.sum()), len(tiny_P), TINY_STD, float(stds_P[tiny_P].min()),
         )  # fmt: skip

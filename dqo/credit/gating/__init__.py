@@ -1,0 +1,1 @@
+"""Which completions take part in a credit."""

@@ -1,9 +1,11 @@
-"""Which completions take part in a group's credit: a credit for being different must not be earned by being wrong."""
+"""Gates: which completions of a group can earn credit. Without a gate, wrong completions earn credit for diversity."""
 
-import math
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
 from jaxtyping import Bool
+from pydantic import Field
 from torch import Tensor
 
 from dqo.errors import ConfigError
@@ -11,38 +13,45 @@ from dqo.records import Rewards
 
 
 class Gate(StrEnum):
-    """Which of the valid completions take part."""
+    """Which of the valid completions pass the gate."""
 
     none = "none"  # all
-    correct = "correct"  # those the reward calls correct
-    threshold = "threshold"  # those whose reward is the threshold or more
+    correct = "correct"  # completions with ``correct_PK``
+    threshold = "threshold"  # completions whose reward is at least the threshold
 
 
-def check_gate(gate: Gate, threshold: float | None) -> None:
-    """Raises ConfigError for a gate without its threshold, and for a threshold without its gate."""
-    if gate == Gate.threshold and (threshold is None or not math.isfinite(threshold)):
-        got = "null" if threshold is None else threshold
-        raise ConfigError(f"credit.threshold={got}: credit.gate=threshold needs a number; type credit.threshold=0.5")
-    if gate != Gate.threshold and threshold is not None:
-        raise ConfigError(
-            f"credit.threshold={threshold}: credit.gate={gate} has no use for it; type credit.gate=threshold, or "
-            "credit.threshold=null"
-        )
+@dataclass(frozen=True, kw_only=True)
+class Gating:
+    """The keys of a credit's gate. Raises ConfigError for a gate without its threshold, and for a threshold without its
+    gate."""
 
+    gate: Gate
+    threshold: Annotated[float | None, Field(examples=[0.5])]  # of the reward, for gate=threshold
 
-def passing(rewards: Rewards, gate: Gate, threshold: float | None) -> Bool[Tensor, "prompts k"]:
-    """The completions that are valid and pass the gate; the others earn 0.0 and are no neighbours to anyone.
+    def __post_init__(self):
+        if self.gate == Gate.threshold and self.threshold is None:
+            raise ConfigError("credit.threshold=null: credit.gate=threshold needs a number; type credit.threshold=0.5")
+        if self.gate != Gate.threshold and self.threshold is not None:
+            raise ConfigError(
+                f"credit.threshold={self.threshold}: credit.gate={self.gate} has no use for it; type "
+                "credit.gate=threshold, or credit.threshold=null"
+            )
 
-    Raises ConfigError where the gate asks what is correct and the reward has no such notion.
-    """
-    if gate == Gate.none:
-        return rewards.valid_PK
-    if gate == Gate.threshold:
-        assert threshold is not None
-        return rewards.valid_PK & (rewards.total_PK >= threshold)
-    if rewards.correct_PK is None:
-        raise ConfigError(
-            "credit.gate=correct: this reward does not say which completions are correct; "
-            "type credit.gate=threshold credit.threshold=0.5, or credit.gate=none"
-        )
-    return rewards.valid_PK & rewards.correct_PK
+    def mask(self, rewards: Rewards) -> Bool[Tensor, "prompts k"]:
+        """True where a completion is valid and passes the gate. The others get credit 0 and are left out of the kernel
+        or the mean distance.
+
+        Raises ConfigError for ``gate=correct`` with a reward that does not say what is correct (``correct_PK`` is
+        None).
+        """
+        if self.gate == Gate.none:
+            return rewards.valid_PK
+        if self.gate == Gate.threshold:
+            assert self.threshold is not None
+            return rewards.valid_PK & (rewards.total_PK >= self.threshold)
+        if rewards.correct_PK is None:
+            raise ConfigError(
+                "credit.gate=correct: this reward does not say which completions are correct; "
+                "type credit.gate=threshold credit.threshold=0.5, or credit.gate=none"
+            )
+        return rewards.valid_PK & rewards.correct_PK

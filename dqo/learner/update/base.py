@@ -1,41 +1,52 @@
-"""What every learner does alike: estimates, one step's loss over micro-batches, its report. No engine in here.
+"""What all learners share: estimates, the loss of a step over its micro-batches, the report. No engine in here.
 
-Every public method is a collective: all processes call it, with different and even empty batches, and each makes as
-many forward passes as the one that has most, since an engine that shards parameters has them fetched in step.
+Every public method is a collective: all ranks call it, with different and even empty batches, and each makes the same
+number of forward passes, since an engine that shards parameters fetches them with collectives.
 """
 
 import abc
-import contextlib
+import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 from peft import PeftModel
 from torch import Tensor
+from torch.nn import Module, Parameter
 from transformers import PreTrainedModel
 
 from dqo import distributed
 from dqo.errors import ConfigError, StageError
-from dqo.learner.parts import Loss, Optim
+from dqo.learner.update import saved_state
 from dqo.learner.update.dropout import disable_dropout
 from dqo.learner.update.logprobs import plain_head, probe, use_shared_prompt
 from dqo.learner.update.lora import with_lora
 from dqo.learner.update.objective import Objective, Tally, counts, objective
 from dqo.learner.update.packing import MicroBatch, micro_batches
+from dqo.learner.update.reference import Reference
+from dqo.learner.update.settings import LearnerSettings
 from dqo.models.precision import Dtype
+from dqo.models.sizes import parameter_counts
 from dqo.records import Estimates, Experience, Rollouts, Targets
+from dqo.stages import Loss, Optim
 
 log = logging.getLogger("dqo")
+POLICY = "policy"
 Model = PreTrainedModel | PeftModel
 
 
 class Base(abc.ABC):
-    """An engine adds ``reference``, a forward pass, a backward pass, an optimizer's step, and how its state is read.
+    """The part of a learner that does not depend on its engine. An engine adds the forward and backward pass, the
+    optimizer's step, and reading and writing its state.
 
-    A step whose completions are all invalid takes no optimizer step and says so (``skipped_updates``); one whose
-    advantages are all zero takes it, as in TRL: momentum moves the weights. The learning rate follows the run's steps,
-    not the optimizer's. Dropout is off but for LoRA's own.
+    ``models`` holds each trained model under its name: "policy", and what an engine's subclass adds, such as
+    "critic". Gradient norms and saved states carry these names.
+
+    A step without any valid completion takes no optimizer step and reports ``skipped_updates``; a step whose advantages
+    are all zero takes it, as in TRL: momentum moves the weights. The learning rate follows the steps of the run, not
+    those of the optimizer. Dropout is off, except for LoRA's own.
     """
 
     def __init__(
@@ -44,52 +55,36 @@ class Base(abc.ABC):
         device: torch.device,
         loss: Loss,
         optim: Optim,
-        *,
-        temperature: float,
-        num_iterations: int,
-        max_tokens_per_micro_batch: int,
-        shared_prompt: bool,
-        gradient_checkpointing: bool,
-        dtype: Dtype,
-        lora_r: int | None,
-        lora_alpha: int,
-        lora_dropout: float,
-        lora_target_modules: list[str] | None,
+        needs_reference: bool,
+        settings: LearnerSettings,
     ):
-        at_least_1 = {"num_iterations": num_iterations, "max_tokens_per_micro_batch": max_tokens_per_micro_batch}
-        for key, value in at_least_1.items():
-            if value < 1:
-                raise ConfigError(f"learner.{key}={value}: 1 or more is needed; type learner.{key}=1")
-        if dtype is Dtype.FLOAT16:
+        """``needs_reference``: loss or advantage ask for the reference's log-probabilities. An engine then sets
+        ``reference`` before anything is trained."""
+        if settings.dtype is Dtype.FLOAT16:
             raise ConfigError("learner.dtype=float16: gradients would underflow; type learner.dtype=bfloat16 or auto")
-        self.policy, self.device, self.loss, self.optim = policy, device, loss, optim
-        self.temperature, self.num_iterations, self.shared_prompt = temperature, num_iterations, shared_prompt
-        self.budget, self.bf16 = max_tokens_per_micro_batch, dtype.on(device) == torch.bfloat16
-        self.version = 0  # updates behind the weights
+        self.policy, self.device, self.loss, self.optim, self.settings = policy, device, loss, optim, settings
+        self.needs_reference, self.reference = needs_reference, None
+        self.bf16 = settings.dtype.on(device) == torch.bfloat16
+        self.version = 0  # updates so far
 
         disable_dropout(policy)
-        if shared_prompt:
+        if settings.shared_prompt:
             use_shared_prompt(policy, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):  # flash attention takes no fp32
             self.head = plain_head(policy, device)
-        if gradient_checkpointing:
+        if settings.gradient_checkpointing:
             policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model: Model = policy
-        if lora_r is not None:
+        if settings.lora_r is not None:
             self.model = with_lora(
-                policy, r=lora_r, alpha=lora_alpha, dropout=lora_dropout, target_modules=lora_target_modules
-            )
+                policy, r=settings.lora_r, alpha=settings.lora_alpha, dropout=settings.lora_dropout,
+                target_modules=settings.lora_target_modules,
+            )  # fmt: skip
+        self.models: dict[str, Module] = {}  # filled by the engine
         # checkpointing and LoRA's dropout work in training mode only
-        self.training = gradient_checkpointing or (lora_r is not None and lora_dropout > 0)
-        self._start()
+        self.training = settings.gradient_checkpointing or (settings.lora_r is not None and settings.lora_dropout > 0)
 
-    @abc.abstractmethod
-    def _start(self) -> None:
-        """Make what the engine needs of ``model``, which is not trained yet: reference, optimizer."""
-
-    @abc.abstractmethod
-    def _reference(self) -> contextlib.AbstractContextManager[Model]:
-        """The policy as it was at the start."""
+    reference: Reference | None  # the policy before its first update
 
     @abc.abstractmethod
     def _forward(self, model: Model, batch: MicroBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
@@ -97,48 +92,63 @@ class Base(abc.ABC):
 
     @abc.abstractmethod
     def _backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradient of ``loss``, whose sum over micro-batches and processes is the step's. ``last`` of the
-        step's."""
+        """Add the gradient of ``loss``. Losses add up over micro-batches and ranks. ``last``: no micro-batch of this
+        step follows."""
 
     @abc.abstractmethod
-    def _optimize(self, rate: float) -> float:
-        """Clip and take the step; the gradient's norm before. Takes none where that is not finite."""
+    def _optimize(self, rate: float) -> dict[str, float]:
+        """Clip gradients and take the optimizer's step; returns each model's gradient norm before clipping. Takes no
+        step where a norm is not finite."""
+
+    @abc.abstractmethod
+    def _parameters(self, name: str) -> Iterable[tuple[str, Tensor]]:
+        """Trained fp32 parameters of a model, whole, one at a time."""
+
+    @abc.abstractmethod
+    def _moments(self, name: str) -> Iterable[tuple[str, Tensor]]:
+        """Optimizer state of a model as (<key>/<parameter>, tensor), one at a time."""
+
+    @abc.abstractmethod
+    def _restore(self, name: str, saved: saved_state.Saved) -> None:
+        """Put saved parameters and optimizer state back into a model."""
 
     def _faulty(self, whole: Objective, batches: list[MicroBatch]) -> list[MicroBatch]:
-        """Which micro-batches a gradient that is not finite may come from."""
+        """The micro-batches that a non-finite gradient may come from."""
         return batches
 
     def estimate(self, rollouts: Rollouts) -> Estimates:
-        """Old log-probabilities where several iterations need them and the rows are this version's; the reference's
-        where the loss asks for them. Otherwise nothing runs."""
+        """Old log-probabilities where several iterations need them and this version sampled the rows; the reference's
+        where it is kept. Otherwise nothing runs. A collective."""
         fresh = bool((rollouts.versions_B >= self.version).any())
-        old = self.num_iterations > 1 and bool(distributed.all_reduce_max(fresh))
-        if not old and not self.loss.needs_reference:
+        old = self.settings.num_iterations > 1 and bool(distributed.all_reduce_max(fresh))
+        if not old and self.reference is None:
             return Estimates()
         batches = self._micro_batches(rollouts, list(range(len(rollouts.texts))))
         old_logprobs_BT = self._logprobs(self.model, rollouts, batches) if old else None
-        if not self.loss.needs_reference:
+        if self.reference is None:
             return Estimates(old_logprobs_BT=old_logprobs_BT)
-        with self._reference() as reference:
+        with self.reference.model() as reference:
             ref_logprobs_BT = self._logprobs(reference, rollouts, batches)
         return Estimates(old_logprobs_BT=old_logprobs_BT, ref_logprobs_BT=ref_logprobs_BT)
 
     def update(self, experience: Experience, estimates: Estimates, targets: Targets) -> Mapping[str, float]:
-        """Raises StageError, before the optimizer's step, for a loss or gradient that is not finite."""
+        """The step's optimizer steps; returns its metrics. Raises StageError, before the optimizer's step, for a loss
+        or a gradient that is not finite. A collective."""
         rollouts, (rows, tokens) = experience.rollouts, counts(experience)
         whole = objective(self.loss, experience, estimates, targets, version=self.version, rows=rows, tokens=tokens)
         batches = self._micro_batches(rollouts, experience.rewards.valid_PK.flatten().nonzero()[:, 0].tolist())
         passes, rate, tally = distributed.all_reduce_max(len(batches)), self.optim.rate(self.version), Tally()
         if not passes:
             log.warning("step %d: no valid completion, no update", self.version + 1)
-        for _ in range(self.num_iterations if passes else 0):
+        for _ in range(self.settings.num_iterations if passes else 0):
             self._step(whole, batches, passes, rate, tally)
         self.version += 1
         padding, size = distributed.all_reduce_sum(
             [sum(batch.padding for batch in batches), sum(batch.tokens_RL.numel() for batch in batches)]
         )
+        norms = (_norm_metric(name) for name in self.models)
         return {
-            **tally.over_all().means(("loss", "entropy", *self.loss.names, "grad_norm")),
+            **tally.over_all_ranks().means(("loss", "entropy", *self.loss.names, *norms)),
             "learning_rate": rate,
             "trained_tokens": float(tokens),
             "micro_batches": float(passes),
@@ -147,54 +157,94 @@ class Base(abc.ABC):
         }
 
     def score(self, rollouts: Rollouts) -> Tensor:
-        """Log-probability of each sampled token at temperature 1, 0.0 elsewhere: (B, T), in nats."""
+        """Log-probability of each sampled token at temperature 1, 0.0 elsewhere: (B, T), in nats. A collective."""
         batches = self._micro_batches(rollouts, list(range(len(rollouts.texts))))
         return self._logprobs(self.model, rollouts, batches, temperature=1.0)
 
-    def _head_of(self, model: Model) -> torch.nn.Module | None:
-        """The policy's or the reference's, where it can be applied in parts."""
+    def save(self, folder: Path) -> None:
+        """Write one folder per trained model, and ``learner.json``. A collective; rank 0 writes."""
+        assert self.models, "an engine names the models that it trains"
+        for name in self.models:
+            saved_state.save(folder / name, parameters=self._parameters(name), moments=self._moments(name))
+        if distributed.is_rank_0():
+            (folder / "learner.json").write_text(json.dumps({"version": self.version}))
+
+    def load(self, folder: Path) -> None:
+        """Read what ``save`` wrote. Raises ConfigError for the state of another model or of other adapters. A
+        collective."""
+        assert self.models, "an engine names the models that it trains"
+        for name in self.models:
+            if not (folder / name).is_dir():
+                raise ConfigError(
+                    f"resume: {folder} has no {name}/: another version of dqo, or a learner with other models, wrote "
+                    "this checkpoint; start a new run with run_dir=ANOTHER_FOLDER"
+                )
+            shapes = {key: full_shape(parameter) for key, parameter in self.trained_parameters(name).items()}
+            self._restore(name, saved_state.Saved(folder / name, shapes))
+        self.version = json.loads((folder / "learner.json").read_text())["version"]
+
+    def memory(self) -> dict[str, int]:
+        """Bytes on one rank's device without activations, by what they are for."""
+        total, trained = parameter_counts(self.model)
+        logits = self.settings.max_tokens_per_micro_batch * self.policy.config.get_text_config().vocab_size
+        held = {"weights": 4 * total, "gradients": 4 * trained, "optimizer": 8 * trained}
+        copied = self.reference is not None and self.reference.copy is not None
+        return held | ({"reference": 4 * total} if copied else {}) | {"logits of a micro-batch": 4 * logits}
+
+    def checkpoint_bytes(self) -> int:
+        """Bytes that ``save`` writes: fp32 weights and AdamW's two moments."""
+        return sum(12 * parameter_counts(model)[1] for model in self.models.values())
+
+    def trained_parameters(self, name: str) -> dict[str, Parameter]:
+        """The parameters of a model that require a gradient, by name."""
+        return {key: parameter for key, parameter in self.models[name].named_parameters() if parameter.requires_grad}
+
+    def _head_of(self, model: Model) -> Module | None:
+        """The LM head of the policy or the reference, if it can run in chunks."""
         return model.get_output_embeddings() if self.head is not None else None
 
     def _micro_batches(self, rollouts: Rollouts, rows: list[int]) -> list[MicroBatch]:
-        return micro_batches(rollouts, rows, budget=self.budget, shared=self.shared_prompt)
+        budget, shared = self.settings.max_tokens_per_micro_batch, self.settings.shared_prompt
+        return micro_batches(rollouts, rows, budget=budget, shared=shared)
 
-    def _in_step(self, batches: list[MicroBatch], passes: int) -> Iterator[tuple[MicroBatch, bool]]:
-        """The micro-batches, then as many that count nothing as other processes have more; and whether it counts."""
+    def _passes(self, batches: list[MicroBatch], passes: int) -> Iterator[tuple[MicroBatch, bool]]:
+        """This rank's micro-batches with True, then dummy ones with False until there are ``passes``: every rank makes
+        the same number of forward passes."""
         yield from ((batch, True) for batch in batches)
-        yield from ((probe(self.shared_prompt), False) for _ in range(passes - len(batches)))
+        yield from ((probe(self.settings.shared_prompt), False) for _ in range(passes - len(batches)))
 
     @torch.no_grad()
     def _logprobs(
         self, model: Model, rollouts: Rollouts, batches: list[MicroBatch], *, temperature: float | None = None
     ) -> Tensor:
         logprobs_BT = torch.zeros_like(rollouts.logprobs_BT)
-        for batch, counts_here in self._in_step(batches, distributed.all_reduce_max(len(batches))):
-            logprobs_N, _ = self._forward(model, batch, temperature=temperature or self.temperature)
-            if counts_here:
+        for batch, real in self._passes(batches, distributed.all_reduce_max(len(batches))):
+            logprobs_N, _ = self._forward(model, batch, temperature=temperature or self.settings.temperature)
+            if real:
                 logprobs_BT[batch.rows_N, batch.columns_N] = logprobs_N.cpu()
         return logprobs_BT
 
     def _step(self, whole: Objective, batches: list[MicroBatch], passes: int, rate: float, tally: Tally) -> None:
+        """One optimizer step on all micro-batches."""
         self.model.train(self.training)
         total = 0.0
-        for number, (batch, counts_here) in enumerate(self._in_step(batches, passes), start=1):
-            total += self._pass(whole, batch, tally if counts_here else None, last=number == passes)
+        for number, (batch, real) in enumerate(self._passes(batches, passes), start=1):
+            total += self._pass(whole, batch, tally if real else None, last=number == passes)
         self.model.eval()
-        norm = self._optimize(rate)
-        if not math.isfinite(norm):
+        norms = self._optimize(rate)
+        if not all(map(math.isfinite, norms.values())):
             raise self._not_finite("gradient", whole, self._faulty(whole, batches))
-        of_the_sum = torch.tensor(
-            1 / distributed.world_size()
-        )  # each process has a part of the loss, and the whole norm
-        tally.add({"loss": (torch.tensor(total), of_the_sum), "grad_norm": (torch.tensor(norm), torch.ones(()))})
+        share = torch.tensor(1 / distributed.world_size())  # a rank has a part of the loss, and the norm of the whole
+        tally.add({_norm_metric(name): (torch.tensor(norm), torch.ones(())) for name, norm in norms.items()})
+        tally.add({"loss": (torch.tensor(total), share)})
 
     def _pass(self, whole: Objective, batch: MicroBatch, tally: Tally | None, *, last: bool) -> float:
-        """Forward and backward; the loss. Without a tally the micro-batch counts nothing."""
-        logprobs_N, entropies_N = self._forward(self.model, batch, temperature=self.temperature)
+        """Forward and backward pass; the loss. Without a tally it is a dummy pass, whose loss is 0."""
+        logprobs_N, entropies_N = self._forward(self.model, batch, temperature=self.settings.temperature)
         if tally is None:
             self._backward(logprobs_N.sum() * 0.0, last=last)
             return 0.0
-        loss, means = whole(batch, logprobs_N)
+        loss, means = whole(batch, logprobs_N, entropies_N)
         if not loss.isfinite():
             raise self._not_finite("loss", whole, [batch])
         self._backward(loss, last=last)
@@ -208,3 +258,13 @@ class Base(abc.ABC):
             f"{whole.largest_advantage(batches):.3g}). A lower learning_rate or optim.max_grad_norm may help"
         )
         return StageError("learner", message, positions=whole.positions(batches), step=self.version + 1)
+
+
+def full_shape(parameter: Tensor) -> tuple[int, ...]:
+    """The shape of a parameter, also where ZeRO keeps a part of it on each rank."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _norm_metric(model: str) -> str:
+    """The policy's is TRL's name."""
+    return "grad_norm" if model == POLICY else f"grad_norm/{model}"

@@ -1,11 +1,11 @@
-"""A policy without dropout."""
+"""Dropout of the policy."""
 
 import torch
 from transformers import PreTrainedModel
 
 
 def disable_dropout(policy: PreTrainedModel) -> None:
-    """For good: a ratio between two passes must not be noise."""
+    """Switches dropout off permanently: a ratio of probabilities from two forward passes must not contain its noise."""
     for module in policy.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

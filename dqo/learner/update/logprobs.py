@@ -1,5 +1,5 @@
-"""Log-probabilities and entropies of a micro-batch's sampled tokens. No engine in here: ``model`` is anything that is
-called like a transformers causal language model."""
+"""Log-probabilities and entropies of a micro-batch's sampled tokens, for any model that is called like a transformers
+causal language model: plain, wrapped by peft, or a DeepSpeed engine."""
 
 import contextlib
 import logging
@@ -17,10 +17,12 @@ from dqo.learner.update.packing import MicroBatch, micro_batches
 from dqo.models.attention import use_dqo_attention
 from dqo.records import Prompt, Rollouts
 
-CHUNK = 256  # rows of logits whose entropy is computed at once
-HELD = 1024  # rows of logits that are held; of more, so many at a time are computed, and once more for the gradient
-ALIKE = 1e-2  # nats; the two forms differ by 1e-5 in fp32
-SPREAD = 1e3  # times the last states: so far that a cap on logits shows
+ENTROPY_CHUNK = 256  # rows of logits whose entropy is computed at once
+# At most this many rows of logits exist at once; larger batches run the head in chunks and recompute them in the
+# backward pass.
+MAX_LOGIT_ROWS = 1024
+SHARED_PROMPT_TOLERANCE = 1e-2  # nats; shared and plain form differ by 1e-5 in fp32
+PROBE_LOGIT = 1e3  # far above any cap on logits (Gemma's is 30)
 
 log = logging.getLogger(__name__)
 
@@ -32,94 +34,114 @@ def token_logprobs(
     temperature: float,
     device: torch.device,
     head: torch.nn.Module | None = None,
-    held: int = HELD,
+    max_logit_rows: int = MAX_LOGIT_ROWS,
 ) -> tuple[Float[Tensor, " sampled"], Float[Tensor, " sampled"]]:
-    """Log-probability of each sampled token and entropy of the distribution it was drawn from, both in nats at
-    ``temperature``, float32. The entropy carries no gradient. The head runs only where a sampled token is predicted,
-    and on ``held`` such places at a time where it is given (see ``plain_head``)."""
+    """Log-probability of each sampled token, and entropy of the distribution it was sampled from.
+
+    Both are in nats at ``temperature``, float32; the entropy carries no gradient. The LM head runs only at positions
+    that predict a sampled token. Where ``head`` is given (see ``plain_head``), it runs on at most ``max_logit_rows``
+    positions at a time.
+    """
     columns_U, column_N = batch.sources_N.unique(return_inverse=True)
-    # a prompt's last token predicts several first tokens, and not every row needs every column
-    used_M, place_N = (batch.sequences_N * len(columns_U) + column_N).unique(return_inverse=True)
-    in_parts = head is not None and len(used_M) > held
-    with _in_place_of(head, lambda states: states) if head is not None and in_parts else contextlib.nullcontext():
-        states_RU = model(  # logits; where the head does nothing, the states that it is applied to
+    # a prompt's last token predicts several first tokens, and not every sequence needs every column
+    used_M, row_N = (batch.sequences_N * len(columns_U) + column_N).unique(return_inverse=True)
+    in_chunks = head is not None and len(used_M) > max_logit_rows
+    with _captured_input(head) if head is not None and in_chunks else contextlib.nullcontext([]) as hidden:
+        output_RU = model(
             input_ids=batch.tokens_RL.to(device),
             attention_mask=batch.mask.to(device),
             logits_to_keep=columns_U.to(device),
             use_cache=False,
-            **_of_shared_prompt(batch, device),
+            **_shared_prompt_inputs(batch, device),
         ).logits
-    states_M = states_RU.flatten(0, 1)
-    if len(used_M) < len(states_M):
-        states_M = states_M[used_M.to(device)]
-    place_N, targets_N = place_N.to(device), batch.targets_N.to(device)
-    if head is None or not in_parts:
-        return _of_logits(states_M, place_N, targets_N, temperature=temperature)
+    if in_chunks:
+        (output_RU,) = hidden
+    output_M = output_RU.flatten(0, 1)  # hidden states if in_chunks, else logits
+    if len(used_M) < len(output_M):
+        output_M = output_M[used_M.to(device)]
+    row_N, targets_N = row_N.to(device), batch.targets_N.to(device)
+    if head is None or not in_chunks:
+        return _logprobs_and_entropies(output_M, row_N, targets_N, temperature=temperature)
 
-    def of_part(states_C: Tensor, place_n: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
-        return _of_logits(head(states_C), place_n, targets_n, temperature=temperature)
+    def of_chunk(hidden_C: Tensor, row_n: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
+        return _logprobs_and_entropies(head(hidden_C), row_n, targets_n, temperature=temperature)
 
-    order_N = place_N.argsort(stable=True)
-    ends = torch.bincount(place_N.cpu() // held).tolist()
-    parts = [
-        checkpoint(of_part, states_C, place_N[n] - start, targets_N[n], use_reentrant=False)
-        for start, states_C, n in zip(
-            range(0, len(states_M), held), states_M.split(held), order_N.split(ends), strict=True
+    order_N = row_N.argsort(stable=True)
+    counts = torch.bincount(row_N.cpu() // max_logit_rows).tolist()
+    chunks = [
+        checkpoint(of_chunk, hidden_C, row_N[n] - start, targets_N[n], use_reentrant=False)
+        for start, hidden_C, n in zip(
+            range(0, len(output_M), max_logit_rows), output_M.split(max_logit_rows), order_N.split(counts), strict=True
         )
     ]
-    logprobs_N, entropies_N = (torch.cat(values)[order_N.argsort()] for values in zip(*parts, strict=True))
+    logprobs_N, entropies_N = (torch.cat(values)[order_N.argsort()] for values in zip(*chunks, strict=True))
     return logprobs_N, entropies_N
 
 
-def _of_shared_prompt(batch: MicroBatch, device: torch.device) -> dict[str, Any]:
+def _shared_prompt_inputs(batch: MicroBatch, device: torch.device) -> dict[str, Any]:
     if batch.shared_prompt is None:
         return {}
     return {"position_ids": batch.positions_RL.to(device), "shared_prompt": batch.shared_prompt.to(device)}
 
 
-def _of_logits(
-    logits_MV: Float[Tensor, "rows vocabulary"], place_N: Tensor, targets_N: Tensor, *, temperature: float
+def _logprobs_and_entropies(
+    logits_MV: Float[Tensor, "rows vocabulary"], row_N: Tensor, targets_N: Tensor, *, temperature: float
 ) -> tuple[Float[Tensor, " sampled"], Float[Tensor, " sampled"]]:
-    """Of the tokens ``targets_N``, each predicted in row ``place_N``."""
+    """Row ``row_N[n]`` of the logits predicts token ``targets_N[n]``."""
     logits_MV = logits_MV.float() if temperature == 1.0 else logits_MV.float() / temperature
-    normalisers_M = logits_MV.logsumexp(-1)
-    logprobs_N = logits_MV[place_N, targets_N] - normalisers_M[place_N]
-    return logprobs_N, _entropies(logits_MV.detach(), normalisers_M.detach())[place_N]
+    normalizers_M = logits_MV.logsumexp(-1)
+    logprobs_N = logits_MV[row_N, targets_N] - normalizers_M[row_N]
+    return logprobs_N, _entropies(logits_MV.detach(), normalizers_M.detach())[row_N]
 
 
 @contextlib.contextmanager
-def _in_place_of(head: torch.nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    head.forward = forward
+def _captured_input(head: torch.nn.Module) -> Iterator[list[Tensor]]:
+    """The hidden states that reach the LM head within the block. The head itself gets none of them and computes no
+    logits. A hook works on a wrapped model too; calling its decoder would leave out the DeepSpeed engine's forward."""
+    hidden: list[Tensor] = []
+
+    def capture(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden.append(inputs[0])
+        return (inputs[0][:, :0],)
+
+    handle = head.register_forward_pre_hook(capture)
     try:
-        yield
+        yield hidden
     finally:
-        del head.forward  # the class's own again
+        handle.remove()
 
 
 def plain_head(model: PreTrainedModel, device: torch.device) -> torch.nn.Module | None:
-    """The model's head where its logits are what that makes of the last states and nothing more (some cap or scale
-    them): then it can be applied in parts."""
+    """The LM head if logits == head(last_hidden_state) exactly (no cap, no scaling), else None. A plain head can run in
+    chunks."""
     head = model.get_output_embeddings()
     if isinstance(head, torch.nn.Linear):
-        marked: list[Tensor] = []
+        outputs: list[Tensor] = []
 
-        def mark(states: Tensor) -> Tensor:
-            marked.append(SPREAD * states)
-            return marked[-1]
+        def replace_output(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            outputs.append(torch.linspace(-PROBE_LOGIT, PROBE_LOGIT, output.numel()).view_as(output).to(output))
+            return outputs[-1]
 
-        with torch.no_grad(), _in_place_of(head, mark):
-            logits = model(input_ids=probe(False).tokens_RL.to(device), use_cache=False).logits
-        if len(marked) == 1 and torch.equal(logits.float(), marked[0].float()):
+        handle = head.register_forward_hook(replace_output)
+        try:
+            with torch.no_grad():
+                logits = model(input_ids=probe(False).tokens_RL.to(device), use_cache=False).logits
+        finally:
+            handle.remove()
+        if len(outputs) == 1 and torch.equal(logits.float(), outputs[0].float()):
             return head
     log.info(
-        "%s: logits are more than last states times a matrix; a micro-batch's are held whole", type(model).__name__
+        "%s: logits are not exactly head(last hidden state); all logits of a micro-batch are kept in memory at once",
+        type(model).__name__,
     )
     return None
 
 
 def use_shared_prompt(model: PreTrainedModel, device: torch.device) -> None:
-    """Switch the model to attention that knows the shared form. Raises ConfigError where it would then compute
-    something else than in the plain form."""
+    """Switches the model to the attention that takes the shared form (see ``packing``).
+
+    Raises ConfigError where the model cannot take it, or where its log-probabilities then differ from the plain form's.
+    """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
     if getattr(config, "sliding_window", None) is not None:
@@ -128,7 +150,7 @@ def use_shared_prompt(model: PreTrainedModel, device: torch.device) -> None:
         raise _no_shared_prompt(model, f"has {', '.join(sorted(kinds))}, which shared prompts would switch off")
     if not use_dqo_attention(model):
         implementation = model.config._attn_implementation
-        raise _no_shared_prompt(model, f"has attention by {implementation}", " or model.attn_implementation=sdpa")
+        raise _no_shared_prompt(model, f"uses {implementation} attention", " or model.attn_implementation=sdpa")
     with torch.no_grad():
         plain_N = token_logprobs(model, probe(False), temperature=1.0, device=device)[0]
         try:
@@ -136,8 +158,10 @@ def use_shared_prompt(model: PreTrainedModel, device: torch.device) -> None:
         except (TypeError, RuntimeError) as error:
             raise _no_shared_prompt(model, f"cannot take shared prompts ({error})") from error
     difference = float((shared_N - plain_N).abs().max())
-    if not difference <= ALIKE:
-        raise _no_shared_prompt(model, f"is {difference:.2g} nats off with shared prompts")
+    if not difference <= SHARED_PROMPT_TOLERANCE:
+        raise _no_shared_prompt(
+            model, f"gives log-probabilities that are {difference:.2g} nats off with shared prompts"
+        )
 
 
 def _no_shared_prompt(model: PreTrainedModel, reason: str, alternative: str = "") -> ConfigError:
@@ -146,7 +170,7 @@ def _no_shared_prompt(model: PreTrainedModel, reason: str, alternative: str = ""
 
 
 def probe(shared: bool) -> MicroBatch:
-    """One prompt of three tokens, two completions of two: what a model can be tried with."""
+    """A small micro-batch to try a model with: one prompt of three tokens, two completions of two tokens."""
     rollouts = Rollouts(
         prompts=(Prompt(position=0, tokens=(3, 4, 5), content="", columns={}),),
         k=2,
@@ -163,8 +187,8 @@ def probe(shared: bool) -> MicroBatch:
 
 
 def _entropies(
-    logits_MV: Float[Tensor, "rows vocabulary"], normalisers_M: Float[Tensor, " rows"]
+    logits_MV: Float[Tensor, "rows vocabulary"], normalizers_M: Float[Tensor, " rows"]
 ) -> Float[Tensor, " rows"]:
     """log Z minus the mean logit, in chunks: the probabilities of all rows at once would double the logits' memory."""
-    chunks = zip(logits_MV.split(CHUNK), normalisers_M.split(CHUNK), strict=True)
+    chunks = zip(logits_MV.split(ENTROPY_CHUNK), normalizers_M.split(ENTROPY_CHUNK), strict=True)
     return torch.cat([z - ((rows - z[:, None]).exp() * rows).sum(-1) for rows, z in chunks])

@@ -1,8 +1,8 @@
-"""LoRA (arXiv 2106.09685) through peft: adapters in a policy, and the policy's weights with them merged in."""
+"""LoRA (arXiv 2106.09685) with peft: a policy with adapters, and its weights with the adapters merged in."""
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -13,29 +13,30 @@ from transformers import PreTrainedModel
 from dqo.errors import ConfigError
 from dqo.stages import Weights
 
-ADAPTER = "default"  # peft's name for the only one
-Gathered = Callable[[Sequence[Tensor]], contextlib.AbstractContextManager]
+ADAPTER = "default"  # peft's name of a single adapter
+TargetModules = list[str] | Literal["all-linear"] | None
+Gather = Callable[[Sequence[Tensor]], contextlib.AbstractContextManager]
 
 
 def with_lora(
-    policy: PreTrainedModel, *, r: int, alpha: int, dropout: float, target_modules: list[str] | None
+    policy: PreTrainedModel, *, r: int, alpha: int, dropout: float, target_modules: TargetModules
 ) -> PeftModel:
-    """The policy with fresh adapters, changed in place: base frozen, adapters trained, nothing changed yet in what it
-    computes. ``target_modules``: ends of module names; None: peft's choice for the architecture. Raises ConfigError."""
-    for key, value in (("lora_r", r), ("lora_alpha", alpha)):
-        if value < 1:
-            raise ConfigError(f"learner.{key}={value}: 1 or more is needed; type learner.{key}=16")
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"learner.lora_dropout={dropout}: 0 to below 1 is allowed; type learner.lora_dropout=0.05")
-    ends = (policy.get_input_embeddings(), policy.get_output_embeddings())
-    allowed = f"type learner.lora_target_modules=[{','.join(_linear_names(policy))}], or some of these"
-    for target in target_modules or []:
-        chosen = [m for name, m in policy.named_modules() if name == target or name.endswith(f".{target}")]
-        if not chosen:
+    """The policy with new adapters, changed in place. The base model is frozen, the adapters are trainable; outputs are
+    the same until the first update.
+
+    ``target_modules``: module names or their last parts; "all-linear": every linear layer but the head; None: peft's
+    default for the architecture. Raises ConfigError for an unknown module, and for the embedding or the head, which may
+    be tied.
+    """
+    tied = (policy.get_input_embeddings(), policy.get_output_embeddings())
+    allowed = "type learner.lora_target_modules=all-linear, or a list of its linear layers' names"
+    for target in target_modules if isinstance(target_modules, list) else []:
+        modules = [m for name, m in policy.named_modules() if name == target or name.endswith(f".{target}")]
+        if not modules:
             raise ConfigError(
                 f"learner.lora_target_modules: there is no {target!r} in {type(policy).__name__}; {allowed}"
             )
-        if any(module is end for module in chosen for end in ends):
+        if any(module is other for module in modules for other in tied):
             raise ConfigError(f"learner.lora_target_modules: {target!r} may be tied to another weight; {allowed}")
     config = LoraConfig(
         r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, task_type="CAUSAL_LM"
@@ -46,14 +47,17 @@ def with_lora(
         if target_modules is not None:
             raise
         raise ConfigError(
-            f"learner.lora_target_modules=null: peft has no choice for {type(policy).__name__}; {allowed}"
+            f"learner.lora_target_modules=null: peft has no default for {type(policy).__name__}; {allowed}"
         ) from error
 
 
-def merged_weights(model: PeftModel, gathered: Gathered = lambda parameters: contextlib.nullcontext()) -> Weights:
-    """(Hugging Face name, tensor) of the policy as it computes: each W plus its B A * scale, one tensor at a time. The
-    model is not touched, so that nothing is lost in merging back. ``gathered``: in which the given parameters are
-    whole, where an engine keeps them in parts; a tensor is valid until the next one is asked for."""
+def merged_weights(model: PeftModel, gather: Gather = lambda parameters: contextlib.nullcontext()) -> Weights:
+    """(Hugging Face name, tensor) of the policy's weights W + B A * scale, one at a time; a tensor is valid until the
+    next one is requested.
+
+    The model itself is not merged, since unmerging would add rounding errors. ``gather(tensors)``: a context within
+    which an engine that shards parameters gathers these; the call is then a collective.
+    """
     policy = model.get_base_model()
     layers = [(name, layer) for name, layer in policy.named_modules() if isinstance(layer, LoraLayer)]
     adapted: dict[str, Any] = {f"{name}.base_layer.weight": layer for name, layer in layers}
@@ -63,19 +67,8 @@ def merged_weights(model: PeftModel, gathered: Gathered = lambda parameters: con
         adapters = (
             [p for key, p in adapted[name].named_parameters() if ".lora_" in f".{key}"] if name in adapted else []
         )
-        with gathered([tensor, *adapters]), torch.no_grad():
-            whole = tensor.detach()
+        with gather([tensor, *adapters]), torch.no_grad():
+            merged = tensor.detach()
             if adapters:
-                whole = whole + adapted[name].get_delta_weight(ADAPTER)
-            yield name.replace(".base_layer.", "."), whole
-
-
-def _linear_names(policy: PreTrainedModel) -> list[str]:
-    """The last parts of the linear layers' names, the head's aside."""
-    head = policy.get_output_embeddings()
-    linear = [
-        name.rpartition(".")[2]
-        for name, module in policy.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    ]
-    return list(dict.fromkeys(linear))
+                merged = merged + adapted[name].get_delta_weight(ADAPTER)
+            yield name.replace(".base_layer.", "."), merged

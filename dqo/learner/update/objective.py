@@ -1,4 +1,4 @@
-"""One step's loss, taken a micro-batch at a time, and the means to report of it. No engine in here."""
+"""The loss of a step, one micro-batch at a time, and the metrics to report. Independent of the engine."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -9,55 +9,67 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dqo import distributed
-from dqo.learner.parts import Loss
 from dqo.learner.update.packing import MicroBatch
-from dqo.records import Estimates, Experience, Targets
+from dqo.records import Estimates, Experience, LossInputs, Targets
+from dqo.stages import Loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Everything but the policy's log-probabilities, on the CPU."""
+    """All inputs of the loss of a step except the policy's log-probabilities, on the CPU."""
 
     loss: Loss
-    positions_P: tuple[int, ...]  # of the prompts, to name them in errors
+    positions_P: tuple[int, ...]  # positions of the prompts, for error messages
     advantages_BT: Float[Tensor, "batch tokens"]
-    weights_BT: Float[Tensor, "batch tokens"]  # the loss's own: they make micro-batches add up to the step
-    old_logprobs_BT: Float[Tensor, "batch tokens"] | None  # None: the policy's own, so that every ratio is 1
+    weights_BT: Float[Tensor, "batch tokens"]  # from Loss.token_weights, over the whole step
+    old_logprobs_BT: Float[Tensor, "batch tokens"] | None  # None: equal to the policy's, all ratios are 1
     ref_logprobs_BT: Float[Tensor, "batch tokens"] | None
     sampler_logprobs_BT: Float[Tensor, "batch tokens"]
-    stale_B: Bool[Tensor, " batch"]  # sampled by older weights: there the sampler's log-probabilities are the old ones
+    values_BT: Float[Tensor, "batch tokens"] | None  # a critic's
+    returns_BT: Float[Tensor, "batch tokens"] | None  # what a critic is trained on
+    stale_B: Bool[Tensor, " batch"]  # sampled by older weights: the sampler's logprobs are the old ones
 
     def positions(self, batches: Iterable[MicroBatch]) -> list[int]:
-        """Of the prompts whose completions are in these."""
+        """Stream positions of the prompts in these micro-batches, ascending."""
         return [self.positions_P[group] for group in sorted({group for batch in batches for group in batch.groups})]
 
     def largest_advantage(self, batches: Iterable[MicroBatch]) -> float:
-        """In absolute value; NaN if one is, 0.0 of none."""
+        """Largest absolute advantage in these micro-batches; NaN if one is NaN, 0.0 for no micro-batch."""
         values = [self.advantages_BT[batch.rows_N, batch.columns_N] for batch in batches]
         return float(torch.cat(values).abs().max()) if values else 0.0
 
-    def __call__(self, batch: MicroBatch, logprobs_N: Float[Tensor, " sampled"]) -> tuple[Float[Tensor, ""], Mapping]:
-        """The loss of one micro-batch, and (sum, count) of each mean."""
+    def __call__(
+        self, batch: MicroBatch, logprobs_N: Float[Tensor, " sampled"], entropies_N: Float[Tensor, " sampled"]
+    ) -> tuple[Float[Tensor, ""], Mapping]:
+        """The loss of one micro-batch, and its metrics as ``Loss.__call__`` returns them."""
 
         def pick(tensor_BT: Float[Tensor, "batch tokens"]) -> Float[Tensor, " sampled"]:
             return tensor_BT[batch.rows_N, batch.columns_N].to(logprobs_N.device)
 
+        def pick_if(tensor_BT: Float[Tensor, "batch tokens"] | None) -> Float[Tensor, " sampled"] | None:
+            return None if tensor_BT is None else pick(tensor_BT)
+
         old_N = logprobs_N.detach() if self.old_logprobs_BT is None else pick(self.old_logprobs_BT)
         sampler_N = pick(self.sampler_logprobs_BT)
         stale_N = self.stale_B[batch.rows_N].to(logprobs_N.device)
-        return self.loss(
+        inputs = LossInputs(
             logprobs_N=logprobs_N,
             old_logprobs_N=torch.where(stale_N, sampler_N, old_N),
             sampler_logprobs_N=sampler_N,
-            ref_logprobs_N=None if self.ref_logprobs_BT is None else pick(self.ref_logprobs_BT),
+            ref_logprobs_N=pick_if(self.ref_logprobs_BT),
+            entropies_N=entropies_N,
             advantages_N=pick(self.advantages_BT),
+            values_N=pick_if(self.values_BT),
+            returns_N=pick_if(self.returns_BT),
             weights_N=pick(self.weights_BT),
+            stale_N=stale_N,
             rows_N=batch.rows_N.to(logprobs_N.device),
         )
+        return self.loss(inputs)
 
 
 def counts(experience: Experience) -> tuple[int, int]:
-    """Valid completions and their sampled tokens, over all processes: what a loss divides by. A collective."""
+    """(valid completions, their sampled tokens) over all ranks; losses divide by them. A collective."""
     valid_B = experience.rewards.valid_PK.flatten()
     rows, tokens = distributed.all_reduce_sum([int(valid_B.sum()), int(experience.rollouts.sampled_BT[valid_B].sum())])
     return int(rows), int(tokens)
@@ -73,7 +85,7 @@ def objective(
     rows: int,
     tokens: int,
 ) -> Objective:
-    """``version`` is the learner's own, ``rows`` and ``tokens`` are ``counts`` over all processes."""
+    """The objective of a step. ``version``: the learner's; ``rows`` and ``tokens``: from ``counts``."""
     rollouts = experience.rollouts
     valid_B = experience.rewards.valid_PK.flatten()
     return Objective(
@@ -84,21 +96,24 @@ def objective(
         old_logprobs_BT=estimates.old_logprobs_BT,
         ref_logprobs_BT=estimates.ref_logprobs_BT,
         sampler_logprobs_BT=rollouts.logprobs_BT,
+        values_BT=estimates.values_BT,
+        returns_BT=targets.returns_BT,
         stale_B=rollouts.versions_B < version,
     )
 
 
-EXTREMES = {"min": torch.minimum, "max": torch.maximum}  # by the last part of a name
+EXTREMES = {"min": torch.minimum, "max": torch.maximum}  # by the last part of a metric's name
 
 
 class Tally:
-    """Sums and counts over micro-batches, which become means; of a name in …/min or …/max the extreme."""
+    """Accumulates metrics over micro-batches: means, or the extreme for names that end in /min or /max."""
 
     def __init__(self):
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
 
     def add(self, means: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Adds metrics of one micro-batch, {name: (sum, count)}."""
         for name, (total, count) in means.items():
             extreme = EXTREMES.get(name.rpartition("/")[2])
             if extreme is not None:
@@ -108,15 +123,16 @@ class Tally:
             self.sums[name] = self.sums.get(name, 0.0) + total.detach()
             self.counts[name] = self.counts.get(name, 0.0) + count.detach()
 
-    def over_all(self) -> "Tally":
-        """That of all processes together. A collective."""
-        whole = Tally()
+    def over_all_ranks(self) -> "Tally":
+        """One tally of all ranks' metrics. A collective."""
+        total = Tally()
         for means in distributed.all_gather(
             {name: (self.sums[name].cpu(), self.counts[name].cpu()) for name in self.sums}
         ):
-            whole.add(means)
-        return whole
+            total.add(means)
+        return total
 
     def means(self, names: Iterable[str]) -> dict[str, float]:
-        """NaN for what was never measured: the keys of a report do not depend on the data."""
+        """{name: value} of the given metrics; NaN for a metric that was never added, so that keys do not depend on the
+        data."""
         return {name: float(self.sums[name] / self.counts[name]) if name in self.sums else math.nan for name in names}

@@ -1,9 +1,10 @@
-"""From rollouts to micro-batches of a token budget, in two forms. No engine in here.
+"""From rollouts to micro-batches of at most a given number of tokens, in two forms.
 
-Shared: one sequence a group, [prompt, c_1 … c_m], in which each completion sees the prompt and itself and continues the
-prompt's positions: the prompt is computed once. Plain: one sequence a completion, [prompt, c]. Both give the same
-log-probabilities where a model's attention can be ours (``logprobs.use_shared_prompt``); plain works with any model.
-Groups of like length are put together, so that little is padded.
+Shared form: one sequence per group, [prompt, c_1 … c_m]. Each completion attends to the prompt and to itself, and its
+positions continue the prompt's, so the prompt is computed once. Plain form: one sequence per completion, [prompt, c].
+Both give the same log-probabilities. The shared form needs a model that can use dqo's attention
+(``logprobs.use_shared_prompt``); the plain form works with any model. Groups of similar length are put together to
+keep padding small.
 """
 
 from collections.abc import Sequence
@@ -19,33 +20,36 @@ from dqo.records import Rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """What one forward pass takes, and where its sampled tokens come from. R sequences of L tokens, N sampled tokens in
-    the order of their rows. Example: one group of a 4-token prompt and two completions of 2: R = 1, L = 8, N = 4,
-    sources 3, 4, 3, 6: the prompt's last token predicts both first tokens."""
+    """The input of one forward pass, and the place of each sampled token in it and in the rollouts.
 
-    tokens_RL: Int[Tensor, "sequences length"]  # 0 behind a sequence's end
+    R sequences of L tokens; N sampled tokens, in the order of the rollouts' rows. Example: one group with a 4-token
+    prompt and two completions of 2 tokens: R = 1, L = 8, N = 4, sources 3, 4, 3, 6. Both first tokens have source 3:
+    the prompt's last token predicts them.
+    """
+
+    tokens_RL: Int[Tensor, "sequences length"]  # 0 after a sequence's end
     positions_RL: Int[Tensor, "sequences length"]
     mask: Bool[Tensor, "completions 1 completion keys"] | Int[Tensor, "sequences length"]  # shared | plain
     shared_prompt: SharedPrompt | None  # None: the plain form
-    rows_N: Int[Tensor, " sampled"]  # token n is tokens_BT[rows_N[n], columns_N[n]] of the rollouts …
+    rows_N: Int[Tensor, " sampled"]  # sampled token n is rollouts.tokens_BT[rows_N[n], columns_N[n]]
     columns_N: Int[Tensor, " sampled"]
-    targets_N: Int[Tensor, " sampled"]  # its id
-    sequences_N: Int[Tensor, " sampled"]  # … and is predicted at [sequences_N[n], sources_N[n]] here
+    targets_N: Int[Tensor, " sampled"]  # token id of sampled token n
+    sequences_N: Int[Tensor, " sampled"]  # tokens_RL[sequences_N[n], sources_N[n]] predicts sampled token n
     sources_N: Int[Tensor, " sampled"]
-    groups: tuple[int, ...]  # whose completions are in here: indices into rollouts.prompts
-    padding: int  # tokens
+    groups: tuple[int, ...]  # indices into rollouts.prompts of the groups in this micro-batch
+    padding: int  # padding tokens in tokens_RL
 
 
 def micro_batches(rollouts: Rollouts, rows: Sequence[int], *, budget: int, shared: bool) -> list[MicroBatch]:
-    """The given rows in micro-batches of at most ``budget`` tokens, padding included, longest first.
+    """Micro-batches of the given rows, at most ``budget`` tokens each with padding, longest sequences first.
 
-    A group over the budget is cut, and its prompt repeated; a single completion over it is alone in a micro-batch. Rows
-    without a sampled token are left out.
+    A group above the budget is split and its prompt repeated. A single completion above the budget gets a micro-batch
+    of its own. Rows without a sampled token are left out.
     """
     has_sampled, lengths = rollouts.sampled_BT.any(1).tolist(), rollouts.lengths_B.tolist()
     prompts = [len(prompt.tokens) for prompt in rollouts.prompts]
-    sequences: list[list[int]] = []  # of rows
-    sizes: list[int] = []  # their tokens
+    sequences: list[list[int]] = []  # each is a list of rows
+    sizes: list[int] = []  # tokens of each sequence
     for row in (row for row in rows if has_sampled[row]):
         own = lengths[row] - prompts[row // rollouts.k]
         same = shared and sequences and sequences[-1][0] // rollouts.k == row // rollouts.k
@@ -65,7 +69,7 @@ def micro_batches(rollouts: Rollouts, rows: Sequence[int], *, budget: int, share
 
 
 def _packed(rollouts: Rollouts, sequences: Sequence[Sequence[int]], shared: bool) -> MicroBatch:
-    """Of S rows with M tokens in their completions, sampled or not."""
+    """One micro-batch. S: all rows in it; M: all tokens of their completions, sampled or not."""
     counts_R = torch.tensor([len(rows) for rows in sequences])
     rows_S = torch.tensor([row for rows in sequences for row in rows])
     sequences_S = torch.arange(len(sequences)).repeat_interleave(counts_R)
@@ -77,20 +81,20 @@ def _packed(rollouts: Rollouts, sequences: Sequence[Sequence[int]], shared: bool
 
     tokens_RL = torch.zeros(len(sequences), int(ends_R.max()), dtype=torch.long)
     positions_RL = torch.zeros_like(tokens_RL)
-    r, place = _within(prompts_S[first_R])
-    tokens_RL[r, place], positions_RL[r, place] = rollouts.tokens_BT[rows_S[first_R][r], place], place
-    s, own_M = _within(lengths_S)
-    rows_M, columns_M = rows_S[s], prompts_S[s] + own_M
-    sequences_M, places_M = sequences_S[s], starts_S[s] + own_M
+    r, offset = _token_indices(prompts_S[first_R])
+    tokens_RL[r, offset], positions_RL[r, offset] = rollouts.tokens_BT[rows_S[first_R][r], offset], offset
+    s, offset_M = _token_indices(lengths_S)
+    rows_M, columns_M = rows_S[s], prompts_S[s] + offset_M
+    sequences_M, places_M = sequences_S[s], starts_S[s] + offset_M
     tokens_RL[sequences_M, places_M] = rollouts.tokens_BT[rows_M, columns_M]
     positions_RL[sequences_M, places_M] = columns_M
-    # predicted by the token before, which for a completion's first token is the prompt's last
-    sources_M = torch.where(own_M == 0, columns_M, places_M) - 1
+    # the token before predicts it; before a completion's first token that is the prompt's last token
+    sources_M = torch.where(offset_M == 0, columns_M, places_M) - 1
 
     sampled_M = rollouts.sampled_BT[rows_M, columns_M]
     rows_N, columns_N = rows_M[sampled_M], columns_M[sampled_M]
     if shared:
-        mask, shared_prompt = _behind_prompts(tokens_RL.shape, sequences_S, prompts_S, starts_S, lengths_S)
+        mask, shared_prompt = _shared_prompt_layout(tokens_RL.shape, sequences_S, prompts_S, starts_S, lengths_S)
     else:
         mask, shared_prompt = (torch.arange(tokens_RL.shape[1]) < ends_R[:, None]).long(), None
     return MicroBatch(
@@ -108,29 +112,29 @@ def _packed(rollouts: Rollouts, sequences: Sequence[Sequence[int]], shared: bool
     )
 
 
-def _within(lengths_S: Int[Tensor, " sequences"]) -> tuple[Tensor, Tensor]:
-    """For each token of sequences that are so long, one after the other: which sequence, and where in it."""
-    s, place = (torch.arange(int(lengths_S.max())) < lengths_S[:, None]).nonzero(as_tuple=True)
-    return s, place
+def _token_indices(lengths_S: Int[Tensor, " sequences"]) -> tuple[Tensor, Tensor]:
+    """(sequence, offset) of every token of sequences with these lengths, sequence by sequence."""
+    s, offset = (torch.arange(int(lengths_S.max())) < lengths_S[:, None]).nonzero(as_tuple=True)
+    return s, offset
 
 
-def _behind_prompts(
+def _shared_prompt_layout(
     shape: torch.Size, sequences_S: Tensor, prompts_S: Tensor, starts_S: Tensor, lengths_S: Tensor
 ) -> tuple[Bool[Tensor, "completions 1 completion keys"], SharedPrompt]:
-    """Which keys each completion's queries look at, and where these are. No query sees nothing, which would make the
-    softmax NaN."""
+    """The attention mask of the shared form, and the index tensors to gather queries and keys. Every query attends to
+    at least one key: the softmax of a query without keys would be NaN."""
     (rows, length), completions = shape, len(sequences_S)
     prompt_P, own_C = torch.arange(int(prompts_S.max())), torch.arange(int(lengths_S.max()))
     in_prompt_SP, in_own_SC = prompt_P < prompts_S[:, None], own_C < lengths_S[:, None]
     keys_SP = sequences_S[:, None] * length + prompt_P
     queries_SC = (sequences_S * length + starts_S)[:, None] + own_C.minimum(lengths_S[:, None] - 1)
-    results_RL = torch.zeros(rows, length, dtype=torch.long)  # padding's too: nobody reads them
+    results_RL = torch.zeros(rows, length, dtype=torch.long)  # 0 for padding: never read
     results = results_RL.view(-1)
     results[keys_SP[in_prompt_SP]] = (sequences_S[:, None] * len(prompt_P) + prompt_P)[in_prompt_SP]
     results[queries_SC[in_own_SC]] = rows * len(prompt_P) + in_own_SC.view(-1).nonzero()[:, 0]
     causal_CC = own_C <= own_C[:, None]
-    seen = [in_prompt_SP[:, None].expand(-1, len(own_C), -1), causal_CC.expand(completions, -1, -1)]
-    return torch.cat(seen, dim=-1)[:, None], SharedPrompt(
+    mask_parts = [in_prompt_SP[:, None].expand(-1, len(own_C), -1), causal_CC.expand(completions, -1, -1)]
+    return torch.cat(mask_parts, dim=-1)[:, None], SharedPrompt(
         longest_prompt=len(prompt_P),
         queries_SC=queries_SC,
         keys_SK=torch.cat([keys_SP, queries_SC], dim=1),

@@ -1,4 +1,4 @@
-"""The policy as it was at the start, for the KL term: a frozen copy, or LoRA's base with its adapters switched off."""
+"""The reference model: the policy before its first update, a frozen copy or LoRA's base model without adapters."""
 
 import contextlib
 import copy
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 
 class Reference:
-    """Make it before the first update. A frozen copy costs the policy's memory once more; LoRA's costs nothing."""
+    """Create it before the first update. A frozen copy needs as much memory as the policy; with LoRA it needs none."""
 
     def __init__(self, model: PreTrainedModel | PeftModel):
         self.copy = None if isinstance(model, PeftModel) else copy.deepcopy(model).requires_grad_(False)
@@ -17,5 +17,6 @@ class Reference:
 
     @contextlib.contextmanager
     def model(self) -> Iterator[PreTrainedModel | PeftModel]:
+        """The reference model, valid within the block; with LoRA the policy's adapters are off until its end."""
         with self._model.disable_adapter() if isinstance(self._model, PeftModel) else contextlib.nullcontext():
             yield self._model

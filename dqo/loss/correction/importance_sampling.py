@@ -1,5 +1,5 @@
-"""Where the sampler's probabilities are not the learner's: an inference engine has other kernels, another order of sums
-and often another dtype, and what was sampled is then off-policy at the first update already."""
+"""Importance-sampling correction for the mismatch between sampler and learner. An inference engine has other kernels,
+another summation order and often another dtype, so its samples are off-policy even for the first update."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -8,25 +8,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dqo.errors import ConfigError
-
-Means = Mapping[str, tuple[Tensor, Tensor]]  # name → (sum, count); of a name in …/min or …/max (that, anything)
+Means = Mapping[
+    str, tuple[Tensor, Tensor]
+]  # {name: (sum, count)}; for a name that ends in /min or /max: (extreme, any)
 
 
 class Mode(StrEnum):
-    """What is done about it (TRL's ``vllm_importance_sampling_mode``). The ratio is learner / sampler, of a token or,
-    as a product, of a completion."""
+    """How the mismatch is corrected (TRL's ``vllm_importance_sampling_mode``).
 
-    none = "none"  # it is measured only
-    token_truncate = "token_truncate"  # the token's loss times its ratio, kept within the bounds
-    token_mask = "token_mask"  # times its ratio, 0 outside of the bounds
+    The ratio is learner / sampler probability: of a token, or of a completion as the product over its tokens.
+    """
+
+    none = "none"  # metrics only
+    token_truncate = "token_truncate"  # the loss is multiplied by the ratio, clamped to the bounds
+    token_mask = "token_mask"  # the loss is multiplied by the ratio, or by 0 if it is outside the bounds
     sequence_truncate = "sequence_truncate"
     sequence_mask = "sequence_mask"
 
 
 class Mismatch:
-    """Importance weights of tokens that another distribution than the learner's has drawn, truncated or masked (Ionides
-    2008; Liu et al. 2025, "When speed kills stability"). Unbiased where no bound is met."""
+    """Importance weights of sampled tokens, truncated or masked (Ionides 2008; Liu et al. 2025, "When speed kills
+    stability"), and metrics of the mismatch. Unbiased where all ratios are within the bounds."""
 
     names = (
         "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "sampling/kl",
@@ -35,12 +37,6 @@ class Mismatch:
     )  # fmt: skip
 
     def __init__(self, mode: Mode, *, clip_min: float | None, clip_max: float | None):
-        """Raises ConfigError for bounds that leave no room for a ratio of 1."""
-        for name, bound, good in (("min", clip_min, "0.3"), ("max", clip_max, "3.0")):
-            if bound is not None and not (0 <= bound <= 1 if name == "min" else 1 <= bound < torch.inf):
-                allowed = "0 to 1" if name == "min" else "1 or more"
-                key = f"loss.importance_sampling_clip_{name}"
-                raise ConfigError(f"{key}={bound}: {allowed} is allowed, or null; type {key}={good}")
         self.mode = mode
         self.low, self.high = clip_min or 0.0, torch.inf if clip_max is None else clip_max
 
@@ -51,10 +47,13 @@ class Mismatch:
         sampler_logprobs_N: Float[Tensor, " sampled"],
         rows_N: Int[Tensor, " sampled"],
     ) -> tuple[Float[Tensor, " sampled"], Means]:
-        """What each token's objective is multiplied by, and what is to be reported. ``logprobs_N``: the learner's, of
-        the weights that sampled, in nats and without gradient; completions are whole (``rows_N``)."""
+        """(factor on each token's loss, metrics).
+
+        ``logprobs_N``: the learner's log-probabilities in nats, for the weights that sampled, without gradient.
+        ``rows_N``: the row of each token; completions must be complete.
+        """
         differences_N = logprobs_N - sampler_logprobs_N
-        if not len(differences_N):  # nothing was sampled: nothing is measured
+        if not len(differences_N):  # no sampled token: no metrics
             return differences_N, {}
         shares_N, ratios_N = torch.ones_like(differences_N), differences_N.exp()
         if self.mode.startswith("sequence"):
@@ -82,7 +81,7 @@ class Mismatch:
 def row_sums(
     values_N: Float[Tensor, " sampled"], rows_N: Int[Tensor, " sampled"]
 ) -> tuple[Float[Tensor, " sampled"], Int[Tensor, " sampled"]]:
-    """Of each token's completion: the sum of its values, and its number of tokens."""
+    """(sum of the values, number of tokens) over the completion of each token."""
     _, rows_N, counts_R = rows_N.unique(return_inverse=True, return_counts=True)
     sums_R = values_N.new_zeros(len(counts_R)).index_add(0, rows_N, values_N)
     return sums_R[rows_N], counts_R[rows_N]

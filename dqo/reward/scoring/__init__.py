@@ -1,0 +1,1 @@
+"""What the rewards share: totals, the policy ``on_error``, calls of user functions."""

@@ -1,56 +1,47 @@
-"""What happens when a reward fails on some completions (``on_error``), and how often it did."""
+"""The policy ``on_error`` for completions that a reward fails on, and the counters of such failures."""
 
 import logging
 import math
 import threading
 from collections import Counter
+from typing import Annotated, Literal
 
-from dqo.errors import ConfigError, StageError
+from pydantic import Field
+
+from dqo.errors import StageError
 
 logger = logging.getLogger(__name__)
 
+OnError = Annotated[Literal["raise", "mask"] | float, Field(examples=["mask"])]
+
 
 class Tolerance:
-    """``raise`` stops the run, ``mask`` makes the completions invalid, a number is their reward. Thread-safe."""
+    """The policy: ``raise`` stops the run, ``mask`` makes the completions invalid, a number becomes their reward.
+    Thread-safe."""
 
-    def __init__(self, on_error: str):
-        """Raises ConfigError for anything else."""
+    def __init__(self, on_error: OnError):
         self.raises, self.masks = on_error == "raise", on_error == "mask"
-        self.fill = math.nan if self.raises or self.masks else _number(on_error)
+        self.fill = on_error if isinstance(on_error, float) else math.nan
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def meet(self, error: StageError, *, counts: dict[str, int]) -> None:
-        """Raise the error, or count it; the first of a kind is logged as well, so that the count can be understood."""
+    def raise_or_count(self, error: StageError, *, counts: dict[str, int]) -> None:
+        """Raise ``error`` under ``on_error=raise``; otherwise add ``counts`` to the counters, and log the error if it
+        is the first one of a counter."""
         if self.raises:
             raise error
         if first := self.count(counts):
-            logger.warning("%s (tolerated by reward.on_error; from now on only counted: %s)", error, ", ".join(first))
+            names = ", ".join(first)
+            logger.warning("%s (tolerated by reward.on_error; later ones are only counted: %s)", error, names)
 
     def count(self, counts: dict[str, int]) -> list[str]:
-        """Add to the counters; returns those that were 0."""
+        """Add ``counts``; returns the names of the counters that were 0 before."""
         with self._lock:
             first = [name for name, count in counts.items() if count and not self._counts[name]]
             self._counts.update(counts)
         return first
 
     def counters(self) -> dict[str, int]:
-        """Totals since the start."""
+        """Totals since the start, by name."""
         with self._lock:
             return dict(self._counts)
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ConfigError(f"reward.on_error={text}: allowed are raise, mask and numbers; type reward.on_error=mask")
-    return value
-
-
-def check_seconds(key: str, seconds: float) -> None:
-    """Raises ConfigError unless it is a time limit."""
-    if not 0 < seconds < math.inf:
-        raise ConfigError(f"{key}={seconds}: seconds above 0 are needed; type {key}=30")

@@ -1,4 +1,4 @@
-"""From parts to totals: the arithmetic that every reward shares."""
+"""What every reward shares: which completions are judged, and the weighted sum of the parts."""
 
 from collections.abc import Mapping
 
@@ -10,8 +10,8 @@ from dqo.errors import StageError
 from dqo.records import Rollouts
 
 
-def counted(rollouts: Rollouts, *, mask_truncated_completions: bool) -> Bool[Tensor, "prompts k"]:
-    """False: cut by length, where such completions are masked."""
+def judged_mask(rollouts: Rollouts, *, mask_truncated_completions: bool) -> Bool[Tensor, "prompts k"]:
+    """True for each completion that is judged: all, or with ``mask_truncated_completions`` only the finished ones."""
     finished_PK = rollouts.finished_B.view(len(rollouts.prompts), rollouts.k)
     return finished_PK if mask_truncated_completions else torch.ones_like(finished_PK)
 
@@ -22,10 +22,10 @@ def total(
     weights: Mapping[str, float],
     valid_PK: Bool[Tensor, "prompts k"],
 ) -> tuple[Float[Tensor, "prompts k"], Bool[Tensor, "prompts k"]]:
-    """Weighted sum of the parts that apply, and which completions have one: as in TRL a NaN part (its None) is left out
-    of the sum, and a completion without any part is invalid. 0.0 where invalid.
+    """The weighted sum of the parts (0.0 where invalid), and the mask of valid completions.
 
-    Raises StageError for a sum beyond float32.
+    As in TRL, a NaN part (TRL's None) is left out of the sum. A completion is invalid if all its parts are NaN, or if
+    ``valid_PK`` says so. Raises StageError if a sum is not a finite float32.
     """
     stacked_SPK = torch.stack(list(parts.values()))  # S parts
     weights_S = torch.tensor([weights[name] for name in parts])

@@ -1,4 +1,4 @@
-"""One function of the user's in its sandbox: checked once, then asked; what it returns becomes rewards or a failure."""
+"""Calls a user's reward function in its sandbox, and turns what it returns into rewards or failures."""
 
 import json
 import math
@@ -11,20 +11,22 @@ from torch import Tensor
 
 from dqo.errors import ConfigError, StageError
 from dqo.records import Prompt, Rollouts
-from dqo.reward.sandbox.process import Kind, Sandbox, SandboxError
+from dqo.reward.sandbox.sandbox import Kind, Sandbox, SandboxError
 from dqo.reward.scoring.tolerance import Tolerance
 
-GIVEN = ("prompts", "completions", "completion_ids")
-HIDDEN = ("prompt", "completion", "completion_ids")  # columns that TRL does not pass on either
-TRLS = ("trainer_state", "log_extra", "log_metric", "environments")  # TRL's trainer has them, dqo has not
+GIVEN = ("prompts", "completions", "completion_ids")  # arguments that are always there
+HIDDEN = ("prompt", "completion", "completion_ids")  # columns that are not passed, as in TRL
+TRL_ONLY = ("trainer_state", "log_extra", "log_metric", "environments")  # arguments that TRL passes and dqo does not
 SCORE = "dqo.reward.sandbox.call_function:score"
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 class UserFunction:
-    """One user function: what it takes, and what it returned made into rewards or a failure."""
+    """One function in one sandbox, under one ``on_error`` policy. Thread-safe: the sandbox makes one call at a time."""
 
     def __init__(self, name: str, path: str, sandbox: Sandbox, tolerance: Tolerance, prompt: Prompt):
+        """Import the function in the sandbox. Raises ConfigError if that fails, or if the function needs an argument
+        for which ``prompt`` has no column."""
         self.name, self.path, self.sandbox, self._tolerance = name, path, sandbox, tolerance
         try:
             described = sandbox.start()
@@ -33,18 +35,21 @@ class UserFunction:
         self._takes = None if described["open"] else set(described["takes"])
         columns = {name: value for name, value in prompt.columns.items() if name not in HIDDEN}
         _check_arguments(path, described["needs"], columns)
-        _check_columns(path, {name: value for name, value in columns.items() if self._wants(name)})
+        _check_columns(path, {name: value for name, value in columns.items() if self._accepts(name)})
 
     def __call__(
         self, rollouts: Rollouts, arguments: Mapping[str, Sequence[Any]], valid_PK: Bool[Tensor, "prompts k"]
     ) -> tuple[Float[Tensor, "prompts k"], Bool[Tensor, "prompts k"]]:
-        """Rewards, NaN for None, for failures under ``mask`` and where invalid; and which of them are failures.
+        """The rewards (P, k), and the mask of failures. Rewards are NaN for None, for a failure under ``on_error=mask``
+        and where ``valid_PK`` is False.
 
-        The function sees whole groups, masked completions too, but nothing comes of what it says of those."""
+        The function gets complete groups; its values for completions that are not valid are ignored. Raises StageError
+        for a failure under ``on_error=raise``.
+        """
         nothing_PK = torch.full(valid_PK.shape, math.nan)
         if not valid_PK.any():
             return nothing_PK, torch.zeros_like(valid_PK)
-        values, problem, cause = self._ask(rollouts, arguments)
+        values, problem, cause = self._values(rollouts, arguments)
         bad = [isinstance(v, str) or (v is not None and not abs(v) <= FLOAT32_MAX) for v in values]
         failed_PK = torch.tensor(bad).view_as(valid_PK) & valid_PK
         if failed_PK.any():
@@ -52,20 +57,18 @@ class UserFunction:
             problem = problem or (
                 f"returned {values[row]} for row {row} of {len(values)}, a finite number or None is needed"
             )
-            self._meet(rollouts, failed_PK, problem, cause)
+            self._raise_or_count(rollouts, failed_PK, problem, cause)
         filled = [self._tolerance.fill if b else math.nan if v is None else v for v, b in zip(values, bad, strict=True)]
         return torch.where(valid_PK, torch.tensor(filled, dtype=torch.float32).view_as(valid_PK), nothing_PK), failed_PK
 
-    def _ask(
+    def _values(
         self, rollouts: Rollouts, arguments: Mapping[str, Sequence[Any]]
     ) -> tuple[list[float | str | None], str, SandboxError | None]:
-        """A value a row; a failure of the whole call in place of all of them, and its cause."""
+        """One value per row, the problem and its cause. If the whole call failed, each value is the problem's text."""
         rows, problem, cause = len(rollouts.texts), "", None
-        wanted = {name: column for name, column in arguments.items() if self._wants(name)}
+        wanted = {name: column for name, column in arguments.items() if self._accepts(name)}
         try:
-            values = self.sandbox.call(
-                "dqo.reward.sandbox.call_function:score", path=self.path, arguments=wanted, rows=rows
-            )
+            values = self.sandbox.call(SCORE, path=self.path, arguments=wanted, rows=rows)
             if not isinstance(values, list):
                 problem = f"returned {values}, a list of {rows} numbers or None is needed"
             elif len(values) != rows:
@@ -75,10 +78,10 @@ class UserFunction:
             values, problem, cause = [], f"failed on {rows} completions: {error}", error
         return [problem] * rows if problem else values, problem, cause
 
-    def _wants(self, name: str) -> bool:
+    def _accepts(self, name: str) -> bool:
         return self._takes is None or name in self._takes
 
-    def _meet(self, rollouts: Rollouts, failed_PK: Tensor, problem: str, cause: SandboxError | None) -> None:
+    def _raise_or_count(self, rollouts: Rollouts, failed_PK: Tensor, problem: str, cause: SandboxError | None) -> None:
         positions = [p.position for p, bad in zip(rollouts.prompts, failed_PK.any(1).tolist(), strict=True) if bad]
         counts = {f"{self.name}/errors": int(failed_PK.sum())}
         if cause is not None and cause.kind is Kind.TIMEOUT:
@@ -88,7 +91,7 @@ class UserFunction:
             problem += "; raise reward.memory_gb"
         error = StageError("reward", f"python function {self.path} {problem}", positions=positions)
         error.__cause__ = cause
-        self._tolerance.meet(error, counts=counts)
+        self._tolerance.raise_or_count(error, counts=counts)
 
 
 def _import_problem(error: SandboxError) -> str:
@@ -101,8 +104,10 @@ def _import_problem(error: SandboxError) -> str:
 
 def _check_arguments(path: str, needs: Sequence[str], columns: Mapping[str, Any]) -> None:
     for name in needs:
-        if name in TRLS:
-            raise ConfigError(f"reward.function={path} needs {name}, which only TRL has; default it: {name}=None")
+        if name in TRL_ONLY:
+            raise ConfigError(
+                f"reward.function={path} needs {name}, which only TRL passes; give it a default, {name}=None"
+            )
         if name not in (*GIVEN, *columns):
             known = ", ".join((*GIVEN, *columns))
             raise ConfigError(f"reward.function={path} needs {name}, which no column provides; there are {known}")

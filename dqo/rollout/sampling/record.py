@@ -1,4 +1,4 @@
-"""What every engine owes the other stages: the tokens that end a completion, and the record of finished groups."""
+"""Shared by all engines: the set of end tokens, and the record of finished groups."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,10 @@ from dqo.records import Prompt, Rollouts
 
 
 def end_tokens(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[str]) -> set[int]:
-    """Every token that ends a completion: the generation config's, one or several, the tokenizer's, the user's."""
+    """All token ids that end a completion: of the generation config, the tokenizer and ``rollout.stop_tokens``.
+
+    Raises ConfigError for a stop token that is not exactly one token of this model.
+    """
     configured = policy.generation_config.eos_token_id
     ends = set() if configured is None else {configured} if isinstance(configured, int) else set(configured)
     if isinstance(tokenizer.eos_token_id, int):
@@ -27,8 +30,11 @@ def record(
     prompts: Sequence[Prompt], completions: Sequence[Sequence[int]], logprobs: Sequence[Sequence[float]],
     finished: Sequence[bool], *, tokenizer: PreTrainedTokenizerBase, version: int,
 ) -> Rollouts:  # fmt: skip
-    """Whole groups, row by row: the sampled tokens, end token included where ``finished``, and what each was worth to
-    the sampler in nats."""
+    """The record of complete groups.
+
+    ``completions``: sampled token ids per row, end token included where ``finished``; ``logprobs``: their
+    log-probabilities in nats, from the sampler.
+    """
     k = len(completions) // len(prompts)
     rows = [[*prompts[row // k].tokens, *tokens] for row, tokens in enumerate(completions)]
     starts_B = torch.tensor([len(prompt.tokens) for prompt in prompts]).repeat_interleave(k)

@@ -1,0 +1,1 @@
+"""Checks of texts: English, and the small grammar of ``task=concepts``."""

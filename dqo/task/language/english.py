@@ -1,4 +1,4 @@
-"""What a reward can ask of an English sentence without a model: is it one, plausibly, and which words does it use?"""
+"""Checks of English text without a model: is it plausibly one sentence, and which words does it use?"""
 
 import json
 import re
@@ -12,19 +12,19 @@ from pathlib import Path
 LEXICON = Path(__file__).parents[2] / "data" / "english.json"
 MAX_WORDS = 30
 MIN_FUNCTION_WORDS = 0.2  # share of the words
-MAX_UNKNOWN = 1  # a name, a rare word
+MAX_UNKNOWN = 1  # words; a name or a rare word is tolerated
 PLAIN = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-"}
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words without accents; "dog's" is "dog", "can't" stays whole, "well-known" is two words."""
+    """The words in lower case without accents; "dog's" gives "dog", "can't" stays whole, "well-known" is two words."""
     words = re.findall(r"[a-z]+(?:'[a-z]+)?", _ascii(text).lower())
     return [re.sub("'(s|m|re|ve|ll|d)$", "", word) for word in words]
 
 
 @cache
 def forms(word: str) -> frozenset[str]:
-    """The word and its inflections, irregular ones included; some that no one uses ("runed") are among them.
+    """The word and its inflections, regular and irregular; some of them do not exist in English ("runed").
 
     Example: "carry" gives carry, carries, carried, carrying; "stand" gives stood.
     """
@@ -39,39 +39,39 @@ def forms(word: str) -> frozenset[str]:
     return frozenset([word, f"{word}s", *regular, *men, *_lexicon()["irregular"].get(word, ())])
 
 
-def used(concepts: Sequence[str], text: str) -> list[str]:
-    """The concepts of which the text has a form."""
+def covered_concepts(concepts: Sequence[str], text: str) -> list[str]:
+    """The concepts that occur in the text, in any inflection."""
     words = set(words_of(text))
     return [concept for concept in concepts if not words.isdisjoint(forms(concept))]
 
 
 def fault(text: str, concepts: Sequence[str], known: Collection[str]) -> str | None:
-    """Why the text is not one well-formed sentence about the concepts; None: nothing speaks against it.
+    """Why the text is not one well-formed sentence about the concepts; None if no fault is found.
 
-    Of CommonGen's human references (dev, with capital and full stop) 96 % have no fault. What policies were seen to
-    find when asked for coverage alone has one: emoji, made-up words, lists, repetition, several sentences.
+    96 % of CommonGen's human references (dev split, with capital and full stop) have no fault. Each trick that policies
+    learned from a reward for coverage alone is a fault: emoji, invented words, lists, repetition, several sentences.
     """
     text = text.strip().strip('"“”').strip()
     words = words_of(text)
-    small = [word for word in words if word in _function_words()]
-    other = [word for word in words if word not in _function_words()]
+    function_words = [word for word in words if word in _function_words()]
+    content_words = [word for word in words if word not in _function_words()]
     if not text[:1].isupper() or not re.fullmatch(r"[A-Za-z0-9 ,;:'\"&$%()-]+[.!?]", _ascii(text)):
         return "not one sentence, from a capital to a full stop, of letters"
     if not len(concepts) + 2 <= len(words) <= MAX_WORDS:
         return "too short or too long"
-    if len(small) < MIN_FUNCTION_WORDS * len(words):
-        return "too few of the small words that hold a sentence together"
-    if any(a == b for a, b in pairwise(words)) or max(Counter(other).values(), default=0) > 2:
+    if len(function_words) < MIN_FUNCTION_WORDS * len(words):
+        return "too few function words"
+    if any(a == b for a, b in pairwise(words)) or max(Counter(content_words).values(), default=0) > 2:
         return "a word is repeated"
     if len(concepts) > 2 and _longest_run(words, concepts) >= len(concepts):
         return "a list of the words"
-    if sum(word not in known for word in other) > MAX_UNKNOWN:
+    if sum(word not in known for word in content_words) > MAX_UNKNOWN:
         return "unknown words"
     return None
 
 
 def _longest_run(words: Sequence[str], concepts: Sequence[str]) -> int:
-    """How many words that are concepts follow one another with nothing, or "and", between."""
+    """Length of the longest run of concepts with no other word between them than "and" and "or"."""
     wanted = frozenset().union(*map(forms, concepts))
     longest = run = 0
     for word in words:
@@ -82,7 +82,7 @@ def _longest_run(words: Sequence[str], concepts: Sequence[str]) -> int:
 
 
 def _ascii(text: str) -> str:
-    """Without accents and with plain quotes; what is not Latin stays as it is."""
+    """The text without accents and with plain quotes; letters that are not Latin stay as they are."""
     if text.isascii():
         return text
     letters = unicodedata.normalize("NFKD", text.translate(PLAIN))

@@ -11,13 +11,14 @@ from pathlib import Path
 LANGUAGE = Path(__file__).parents[2] / "data" / "concepts.json"
 DETERMINER = "determiner"  # the one class whose words ("the", "a") may come twice
 
-Template = tuple[
-    str, ...
-]  # of classes and of words that stand for themselves: determiner actor act in determiner room .
+Template = tuple[str, ...]  # word classes and literal words: ("determiner", "actor", "act", "in", …, ".")
 
 
 class Grammar:
-    """Every word has one class or stands for itself, so a text is a sentence if its classes are a template."""
+    """Decides which texts are sentences, and samples sentences.
+
+    Every word belongs to one class or is a literal, so a text is a sentence if its classes are a template.
+    """
 
     def __init__(self, path: Path = LANGUAGE):
         language = json.loads(path.read_text("utf-8"))
@@ -27,15 +28,16 @@ class Grammar:
         self._kinds: list[list[str]] = language["kinds"]
         self._class_of = {word: word for word in self.words}
         self._class_of |= {word: name for name, words in self.classes.items() for word in words}
-        self._by_length = cache(self._fitting)
+        self._templates_by_length = cache(self._matching_templates)
 
     @cached_property
     def templates(self) -> frozenset[Template]:
-        return frozenset(self._expanded("sentence"))
+        """All templates of a sentence."""
+        return frozenset(self._templates_of("sentence"))
 
     @cached_property
     def triples(self) -> list[tuple[str, ...]]:
-        """Every set of three concepts once, in one shuffled order for all time."""
+        """Every set of three concepts once, in a shuffled order that never changes."""
         choices = (itertools.product(*(self.classes[name] for name in kind)) for kind in self._kinds)
         sets = {frozenset(words) for words in itertools.chain(*choices)}
         triples = sorted(tuple(sorted(words)) for words in sets if len(words) == 3)
@@ -44,15 +46,15 @@ class Grammar:
         return [tuple(chooser.sample(triple, 3)) for triple in triples]
 
     def is_sentence(self, text: str) -> bool:
-        """Whether the grammar makes this text, without a word twice (but "the" and "a")."""
+        """Whether the grammar generates this text and no word of a class occurs twice (except "the" and "a")."""
         words = text.split()
         template = tuple(self._class_of.get(word, "") for word in words)
         once = [word for word, name in zip(words, template, strict=True) if name not in (word, DETERMINER)]
         return template in self.templates and len(set(once)) == len(once)
 
     def sentence(self, concepts: Sequence[str], chooser: random.Random) -> list[str]:
-        """A random sentence with these concepts, of the shorter of two lengths that are drawn."""
-        lengths = self._by_length(tuple(sorted(self._class_of[word] for word in concepts)))
+        """The words of a random sentence with these concepts; its length is the shorter of two random lengths."""
+        lengths = self._templates_by_length(tuple(sorted(self._class_of[word] for word in concepts)))
         template = chooser.choice(lengths[min(chooser.randrange(len(lengths)), chooser.randrange(len(lengths)))])
         words, slots = list(template), list(range(len(template)))
         chooser.shuffle(slots)
@@ -62,25 +64,26 @@ class Grammar:
             slots.remove(slot)
         for slot in slots:
             if template[slot] in self.classes:
-                words[slot] = self.another(template[slot], words, chooser)
+                words[slot] = self.random_word(template[slot], words, chooser)
         return words
 
-    def another(self, name: str, words: Sequence[str], chooser: random.Random) -> str:
-        """A word of this class that is not yet among ``words``; a determiner may be."""
+    def random_word(self, name: str, words: Sequence[str], chooser: random.Random) -> str:
+        """A random word of the class ``name`` that is not in ``words`` (a determiner may be)."""
         return chooser.choice([word for word in self.classes[name] if name == DETERMINER or word not in words])
 
     def class_of(self, word: str) -> str:
+        """The class of a word; a literal is its own class."""
         return self._class_of[word]
 
-    def _expanded(self, symbol: str) -> Iterator[Template]:
+    def _templates_of(self, symbol: str) -> Iterator[Template]:
         for alternative in self._rules.get(symbol, ()):
-            for parts in itertools.product(*(list(self._expanded(part)) for part in alternative.split())):
+            for parts in itertools.product(*(list(self._templates_of(part)) for part in alternative.split())):
                 yield tuple(itertools.chain(*parts))
         if symbol not in self._rules:
             yield (symbol,)
 
-    def _fitting(self, kind: tuple[str, ...]) -> list[list[Template]]:
-        """The templates with room for words of these classes, by length."""
+    def _matching_templates(self, kind: tuple[str, ...]) -> list[list[Template]]:
+        """The templates that contain these classes, grouped by length, shortest first."""
         needed = Counter(kind)
         fitting = sorted((t for t in self.templates if needed <= Counter(t)), key=lambda t: (len(t), t))
         return [list(group) for _, group in itertools.groupby(fitting, key=len)]

@@ -1,0 +1,1 @@
+"""World maps of answers that name places."""

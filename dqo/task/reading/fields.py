@@ -1,4 +1,4 @@
-"""From the lines of a user's file to rows: which field is what, and what is wrong with a line that does not fit."""
+"""Turns the lines of a user's file into rows: what each field means, and errors that name the faulty line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from dqo.task.reading.files import kind_of, read_jsonl
 from dqo.task.reading.rows import Content, Row
 
 ROLES = ("system", "user", "assistant", "tool")
-TAKEN = {"prompts", "completions", "completion_ids", "trainer_state"}  # the arguments of TRL's reward functions
+TAKEN = {"prompts", "completions", "completion_ids", "trainer_state"}  # arguments of TRL's reward functions
 
 Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """What the fields of a line mean; see ``conf/task/jsonl.yaml``."""
+    """Which field of a line is the prompt, the answer …; the keys of ``conf/task/jsonl.yaml``."""
 
     prompt_column: str
     template: str | None
@@ -31,8 +31,8 @@ class Fields:
     completion_column: str | None
 
     def read(self, path: str, *, key: str) -> list[Row]:
-        """The rows of a file. Raises ConfigError naming file and line; ``key`` is what the path was typed for."""
-        template = self._compiled()
+        """The rows of a file. Raises ConfigError, with the file and the line; ``key`` is the key that set the path."""
+        template = self._jinja_template()
         lines = read_jsonl(Path(path), key=key)
         names = list(dict.fromkeys(name for _, line in lines for name in line))
         rows = []
@@ -49,22 +49,22 @@ class Fields:
             )
         return rows
 
-    def _compiled(self) -> Template | None:
+    def _jinja_template(self) -> Template | None:
         environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
         try:
             return None if self.template is None else environment.from_string(self.template)
         except TemplateError as error:
             raise ConfigError(
-                f"task.template: {error}; it is a Jinja template, type task.template='{{{{ question }}}}'"
+                f"task.template: {error}; a Jinja template is needed, type task.template='{{{{ question }}}}'"
             ) from error
 
     def _content(self, line: Line, template: Template | None, source: str) -> Content:
         if template is None:
             content = self._field(line, self.prompt_column, "prompt_column", source)
         else:
-            content = _rendered(template, line, source)
+            content = _prompt_text(template, line, source)
         if isinstance(content, list):
-            content = _messages(content, f'{source}: "{self.prompt_column}"')
+            content = _checked_messages(content, f'{source}: "{self.prompt_column}"')
         elif not isinstance(content, str):
             raise ConfigError(
                 f'{source}: "{self.prompt_column}" is {kind_of(content)}; text or a list of messages is needed'
@@ -79,7 +79,7 @@ class Fields:
         return ({"role": "system", "content": self.system_prompt}, *messages)
 
     def _columns(self, line: Line, names: Sequence[str], source: str) -> dict[str, Any]:
-        """What the reward is told: the chosen fields, or all but the prompt; None where a line lacks one of these."""
+        """The prompt's columns: the chosen fields, or all fields but the prompt (None for a field the line lacks)."""
         if self.columns:
             wanted = self.columns.items()
             columns = {name: self._field(line, field, f"columns.{name}", source) for name, field in wanted}
@@ -95,7 +95,7 @@ class Fields:
         return columns if self.answer_column is None else {**columns, self.answer_column: answer}
 
     def _text(self, line: Line, field: str | None, key: str, source: str) -> str | None:
-        """A field that must hold text or a number."""
+        """A field's text or number, as text. Raises ConfigError for any other kind of value."""
         if field is None:
             return None
         value = self._field(line, field, key, source)
@@ -107,12 +107,12 @@ class Fields:
         if field not in line:
             there = ", ".join(line) or "nothing"
             raise ConfigError(
-                f'{source}: there is no "{field}", only {there}; type task.{key}=NAME of a field that is there'
+                f'{source}: there is no field "{field}", only {there}; type task.{key}=NAME of one of these fields'
             )
         return line[field]
 
 
-def _rendered(template: Template, line: Line, source: str) -> str:
+def _prompt_text(template: Template, line: Line, source: str) -> str:
     try:
         return template.render(line)
     except TEMPLATE_ERRORS as error:
@@ -121,8 +121,9 @@ def _rendered(template: Template, line: Line, source: str) -> str:
         ) from error
 
 
-def _messages(messages: list[Any], where: str) -> tuple[Mapping[str, Any], ...]:
-    """Chat messages, checked: roles that are known, text as content, the user's last."""
+def _checked_messages(messages: list[Any], where: str) -> tuple[Mapping[str, Any], ...]:
+    """The chat messages. Raises ConfigError for an unknown role, content that is no text, or an assistant's message at
+    the end."""
     if not messages:
         raise ConfigError(f"{where} has no messages")
     for number, message in enumerate(messages, 1):
@@ -136,6 +137,6 @@ def _messages(messages: list[Any], where: str) -> tuple[Mapping[str, Any], ...]:
             )
     if messages[-1]["role"] == "assistant":
         raise ConfigError(
-            f"{where} ends with the assistant's words; the answer is the model's to give, end with the user's"
+            f"{where} ends with a message of the assistant; the model has to answer, so end with a message of the user"
         )
     return tuple(messages)

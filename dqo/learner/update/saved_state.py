@@ -1,13 +1,14 @@
-"""A learner's state on disk, the same for every engine and number of processes: named fp32 tensors, nothing pickled.
+"""One trained model's state on disk, the same for every engine and number of ranks: named fp32 tensors, nothing
+pickled.
 
-parameters.safetensors   the trained parameters (all of a full fine-tuning, the adapters of LoRA)
-moments.safetensors      <key>/<parameter>, by the optimizer's own keys: exp_avg, exp_avg_sq, step
-learner.json             version: the updates behind these numbers
+learner.json                    version: how many updates the state has seen (written by the learner)
+policy/parameters.safetensors   the trained parameters (all of a full fine-tuning, the adapters of LoRA)
+policy/moments.safetensors      <key>/<parameter>, by the optimizer's own keys: exp_avg, exp_avg_sq, step
 
-Tensors are written as they come, in files of ``SHARD`` bytes (parameters-2.safetensors …): no process holds all.
+Another trained model has a folder beside ``policy``. Tensors are written as they come, in files of ``SHARD`` bytes
+(parameters-2.safetensors …): no rank holds all of them.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -21,54 +22,53 @@ from dqo.errors import ConfigError
 SHARD = 4_000_000_000  # bytes
 
 
-def save(
-    folder: Path, *, parameters: Iterable[tuple[str, Tensor]], moments: Iterable[tuple[str, Tensor]], version: int
-) -> None:
-    """``moments``: by <key>/<parameter>. A collective: making the tensors may be one; the first process writes."""
+def save(folder: Path, *, parameters: Iterable[tuple[str, Tensor]], moments: Iterable[tuple[str, Tensor]]) -> None:
+    """Write one model's state. ``moments`` are named <key>/<parameter>. A collective, since producing the tensors may
+    be one; rank 0 writes."""
+    if distributed.is_rank_0():
+        folder.mkdir(parents=True, exist_ok=True)
     _write(folder, "parameters", parameters)
     _write(folder, "moments", moments)
-    if distributed.is_rank_0():
-        (folder / "learner.json").write_text(json.dumps({"version": version}))
 
 
 class Saved:
-    """What ``save`` wrote, read tensor by tensor, onto the CPU."""
+    """Reads what ``save`` wrote, one tensor at a time, onto the CPU."""
 
     def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]):
-        """Raises ConfigError where the saved parameters are not those of ``shapes``: another model, other adapters."""
+        """``shapes``: {name: shape} of this run's trained parameters. Raises ConfigError if the saved ones differ."""
         self._parameters, self._moments = _Files(folder, "parameters"), _Files(folder, "moments")
-        self.version: int = json.loads((folder / "learner.json").read_text())["version"]
         mine, theirs = dict(shapes), self._parameters.shapes()
         different = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
         if different:
             name = different[0]
             raise ConfigError(
-                f"resume: {len(different)} trained parameters are not the checkpoint's, the first {name} "
-                f"({theirs.get(name, 'none')} saved, {mine.get(name, 'none')} here); resume with the same model= and "
-                "learner.lora_*"
+                f"resume: {len(different)} trained parameters differ from the checkpoint's, first {name} "
+                f"(shape {theirs.get(name, 'none')} saved, {mine.get(name, 'none')} here); resume with the same model= "
+                "and learner.lora_*"
             )
 
     def parameter(self, name: str) -> Tensor:
+        """The saved value of a parameter, fp32."""
         return self._parameters.tensor(name)
 
     def moments(self, name: str) -> dict[str, Tensor]:
-        """Of one parameter, by the optimizer's keys; none before the first step."""
-        keys = [key for key in self._moments.places if key.partition("/")[2] == name]
+        """{optimizer's key: tensor} of one parameter; empty if no step was taken."""
+        keys = [key for key in self._moments.files if key.partition("/")[2] == name]
         return {key.partition("/")[0]: self._moments.tensor(key) for key in keys}
 
 
 class _Files:
-    """The tensors of one kind, wherever they are."""
+    """All tensors of one kind ("parameters" or "moments"), whichever shard file they are in."""
 
     def __init__(self, folder: Path, kind: str):
         files = [safe_open(path, "pt") for path in sorted(folder.glob(f"{kind}*.safetensors"))]
-        self.places = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        self.files = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - not a mapping
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(file.get_slice(name).get_shape()) for name, file in self.places.items()}
+        return {name: tuple(file.get_slice(name).get_shape()) for name, file in self.files.items()}
 
     def tensor(self, name: str) -> Tensor:
-        return self.places[name].get_tensor(name)
+        return self.files[name].get_tensor(name)
 
 
 def _write(folder: Path, kind: str, tensors: Iterable[tuple[str, Tensor]]) -> None:

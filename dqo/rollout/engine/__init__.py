@@ -1,0 +1,1 @@
+"""Checks and guards around a third-party inference engine."""

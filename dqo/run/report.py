@@ -1,0 +1,78 @@
+"""What a run says at its start and leaves at its end: the policy with its card, pictures, summary.json."""
+
+import shlex
+
+from rich.console import Console
+
+from dqo import distributed
+from dqo.config.resume import saved_overrides
+from dqo.config.schema import Config
+from dqo.evaluation import Evaluation
+from dqo.files.atomic import replacing
+from dqo.models import save_policy
+from dqo.observe.card import model_card
+from dqo.observe.curves import draw_curves
+from dqo.observe.metrics_file import read_metrics
+from dqo.observe.summary import print_end, write_summary
+from dqo.run.job import Job
+from dqo.run.session import Session
+from dqo.stages import Drawing
+
+
+def task_name(config: Config) -> str:
+    """The task's class in small letters: "cities"."""
+    return config.task["_target_"].rpartition(".")[2].lower()
+
+
+def batch_line(config: Config) -> str:
+    """How a step's batch comes about, in one line."""
+    rows = config.prompts_per_step * config.k
+    budget, world = config.learner.get("max_tokens_per_micro_batch"), distributed.world_size()
+    return (
+        f"a step: {config.prompts_per_step} prompts × k={config.k} = {rows} completions of at most "
+        f"{config.max_completion_length} tokens, one update"
+        + (f"; {config.prompts_per_step // world} prompts on each of {world} workers" if world > 1 else "")
+        + (f"; micro-batches of at most {budget} tokens, accumulated" if budget else "")
+    )
+
+
+def write_report(job: Job, session: Session, before: Evaluation, after: Evaluation) -> None:
+    """The policy, the pictures, and at last the summary, which says that the run is complete. A collective; rank 0
+    writes."""
+    config, folder = job.config, job.folder
+    weights = session.stages.learner.weights() if config.checkpoint.final else iter(())
+    if job.ownership is None:
+        for _ in weights:  # producing them is a collective
+            pass
+        distributed.barrier()
+        return
+    job.ownership.check()
+    if config.checkpoint.final:
+        save_policy(session.policy.model, session.policy.tokenizer, folder / "policy", weights=weights)
+        with replacing(folder / "policy" / "README.md") as path:
+            path.write_text(_card(job, session, before, after))
+    title = f"{task_name(config)} · alpha = {config.alpha:g} · k = {config.k}"
+    with replacing(folder / "curves.png") as path:
+        draw_curves(path, lines=read_metrics(folder / "metrics.jsonl"), title=title)
+    if isinstance(session.task, Drawing):
+        now = f"after {config.steps} steps, alpha = {config.alpha:g}"
+        with replacing(folder / "answers.png") as path:
+            session.task.draw_answers(path, [("before", before.texts), (now, after.texts)])
+    settings = config.model_dump(include={"alpha", "beta", "k", "steps", "seed", "learning_rate"})
+    with replacing(folder / "summary.json") as path:
+        write_summary(path, settings={"task": task_name(config), **settings}, before=before, after=after)
+    distributed.barrier()  # the others wait: a rank that had ended would look like a failure
+
+
+def print_report(console: Console, job: Job, before: Evaluation, after: Evaluation) -> None:
+    """Before and after side by side, the run's files, and commands to type next."""
+    print_end(console, run_dir=job.folder, steps=job.config.steps, before=before, after=after)
+
+
+def _card(job: Job, session: Session, before: Evaluation, after: Evaluation) -> str:
+    typed = [text for text in saved_overrides(job.folder) if not text.startswith("hydra.")]
+    return model_card(
+        name=job.folder.name, base_model=session.policy.name, task=task_name(job.config),
+        command=shlex.join(["dqo-train", *typed]), before=before, after=after,
+        **job.config.model_dump(include={"alpha", "beta", "k", "steps", "learning_rate"}),
+    )  # fmt: skip

@@ -1,0 +1,177 @@
+"""The stages of a training run, the point it stands at, and when it is evaluated and saved."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from dqo import distributed
+from dqo.config.resume import checkpoint_of
+from dqo.config.schema import Config
+from dqo.contracts import failure_counts
+from dqo.errors import ConfigError
+from dqo.evaluation import Evaluation, evaluate
+from dqo.files.checkpoint import Checkpoints, Resumed, restore
+from dqo.observe.metrics_file import read_metrics
+from dqo.records import Prompt, Step
+from dqo.run.build import Policy, make_stages
+from dqo.run.job import Job
+from dqo.run.load_policy import load_policy
+from dqo.stages import Closing, Collectors, HasCheckpointSize, Stages, Task
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[int, Evaluation], None]  # gets the step after which it was measured, 0 before the first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """The built stages, and the checkpoint that the run goes on from."""
+
+    policy: Policy
+    task: Task
+    stages: Stages
+    checkpoints: Checkpoints
+    checkpoint: Path | None  # that the run goes on from; None: it starts anew
+    resumed: Resumed  # the step and cursor of that checkpoint, 0 without one
+
+
+def open_session(job: Job, stack: contextlib.ExitStack) -> Session:
+    """Builds the stages and restores the checkpoint that ``resume`` names; ``stack`` will close the stages. Writes
+    nothing. A collective.
+
+    Raises ConfigError for whatever is wrong with configuration, data, model or checkpoint.
+    """
+    config = job.config
+    policy, task = load_policy(config)
+    stages = make_stages(config, policy, task)
+    close_stages(stages, stack)
+    checkpoints = Checkpoints(
+        job.folder / "checkpoints", keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
+    )
+    found = _checkpoint(config, config.resume, checkpoints) if config.resume and job.ownership else None
+    checkpoint = distributed.broadcast(found)
+    resumed = restore(checkpoint, stages) if checkpoint else Resumed(step=0, cursor=0, extra={})
+    if resumed.step > config.steps:
+        raise ConfigError(
+            f"steps={config.steps}: {checkpoint} is after step {resumed.step}; type steps={resumed.step} or more, or "
+            f"resume={checkpoints.folder}/step_… of an earlier one"
+        )
+    if checkpoint:
+        stages.rollout.load_weights(stages.learner.weights(), version=resumed.step)
+    return Session(
+        policy=policy, task=task, stages=stages, checkpoints=checkpoints, checkpoint=checkpoint, resumed=resumed
+    )
+
+
+def close_stages(stages: Collectors, stack: contextlib.ExitStack) -> None:
+    """Register ``close`` of every stage that has one."""
+    for f in fields(stages):
+        if isinstance(stage := getattr(stages, f.name), Closing):
+            stack.callback(stage.close)
+
+
+def announce_disk_space(config: Config, session: Session, policy_bytes: int) -> None:
+    """Log what the run will need on the disk, before it starts to write."""
+    learner = session.stages.learner
+    if config.checkpoint.every and isinstance(learner, HasCheckpointSize):
+        session.checkpoints.announce(
+            learner.checkpoint_bytes(),
+            every=config.checkpoint.every,
+            steps=config.steps,
+            policy=policy_bytes if config.checkpoint.final else 0,
+        )
+
+
+def _checkpoint(config: Config, resume: str, checkpoints: Checkpoints) -> Path | None:
+    """The checkpoint that a resumed run goes on from; None: the run was ended before its first one and starts anew.
+
+    Raises ConfigError where starting anew would throw away more steps than lie between two checkpoints.
+    """
+    if name := checkpoint_of(resume):
+        return checkpoints.named(name)
+    path, folder = checkpoints.latest(), checkpoints.folder.parent
+    if path:
+        log.info("going on from %s", path)
+        return path
+    metrics, every = folder / "metrics.jsonl", config.checkpoint.every
+    steps = max((line["step"] for line in read_metrics(metrics)), default=0) if metrics.exists() else 0
+    if (folder / "summary.json").exists() or 0 < every < steps:
+        raise ConfigError(
+            f"resume={folder}: {steps} steps are done and there is no checkpoint to go on from; type another run_dir= "
+            f"to start anew, or model=hf model.path={folder / 'policy'} where the policy was written"
+        )
+    log.warning("%s was ended before its first checkpoint: it starts anew, with the same seeds", folder)
+    return None
+
+
+class Evaluating:
+    """Evaluates every ``every`` steps (0: never) and tells the listeners; ``measure`` does it now.
+
+    ``say`` is told what begins, since an evaluation takes a while.
+    """
+
+    def __init__(
+        self,
+        *,
+        stages: Collectors,
+        prompts: Sequence[Prompt],
+        listeners: Sequence[Listener],
+        say: Callable[[str], None],
+        every: int,
+        n: int,
+        seed: int,
+    ):
+        self.stages, self.prompts, self.listeners, self.say = stages, prompts, listeners, say
+        self.every, self.n, self.seed = every, n, seed
+        self.latest: tuple[int, Evaluation] | None = None
+
+    def __call__(self, step: Step) -> None:
+        """A collective."""
+        if self.every and step.number % self.every == 0:
+            self.measure(step.number)
+
+    def measure(self, number: int) -> Evaluation:
+        """The evaluation of the policy after step ``number``; a second call for the same step samples nothing. A
+        collective."""
+        if self.latest is None or self.latest[0] != number:
+            self.say(f"evaluating {len(self.prompts)} held-out prompts × {self.n}")
+            self.latest = (number, evaluate(self.stages, self.prompts, n=self.n, seed=self.seed))
+            for listen in self.listeners:
+                listen(*self.latest)
+        return self.latest[1]
+
+
+class Saving:
+    """Saves a checkpoint every ``every`` steps and after the ``last`` (every=0: never); ``save`` does it now.
+
+    It must be the last observer: ``position`` (the offset of metrics.jsonl) then includes what the others wrote of the
+    step. ``position`` is called on every rank, must not be a collective, and counts on rank 0 alone. ``failures``:
+    ``failure_counts`` of the processes before this one.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoints: Checkpoints,
+        stages: Stages,
+        position: Callable[[], Mapping[str, Any]],
+        failures: Mapping[str, int] | None,
+        every: int,
+        last: int,
+    ):
+        self.checkpoints, self.stages, self.position, self.failures = checkpoints, stages, position, failures
+        self.every, self.last = every, last
+
+    def __call__(self, step: Step) -> None:
+        """A collective."""
+        if self.every and (step.number % self.every == 0 or step.number == self.last):
+            self.save(step)
+
+    def save(self, step: Step) -> None:
+        """A collective."""
+        failures = failure_counts(self.stages, self.failures)
+        extra = {**self.position(), "failures": failures}
+        self.checkpoints.save(step.number, step.cursor, self.stages, extra)

@@ -1,0 +1,81 @@
+"""How many worker processes a run has, and the environment variables of each. Imports torch only to count GPUs."""
+
+import os
+import socket
+from pathlib import Path
+
+from dqo.config.gpu import has_gpu
+from dqo.config.schema import Config
+from dqo.config.typed import arguments
+from dqo.errors import ConfigError
+
+WRONG_INPUT = 2  # a worker's exit code: it was refused before it began
+LOST_PEER = 75  # a worker's exit code: it ends because another worker has
+
+
+def launched() -> bool:
+    """Whether a launcher (ours, torchrun, DeepSpeed's, SLURM's through torchrun) started this process as one of
+    several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def log_path(folder: Path, rank: int) -> Path:
+    """Where a rank other than 0 writes what it prints."""
+    return folder / "logs" / f"rank_{rank}.log"
+
+
+def worker_count(config: Config) -> int:
+    """Processes of a run: those that a launcher has started, ``nproc``, or one per GPU where the learner runs on
+    several ranks and the prompts of a step can be shared out."""
+    if launched():
+        return int(os.environ["WORLD_SIZE"])
+    if config.nproc is not None:
+        return config.nproc
+    gpus = _gpus() if config.device != "cpu" and has_gpu() and _multi_rank(config) else 0
+    return max(count for count in range(1, max(gpus, 1) + 1) if config.prompts_per_step % count == 0)
+
+
+def check_workers(config: Config) -> None:
+    """Raises ConfigError where this run has more ranks than its learner, its prompts or its GPUs allow."""
+    count = worker_count(config)
+    if count == 1:
+        return
+    one = "start it without torchrun" if launched() else "nproc=1"
+    if not _multi_rank(config):
+        name = config.learner["_target_"].rpartition(".")[2]
+        raise ConfigError(f"nproc={count}: {name} is one process; type learner=deepspeed_zero, or {one}")
+    if config.prompts_per_step % count:
+        raise ConfigError(
+            f"prompts_per_step={config.prompts_per_step}: {count} workers share them equally; type "
+            f"prompts_per_step={-(-config.prompts_per_step // count) * count}, or another number of workers"
+        )
+    gpus = _gpus() if config.device != "cpu" else 0
+    if 0 < gpus < (config.nproc or 1):
+        raise ConfigError(f"nproc={count}: there are {gpus} GPUs, one for each worker; type nproc={gpus}")
+
+
+def environments(count: int) -> list[dict[str, str]]:
+    """The environment variables that torchrun would set, one dict per worker; nothing for a single worker. The
+    machine's threads are shared out."""
+    if count == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // count))
+    shared = {
+        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": threads,
+    }  # fmt: skip
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def _multi_rank(config: Config) -> bool:
+    """Whether the learner's class sets ``multi_rank = True``."""
+    return getattr(arguments(config.learner, "learner")[0], "multi_rank", False)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
