@@ -1,8 +1,8 @@
-"""Leave-one-out credits against k + 1 determinants and against the Gram product, for docs/performance.md.
+"""Speed of the leave-one-out credits against k + 1 determinants and the Gram product, for docs/performance.md.
 
     python scripts/bench_credit.py --threads 1 --json credit.json
 
-Prints the medians of rounds in which all three are timed in turn. Refuses to start on a busy machine.
+The three take turns; prints the medians of the rounds. Refuses to start on a busy machine.
 """
 
 import statistics
@@ -16,12 +16,13 @@ from torch import Tensor
 
 from dqo.dpp import kernel_matrix, leave_one_out_credits
 
-TARGETS = {8: 6.0, 16: 11.0, 64: 25.0}  # times faster than k + 1 determinants
-SECONDS = 3.0  # least time of measuring for each k
-GRAM_UP_TO = 16  # up to this k, no slower than the Gram product
+TARGETS = {8: 6.0, 16: 11.0, 64: 25.0}  # k: how many times faster than k + 1 determinants the credits must be
+SECONDS = 3.0  # each k is measured for at least this long
+GRAM_UP_TO = 16  # up to this k the credits must be no slower than the Gram product
 
 
 def main() -> int:
+    """Exit code: 0 if all targets are met, else 1."""
     parser = measuring.parser(__doc__, threads=1)
     parser.add_argument("--prompts", type=int, default=4096)
     parser.add_argument("--dim", type=int, default=384)
@@ -35,6 +36,7 @@ def main() -> int:
 
 
 def measure(prompts: int, k: int, dim: int, rounds: int) -> dict:
+    """Median milliseconds and speed-ups for one k; prints them as a row."""
     torch.manual_seed(0)
     embeddings_PKD = torch.nn.functional.normalize(torch.randn(prompts, k, dim), dim=-1)
     kernel_PKK = kernel_matrix(embeddings_PKD)
@@ -45,7 +47,7 @@ def measure(prompts: int, k: int, dim: int, rounds: int) -> dict:
     }
     warm = {name: way() for name, way in ways.items()}
     difference = (warm["credits"] - warm["determinants"]).abs().max().item()
-    assert difference < 1e-4, f"the two differ by {difference}"
+    assert difference < 1e-4, f"credits differ from their definition by {difference}"
     times: dict[str, list[float]] = {name: [] for name in ways}
     while len(times["gram"]) < rounds or sum(map(sum, times.values())) < SECONDS:
         for name, way in ways.items():
@@ -62,7 +64,7 @@ def measure(prompts: int, k: int, dim: int, rounds: int) -> dict:
 
 
 def by_determinants(kernel_PKK: Tensor) -> Tensor:
-    """The definition: one determinant of the whole group, one without each completion."""
+    """The credits by definition, (prompts, k): a determinant of the whole group, and one without each completion."""
     k = kernel_PKK.shape[-1]
     shifted_PKK = kernel_PKK + torch.eye(k)
     without_P = []

@@ -1,10 +1,10 @@
-"""What diversity costs: a step at alpha = 1 over a step at alpha = 0, and how a step grows.
+"""Cost of diversity: the time of a step at alpha = 1 over a step at alpha = 0, and how a step's time grows.
 
     python scripts/bench_diversity.py --json diversity.json
 
-First both take turns on the cities prompts (SmolLM2, MiniLM; completions are new, so that no embedding is known), each
-in a process of its own, as they are for who runs the one or the other: in one process one of the two is up to a tenth
-slower, whichever. Then one step each is taken at more completions a prompt, more prompts and longer completions.
+First the two sides take turns on the cities prompts (SmolLM2, MiniLM; completions are new, so no embedding is
+cached). Each side has its own process, as in real runs: in one shared process one of them is up to 10 % slower, and not
+always the same one. Then single steps are timed with more completions a prompt, more prompts and longer completions.
 """
 
 import json
@@ -16,7 +16,7 @@ import sys
 import bench_step
 import measuring
 
-TARGET = 1.10
+TARGET = 1.10  # time at alpha = 1 / time at alpha = 0, at most
 SIDES = {"dqo": ["alpha=1"], "grpo": ["alpha=0", "credit=none"]}
 GROWTH = {
     "k": [f"k={k}" for k in (4, 16, 64)],
@@ -27,6 +27,7 @@ BASE = ["task=cities", "alpha=1", "k=4", "prompts_per_step=2", "max_completion_l
 
 
 def main() -> int:
+    """Exit code 0; measures and prints everything."""
     if sys.argv[1:2] == ["--one"]:
         return one(sys.argv[2:])
     if sys.argv[1:2] == ["--turns"]:
@@ -35,7 +36,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=measuring.dtypes()[-1])
     arguments = parser.parse_args()
     machine = measuring.ready(arguments)
-    still = "learning_rate=1e-12"  # both keep the same policy, and so the same lengths
+    still = "learning_rate=1e-12"  # the policy stays the same on both sides, and so do the lengths
     dtypes = [f"learner.dtype={arguments.dtype}", f"rollout.dtype={arguments.dtype}", still]
     sides = {name: Side(arguments.threads, [*dtypes, *overrides]) for name, overrides in SIDES.items()}
     seconds = measuring.in_turn({name: side.step for name, side in sides.items()}, rounds=arguments.rounds)
@@ -61,7 +62,7 @@ def main() -> int:
 
 
 class Side:
-    """One in a process of its own, which takes a step when it is told to."""
+    """One side in its own process."""
 
     def __init__(self, threads: int, overrides: list[str]):
         command = [sys.executable, __file__, "--turns", str(threads), *bench_step.SETTINGS["cities"], *overrides]
@@ -69,6 +70,7 @@ class Side:
         self._expect("ready")
 
     def step(self) -> None:
+        """Let the process take one training step, and wait for its end."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -76,12 +78,12 @@ class Side:
 
     def _expect(self, word: str) -> None:
         assert self.process.stdout is not None
-        if not any(line.strip() == word for line in self.process.stdout):  # libraries print, too
-            sys.exit(f"a side ended with exit code {self.process.wait()}")
+        if not any(line.strip() == word for line in self.process.stdout):  # libraries print too
+            sys.exit(f"a side's process ended with exit code {self.process.wait()}")
 
 
 def turns(arguments: list[str]) -> int:
-    """A step for each line that comes."""
+    """The process of a ``Side``: takes a training step for each line on stdin."""
     bench_step.torch.set_num_threads(int(arguments[0]))
     ours = bench_step.Ours(arguments[1:])
     print("ready", flush=True)
@@ -92,7 +94,7 @@ def turns(arguments: list[str]) -> int:
 
 
 def one(arguments: list[str]) -> int:
-    """The second of two steps, as JSON."""
+    """The process of a single measurement: takes two steps and prints the second one's times as JSON."""
     bench_step.torch.set_num_threads(int(arguments[0]))
     ours = bench_step.Ours(arguments[1:])
     ours.step()

@@ -1,13 +1,14 @@
-"""The learner's update with shared prompts against the plain form and against a bare loop, on SmolLM2-135M's shape.
+"""Speed of the learner's update with shared prompts against the plain update and a bare loop, on SmolLM2-135M's shape.
 
     python scripts/bench_learner.py --threads 1 --json learner.json
 
-They take turns on one batch, one policy and one optimizer; medians of rounds, after a warm-up. The weights are
-random: speed does not depend on them. Refuses to start on a busy machine.
+The three take turns with the same batch, policy and optimizer; prints the medians of the rounds after a warm-up. The
+weights are random: speed does not depend on them. Refuses to start on a busy machine.
 """
 
 import argparse
 import sys
+from dataclasses import replace
 
 import measuring
 import torch
@@ -15,18 +16,20 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from dqo.learner.torch_single import TorchSingle
 from dqo.learner.update.packing import MicroBatch
+from dqo.learner.update.settings import LearnerSettings
 from dqo.loss.clip import Clip, Level, LossType
 from dqo.loss.correction.importance_sampling import Mode
 from dqo.models.precision import Dtype
 from dqo.optim.adamw import AdamW, Schedule
 from dqo.records import Estimates, Experience, Prompt, Rewards, Rollouts, Targets
 
-OF_BARE = 0.9  # speed of a loop without anything around it
-TARGET = 3.0  # times faster, in fp32 at 4 prompts of 40 tokens × 8 completions of 10
+BARE_TARGET = 0.9  # share of the bare loop's speed, at least
+TARGET = 3.0  # shared over plain, at least; in fp32 with 4 prompts of 40 tokens × 8 completions of 10 tokens
 VOCABULARY = 49152
 
 
 def main() -> int:
+    """Exit code 0; measures and prints everything."""
     parser = measuring.parser(__doc__, threads=1)
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--prompt-length", type=int, default=40)
@@ -45,7 +48,7 @@ def main() -> int:
         f"{lengths} {'bf16' if arguments.bf16 else 'fp32'}: " + "  ".join(f"{n} {t:.2f} s" for n, t in medians.items())
     )
     print(f"shared over plain {ratio:.2f}×{measuring.verdict(ratio, target)}")
-    print(f"shared over a bare loop on its tokens {share:.2f}×{measuring.verdict(share, OF_BARE)}")
+    print(f"shared over a bare loop on its tokens {share:.2f}×{measuring.verdict(share, BARE_TARGET)}")
     norms = {form: report["grad_norm"] for form, report in reports.items()}
     peak = measuring.peak() / 1e9
     print(f"first gradient norms: shared {norms['shared']:.6g}, plain {norms['plain']:.6g}; peak memory {peak:.1f} GB")
@@ -57,15 +60,14 @@ def main() -> int:
 
 
 def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict]:
-    """Seconds by form, and each form's last report."""
+    """Seconds of each update by form (shared, plain, bare), and the last report of each form."""
     learner, (experience, targets) = smollm2_learner(arguments), batch(arguments)
     reports: dict[str, dict] = {}
 
     def update(form: str) -> None:
-        learner.shared_prompt = form == "shared"
+        learner.settings = replace(learner.settings, shared_prompt=form == "shared")
         reports[form] = dict(learner.update(experience, Estimates(), targets))
 
-    learner.shared_prompt = True
     packed = learner._micro_batches(experience.rollouts, list(range(len(experience.rollouts.texts))))
     sides = {
         "shared": lambda: update("shared"), "plain": lambda: update("plain"),
@@ -75,8 +77,8 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict
 
 
 def bare(learner: TorchSingle, packed: list[MicroBatch], targets: Targets) -> None:
-    """What one would write by hand for these tokens: forward, cross entropy, backward, clip, AdamW. Nothing checked,
-    nothing reported."""
+    """Update on the same tokens with a minimal loop: forward, cross entropy, backward, clip, AdamW; no checks, no
+    report."""
     for batch in packed:
         columns = batch.sources_N.unique()
         with torch.autocast("cpu", torch.bfloat16, enabled=learner.bf16):
@@ -88,27 +90,36 @@ def bare(learner: TorchSingle, packed: list[MicroBatch], targets: Targets) -> No
         losses_N = torch.nn.functional.cross_entropy(logits_NV, batch.targets_N, reduction="none")
         (losses_N * targets.advantages_BT[batch.rows_N, batch.columns_N]).mean().backward()
     torch.nn.utils.clip_grad_norm_(learner.policy.parameters(), 1.0)
-    learner.optimizer.step()
-    learner.optimizer.zero_grad()
+    (optimizer,) = learner.optimizers.values()
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def smollm2_learner(arguments: argparse.Namespace) -> TorchSingle:
+    """A learner with a randomly initialised model of SmolLM2-135M's shape."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
         num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
     )  # fmt: skip
     loss, optim = parts(arguments)
+    policy = LlamaForCausalLM(config).eval()
     return TorchSingle(
-        LlamaForCausalLM(config).eval(), torch.device("cpu"), loss, optim, temperature=1.0, num_iterations=1,
-        max_tokens_per_micro_batch=arguments.budget, shared_prompt=True, gradient_checkpointing=False,
-        dtype=Dtype.BFLOAT16 if arguments.bf16 else Dtype.FLOAT32,
+        policy, torch.device("cpu"), loss, optim, needs_reference=False, settings=learner_settings(arguments)
+    )
+
+
+def learner_settings(arguments: argparse.Namespace) -> LearnerSettings:
+    """Shared prompts, no LoRA, no gradient checkpointing."""
+    return LearnerSettings(
+        temperature=1.0, num_iterations=1, max_tokens_per_micro_batch=arguments.budget, shared_prompt=True,
+        gradient_checkpointing=False, dtype=Dtype.BFLOAT16 if arguments.bf16 else Dtype.FLOAT32,
         lora_r=None, lora_alpha=32, lora_dropout=0.0, lora_target_modules=None,
     )  # fmt: skip
 
 
 def parts(arguments: argparse.Namespace) -> tuple[Clip, AdamW]:
-    """Loss and optimizer; the learning rate is 0, so that the weights stay as they are."""
+    """Loss and optimizer; the learning rate is 0, so that the weights do not change."""
     loss = Clip(
         loss_type=LossType.dapo, importance_sampling_level=Level.token, epsilon=0.2, epsilon_high=None, delta=None,
         beta=0.0, use_bias_correction_kl=True, max_completion_length=arguments.completion_length,
@@ -122,7 +133,7 @@ def parts(arguments: argparse.Namespace) -> tuple[Clip, AdamW]:
 
 
 def batch(arguments: argparse.Namespace) -> tuple[Experience, Targets]:
-    """Random tokens and advantages, all completions of one length."""
+    """A batch of random tokens and advantages; all completions have the same length."""
     prompts, k = arguments.prompts, arguments.k
     length, rows = arguments.prompt_length + arguments.completion_length, prompts * k
     tokens_PT = torch.randint(VOCABULARY, (prompts, arguments.prompt_length))

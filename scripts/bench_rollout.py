@@ -1,9 +1,10 @@
-"""Sampling against the engine's own call: rollout=hf and model.generate, rollout=vllm and LLM.generate.
+"""Speed of sampling against the engine's own call: rollout=hf with model.generate, rollout=vllm with LLM.generate.
 
     python scripts/bench_rollout.py vllm --dtype bfloat16 --json rollout.json
 
-SmolLM2-135M, the same prompts, k, temperature 1 and longest completion; both take turns, in tokens a second, since
-lengths are drawn. rollout=vllm returns log-probabilities and texts too, as a training step needs them.
+Both sides sample SmolLM2-135M in turns, with the same prompts, k, temperature 1 and maximum length. They are compared
+in tokens a second, since the lengths are random. rollout=vllm also returns log-probabilities and texts, which a
+training step needs.
 """
 
 import sys
@@ -12,14 +13,15 @@ import bench_step
 import measuring
 import torch
 
-TARGETS = {"hf": 1.2, "vllm": 0.95}
+TARGETS = {"hf": 1.2, "vllm": 0.95}  # dqo's speed over the engine's own, at least
 
 
 def main() -> int:
+    """Exit code 0; measures and prints everything."""
     parser = measuring.parser(__doc__, threads=2)
     parser.add_argument("engine", choices=TARGETS)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=measuring.dtypes()[-1])
-    parser.add_argument("--longest", type=int, default=12, help="tokens of a completion")
+    parser.add_argument("--longest", type=int, default=12, help="maximum tokens of a completion")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--k", type=int, default=8)
     arguments = parser.parse_args()
@@ -47,7 +49,7 @@ def main() -> int:
         tokens["dqo"].append(sum(int(part.sampled_BT.sum()) for part in parts))
 
     engine = own_vllm if arguments.engine == "vllm" else own_hf
-    rollout = getattr(ours.stages.rollout, "_engine", ours.stages.rollout)  # without the comparison of sync.py
+    rollout = getattr(ours.stages.rollout, "_engine", ours.stages.rollout)  # without its comparison with the learner
     seconds = measuring.in_turn(
         {"dqo": dqo, "engine": lambda: tokens["engine"].append(engine(rollout, ours, prompts(), arguments))},
         rounds=arguments.rounds,
@@ -68,6 +70,7 @@ def main() -> int:
 
 
 def own_hf(rollout, ours, prompts, arguments) -> int:
+    """Number of tokens sampled by one call of model.generate."""
     tokenizer, model = ours.policy.tokenizer, rollout._model
     padded = tokenizer.pad(
         {"input_ids": [list(prompt.tokens) for prompt in prompts]}, padding_side="left", return_tensors="pt"
@@ -84,6 +87,7 @@ def own_hf(rollout, ours, prompts, arguments) -> int:
 
 
 def own_vllm(rollout, ours, prompts, arguments) -> int:
+    """Number of tokens sampled by one call of LLM.generate."""
     parameters = rollout._parameters.clone()
     parameters.n, parameters.logprobs = arguments.k, None
     outputs = rollout._engine.generate(

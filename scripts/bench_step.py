@@ -1,10 +1,10 @@
-"""A whole training step against TRL's GRPOTrainer: same model, prompts, k, new tokens, sampling, reward, dtype.
+"""Time of a whole training step against TRL's GRPOTrainer with the same model, prompts, k, length, reward and dtype.
 
     python scripts/bench_step.py cities --dtype bfloat16 --alpha 1 --json step.json
 
 Both sides sample with transformers on this machine: TRL with ``model.generate``, dqo with rollout=hf. They take turns,
-each on prompts that it has not seen. First one batch is learned from by both at random advantages, and their gradients
-are compared. ``--alpha`` above 0 adds to dqo's side what TRL has not: MiniLM's embeddings and the determinant credit.
+each on prompts that it has not seen. Before that, the gradients of both sides are compared for one batch with random
+advantages. ``--alpha`` above 0 adds to dqo's side what TRL lacks: MiniLM's embeddings and the determinant credit.
 """
 
 import sys
@@ -25,33 +25,34 @@ from dqo.config import conf_dir
 from dqo.config.typed import check
 from dqo.learner.torch_single import TorchSingle
 from dqo.loop import train
-from dqo.models import Dtype
 from dqo.records import Estimates, Experience, Rewards, Step, Targets
 from dqo.run.build import make_plan, make_stages
-from dqo.run.policy import load
+from dqo.run.load_policy import load_policy
 
 SETTINGS = {
     "cities": ["task=cities", "prompts_per_step=4", "k=8"],
     "gsm8k": ["task=gsm8k", "model=smollm2", "prompts_per_step=4", "k=4", "max_completion_length=128"],
     "concepts": ["task=concepts", "prompts_per_step=8", "k=8"],
 }
-TARGETS = {"cities": 2.5, "gsm8k": 1.5, "concepts": 2.0}  # at alpha = 0
-TARGET_DIVERSE = 1.0
+TARGETS = {"cities": 2.5, "gsm8k": 1.5, "concepts": 2.0}  # TRL's time over dqo's at alpha = 0, at least
+TARGET_DIVERSE = 1.0  # the same at alpha > 0
 
 
 class Ours:
-    """dqo, a step at a time."""
+    """dqo's side, one training step at a time."""
 
     def __init__(self, overrides: list[str]):
         with initialize_config_dir(conf_dir(), version_base="1.3"):
             self.config = check(compose("train", ["rollout=hf", "learner=torch_single", *overrides]))
         torch.manual_seed(0)
-        self.policy, self.task = load(self.config)
+        self.policy, self.task = load_policy(self.config)
         self.stages = make_stages(self.config, self.policy, self.task)
         self.plan, self.done, self.cursor = make_plan(self.config), 0, 0
         self.steps: list[Step] = []
 
     def step(self) -> None:
+        """Take the next training step."""
+
         def observe(step: Step) -> None:
             self.cursor = step.cursor
             self.steps.append(step)
@@ -61,7 +62,7 @@ class Ours:
 
 
 def theirs(ours: Ours, folder: str, *, bf16: bool, rounds: int, callback: TrainerCallback) -> GRPOTrainer:
-    """TRL's trainer of the same policy on the same stream of prompts."""
+    """TRL's trainer with the same policy on the same stream of prompts."""
     config, task = ours.config, ours.task
     prompts, _ = task.draw(0, config.prompts_per_step * (rounds + 2))
 
@@ -88,26 +89,28 @@ def theirs(ours: Ours, folder: str, *, bf16: bool, rounds: int, callback: Traine
         processing_class=tokenizer, callbacks=[callback],
     )  # fmt: skip
     tokens, *_ = trainer._tokenize_prompts([row["prompt"] for row in rows])
-    assert [tuple(ids) for ids in tokens] == [prompt.tokens for prompt in prompts], "the prompts are not the same"
+    assert [tuple(ids) for ids in tokens] == [prompt.tokens for prompt in prompts], "the two sides' prompts differ"
     return trainer
 
 
 def _fresh(config: Any) -> tuple[Any, Any]:
     torch.manual_seed(0)
-    policy, _ = load(config)
+    policy, _ = load_policy(config)
     return policy.model, policy.tokenizer
 
 
 class Turns(TrainerCallback):
-    """After each step of TRL's, one of ours; both are timed."""
+    """Takes a step of dqo after each step of TRL, and measures the seconds of both."""
 
     def __init__(self, ours: Ours):
         self.ours, self.seconds = ours, {"trl": [], "dqo": []}
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
+        """TRL's step starts."""
         self.start = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
+        """TRL's step has ended: take one of dqo."""
         middle = time.perf_counter()
         self.ours.step()
         self.seconds["trl"].append(middle - self.start)
@@ -115,11 +118,12 @@ class Turns(TrainerCallback):
 
 
 class Recorder:
-    """An optimizer factory that keeps a step's gradient and leaves the weights alone."""
+    """An optimizer factory whose optimizer stores a step's gradient and does not change the weights."""
 
     max_grad_norm = None
 
     def make(self, parameters):
+        """An optimizer that stores the gradients in ``self.gradients``, by parameter name."""
         named, self.gradients = {name: p for name, p in parameters if p.requires_grad}, {}
         gradients = self.gradients
 
@@ -130,13 +134,13 @@ class Recorder:
         return Recording(named.values(), lr=1.0)
 
     def rate(self, step: int) -> float:
+        """Learning rate of a step."""
         return 0.0
 
 
 def gradient_difference(ours: Ours, trainer: GRPOTrainer) -> float:
-    """‖ours − TRL's‖ / ‖TRL's‖ of one batch's gradient, at random advantages."""
+    """‖dqo's − TRL's‖ / ‖TRL's‖ of the gradient of one batch with random advantages."""
     prompts, _ = ours.task.draw(0, ours.config.prompts_per_step)
-
     rollouts = join(list(ours.stages.rollout.generate(prompts, k=ours.config.k, seed=1)))
     advantages_B = torch.randn(len(rollouts.texts), generator=torch.Generator().manual_seed(0))
     shape = (len(rollouts.prompts), rollouts.k)
@@ -146,11 +150,10 @@ def gradient_difference(ours: Ours, trainer: GRPOTrainer) -> float:
             total_PK=torch.zeros(shape), parts={}, correct_PK=None, valid_PK=torch.ones(shape, dtype=torch.bool)
         ),
     )  # fmt: skip
-    node = {name: value for name, value in ours.config.learner.items() if name != "_target_"}
-    recorder = Recorder()
-
-    node["dtype"] = Dtype(node["dtype"])
-    learner = TorchSingle(ours.policy.model, ours.policy.device, ours.stages.learner.loss, recorder, **node)
+    recorder, own = Recorder(), ours.stages.learner
+    learner = TorchSingle(
+        ours.policy.model, ours.policy.device, own.loss, recorder, needs_reference=False, settings=own.settings
+    )
     learner.update(experience, Estimates(), Targets(advantages_BT=advantages_B[:, None] * rollouts.sampled_BT))
 
     rows = range(len(rollouts.texts))
@@ -177,11 +180,12 @@ def gradient_difference(ours: Ours, trainer: GRPOTrainer) -> float:
 
 
 def main() -> int:
+    """Exit code 0; measures and prints everything."""
     parser = measuring.parser(__doc__, threads=2)
     parser.add_argument("setting", choices=SETTINGS)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--alpha", type=float, default=0.0)
-    parser.add_argument("--overrides", nargs="*", default=[], help="more KEY=VALUE, for dqo's side")
+    parser.add_argument("--overrides", nargs="*", default=[], help="more KEY=VALUE settings for dqo's side")
     arguments = parser.parse_args()
     machine = measuring.ready(arguments)
     dtypes = [f"learner.dtype={arguments.dtype}", f"rollout.dtype={arguments.dtype}"]

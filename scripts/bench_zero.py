@@ -1,10 +1,11 @@
-"""Memory of ZeRO's stages a process, against 16 bytes a parameter divided by the processes.
+"""Memory of a process at each ZeRO stage, against 16 bytes a parameter divided by the number of processes.
 
     python scripts/bench_zero.py --nproc 2 --json zero.json
 
-A model of SmolLM2-135M's shape, weights in bfloat16 from stage 2 on; after two updates, activations gone: what has been
-added to the process since its imports. In brackets what a stage should keep: weights 2 bytes (fp32 and autocast at
-stages 0 and 1: 4), gradients while they are summed 4, fp32 weights and AdamW's moments 12 (stage 0: moments 8).
+The model has SmolLM2-135M's shape, with weights in bfloat16 from stage 2 on. Measured is the memory added to a process
+since its imports, after two updates, without activations. In brackets: the bytes a parameter that a stage should keep:
+weights 2 (fp32 and autocast at stages 0 and 1: 4), gradients while they are summed 4, fp32 weights and AdamW's moments
+12 (stage 0: moments 8).
 """
 
 import argparse
@@ -23,10 +24,11 @@ import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-BYTES = {0: "4 + 8", 1: "4 + 12 / n", 2: "2 + 12 / n", 3: "(2 + 12) / n"}
+BYTES = {0: "4 + 8", 1: "4 + 12 / n", 2: "2 + 12 / n", 3: "(2 + 12) / n"}  # stage: bytes a parameter; n processes
 
 
 def main() -> int:
+    """Exit code 0; measures and prints everything."""
     if os.environ.get("RANK"):
         return worker(int(sys.argv[1]), Path(sys.argv[2]))
     parser = measuring.parser(__doc__, threads=1)
@@ -37,13 +39,14 @@ def main() -> int:
     for stage in BYTES:
         rows[stage] = row = run(stage, arguments)
         size = f"{row['bytes_a_parameter']:.1f} bytes a parameter and process"
-        due = f"states: {BYTES[stage]}; 16 / n is {16 / arguments.nproc:.0f}"
-        print(f"stage {stage}: {size} ({due}), {row['gb']:.2f} GB, peak {row['peak_gb']:.2f} GB", flush=True)
+        expected = f"states: {BYTES[stage]}; 16 / n is {16 / arguments.nproc:.0f}"
+        print(f"stage {stage}: {size} ({expected}), {row['gb']:.2f} GB, peak {row['peak_gb']:.2f} GB", flush=True)
     measuring.write(arguments.json, machine=machine, arguments=vars(arguments), rows=rows)
     return 0
 
 
 def run(stage: int, arguments: argparse.Namespace) -> dict[str, float]:
+    """Memory of the largest process at one stage, measured by ``--nproc`` workers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,12 +67,12 @@ def run(stage: int, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def worker(stage: int, out: Path) -> int:
+    """The process of one rank: two updates; rank 0 writes the numbers to ``out``."""
     import bench_learner
-    import deepspeed  # noqa: F401 - an import, not a state
+    import deepspeed  # noqa: F401 - imported before the first measurement, so that its own memory does not count
 
     from dqo import distributed
     from dqo.learner.deepspeed_zero import DeepSpeedZero
-    from dqo.models import Dtype
     from dqo.records import Estimates
 
     torch.set_num_threads(1)
@@ -85,10 +88,8 @@ def worker(stage: int, out: Path) -> int:
     parameters = sum(p.numel() for p in policy.parameters())
     loss, optim = bench_learner.parts(settings)
     learner = DeepSpeedZero(
-        policy, torch.device("cpu"), loss, optim, stage=stage, offload_optimizer=False, offload_param=False,
-        temperature=1.0, num_iterations=1, max_tokens_per_micro_batch=1024, shared_prompt=True,
-        gradient_checkpointing=False, dtype=Dtype.BFLOAT16, lora_r=None, lora_alpha=32, lora_dropout=0.0,
-        lora_target_modules=None,
+        policy, torch.device("cpu"), loss, optim, needs_reference=False, stage=stage, offload_optimizer=False,
+        offload_param=False, settings=bench_learner.learner_settings(settings),
     )  # fmt: skip
     experience, targets = bench_learner.batch(settings)
     for _ in range(2):

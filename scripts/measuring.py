@@ -1,4 +1,4 @@
-"""What the benchmarks share: an idle machine, sides that take turns, medians, JSON."""
+"""Helpers of the benchmarks: check that the machine is idle, let sides take turns, medians, JSON."""
 
 import argparse
 import json
@@ -19,21 +19,21 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 warnings.filterwarnings("ignore")
 
-BUSY = 10.0  # per cent of all cores, of others
+BUSY = 10.0  # percent of all cores in use by other processes: above this a benchmark refuses to start
 
 
 def parser(description: str | None, *, threads: int) -> argparse.ArgumentParser:
-    """With what every benchmark takes."""
+    """An argument parser with the options that all benchmarks have."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--threads", type=int, default=threads, help="of torch, on both sides")
+    made.add_argument("--threads", type=int, default=threads, help="torch's threads, on both sides")
     made.add_argument("--rounds", type=int, default=5, help="5 or more, after a warm-up")
-    made.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    made.add_argument("--force", action="store_true", help="measure on a busy machine all the same")
+    made.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
+    made.add_argument("--force", action="store_true", help="measure even on a busy machine")
     return made
 
 
 def ready(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The machine, printed. Ends the program where others keep it busy."""
+    """A description of the machine, which is also printed. Exits if other processes keep the machine busy."""
     if arguments.rounds < 5:
         sys.exit(f"--rounds {arguments.rounds}: 5 or more are needed for a median")
     torch.set_num_threads(arguments.threads)
@@ -43,7 +43,7 @@ def ready(arguments: argparse.Namespace) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "processor": torch.backends.cpu.get_cpu_capability(),  # AVX2: bfloat16 is emulated
+        "processor": torch.backends.cpu.get_cpu_capability(),  # on AVX2 bfloat16 is emulated
     }
     print("  ".join(f"{name}={value}" for name, value in machine.items()), flush=True)
     if machine["busy_percent"] > BUSY and not arguments.force:
@@ -53,8 +53,10 @@ def ready(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_turn(sides: Mapping[str, Callable[[], object]], *, rounds: int, warm: int = 1) -> dict[str, list[float]]:
-    """Seconds of each side's calls, which alternate; the first ``warm`` of each are not counted. Who is first changes
-    each round: what it finds in the caches and the allocator costs it a tenth."""
+    """Seconds of each side's calls; the sides take turns, and the first ``warm`` calls of each do not count.
+
+    The order changes every round: the state of caches and allocator makes the first side up to 10 % slower.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warm + rounds):
         for name, call in list(sides.items())[:: -1 if number % 2 else 1]:
@@ -66,29 +68,31 @@ def in_turn(sides: Mapping[str, Callable[[], object]], *, rounds: int, warm: int
 
 
 def dtypes() -> list[str]:
-    """What this machine computes natively: emulated, a benchmark in bfloat16 takes hours and says nothing."""
-    from dqo.models.precision import Dtype  # transformers: after the environment is set
+    """The dtypes that this machine computes natively; a benchmark in emulated bfloat16 would take hours."""
+    from dqo.models.precision import Dtype  # imports transformers, so only after the environment is set
 
     native = str(Dtype.AUTO.on(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     return list(dict.fromkeys(["float32", native.removeprefix("torch.")]))
 
 
 def peak() -> int:
-    """Most bytes that this process has held. Not getrusage's, which knows those of the process that started it."""
+    """Peak resident memory of this process in bytes. getrusage would include the process that started this one."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """Median seconds of each side."""
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
 def verdict(ratio: float, target: float | None) -> str:
-    """To stand behind a ratio."""
+    """Text to print after a ratio: whether it meets its target."""
     return "" if target is None else f", target ≥ {target:g}×: {'met' if ratio >= target else 'MISSED'}"
 
 
 def write(file: str | None, **result: Any) -> None:
+    """Write the result as JSON, if there is a file."""
     if file:
         Path(file).write_text(json.dumps(result, indent=1, default=str))
 

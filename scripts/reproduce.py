@@ -1,9 +1,9 @@
-"""The tables of docs/results.md: cities on SmolLM2-135M, concepts on the tiny model, both engines on cities, one step
-ahead on concepts; seeds 0-2.
+"""The tables of docs/results.md: cities on SmolLM2-135M, concepts on the tiny model, both engines on cities, and
+ahead=1 on concepts; seeds 0-2.
 
     python scripts/reproduce.py [cities] [concepts] [engines] [ahead] [--seeds 0,1,2] [--runs runs/reproduce]
 
-Each row is a `dqo-train` of its own; a run that has its summary.json is not repeated.
+Each row and seed is a run of `dqo-train`; a run that has a summary.json is not repeated.
 """
 
 import argparse
@@ -30,11 +30,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Table:
+    """One table: its runs and its columns."""
+
     common: tuple[str, ...]
-    settings: tuple[Setting, ...]  # the first is the baseline the ratios are taken against
+    settings: tuple[Setting, ...]  # the first is the baseline of the ratios
     columns: dict[str, str]  # heading: key of summary.json's "after"
-    runs: str = ""  # folder that another table's runs are in already
-    curves: tuple[str, ...] = ()  # keys of metrics.jsonl whose way is printed too
+    runs: str = ""  # name of the table whose folder of runs is used; empty: its own
+    curves: tuple[str, ...] = ()  # keys of metrics.jsonl that are also printed over the steps
 
 
 MEASURED = ("eval.every=0", "checkpoint.every=0", "checkpoint.final=false")
@@ -101,6 +103,7 @@ TABLES = {
 
 
 def main() -> None:
+    """Train what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
     parser.add_argument("--seeds", default="0,1,2")
@@ -115,14 +118,14 @@ def main() -> None:
         }
         print(markdown(table, rows), flush=True)
         for key in table.curves:
-            print(f"\n{key}, mean of the seeds and of the steps up to this one\n")
+            print(f"\n{key}: mean over the seeds and over the fifth of the run that ends at this step\n")
             print(curve(table, key, seeds, options.runs / (table.runs or name)), flush=True)
         if name == "cities":
             picture(table, seeds, options.runs)
 
 
 def after(table: Table, setting: Setting, seed: int, folder: Path) -> dict[str, float]:
-    """The metrics after training; trains if that was not done yet."""
+    """The metrics after training; trains if there is no summary.json yet."""
     run = run_folder(setting, seed, folder)
     if not (run / "summary.json").exists():
         arguments = [
@@ -130,21 +133,21 @@ def after(table: Table, setting: Setting, seed: int, folder: Path) -> dict[str, 
             *setting.overrides,
             f"seed={seed}",
             f"run_dir={run}",
-            "resume=auto",  # one that was interrupted goes on
+            "resume=auto",  # continue an interrupted run
             "log.every=20",
             "log.live=false",
         ]
-        subprocess.run([sys.executable, "-m", "dqo.cli.train", *arguments], check=True, stdout=sys.stderr)
+        subprocess.run([sys.executable, "-m", "dqo.cli", "train", *arguments], check=True, stdout=sys.stderr)
     return json.loads((run / "summary.json").read_text())["after"]
 
 
 def curve(table: Table, key: str, seeds: list[int], folder: Path) -> str:
-    """A markdown table: settings by fifths of the run."""
+    """A markdown table of one metric: a row a setting, a column for each fifth of the run."""
     lines = []
     for setting in table.settings:
         runs = [read_metrics(run_folder(setting, seed, folder) / "metrics.jsonl") for seed in seeds]
         values = [[line[key] for line in run if line.get(key) is not None] for run in runs]
-        if not all(values):  # of a version that did not log it
+        if not all(values):  # runs of an older version, which did not log this key
             continue
         fifth = len(values[0]) // 5
         if not lines:
@@ -156,11 +159,12 @@ def curve(table: Table, key: str, seeds: list[int], folder: Path) -> str:
 
 
 def run_folder(setting: Setting, seed: int, folder: Path) -> Path:
+    """The folder of one run."""
     return folder / f"{'_'.join(setting.overrides)}_seed={seed}"
 
 
 def picture(table: Table, seeds: list[int], runs: Path) -> None:
-    """One map a setting, all seeds together: where the answers are."""
+    """Draw the answers of all seeds on a map, one map a setting."""
     panels = []
     for setting in table.settings:
         files = [
@@ -174,7 +178,7 @@ def picture(table: Table, seeds: list[int], runs: Path) -> None:
 
 
 def markdown(table: Table, rows: dict[str, list[dict[str, float]]]) -> str:
-    """Mean over seeds, each seed's number behind it, and the ratio to the first row."""
+    """A markdown table: the mean over the seeds, in brackets each seed's value, and the ratio to the first row."""
     lines = [f"| | {' | '.join(table.columns)} |", "|---" * (len(table.columns) + 1) + "|"]
     baseline = next(iter(rows.values()))
     for name, runs in rows.items():

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# dqo-train under SLURM: one torchrun a machine, one worker a GPU.
+# dqo-train under SLURM: one torchrun on each machine, one worker on each GPU.
 #
 #   sbatch --nodes 2 scripts/slurm.sh task=gsm8k run_dir=/shared/run resume=auto
 #
-# resume=auto goes on with the run where the job was requeued. SIGTERM comes two minutes before the limit: a step that
-# ends within torchrun's 30 s is followed by a checkpoint; else the newest one is gone on from.
+# With resume=auto a requeued job continues the run. SIGTERM comes two minutes before the time limit: if the current step
+# ends within torchrun's grace period of 30 s, a checkpoint is saved; else the job continues from the newest one.
 #SBATCH --job-name=dqo
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8

@@ -1,11 +1,11 @@
-"""A long run of the sandbox watched from outside, and a large file of prompts: the figures of docs/reliability.md.
+"""A long run observed from outside, and a large file of prompts: the numbers of docs/reliability.md.
 
-    python scripts/soak.py run [--steps 1000]        # memory, handles and time a step stay flat
-    python scripts/soak.py prompts [--count 100000]  # memory that a jsonl file of that many prompts takes
+    python scripts/soak.py run [--steps 1000]        # do memory, open handles and time a step grow?
+    python scripts/soak.py prompts [--count 100000]  # memory that a jsonl file of that many prompts needs
 
-The run samples with the model, credits by dpp, judges by the task and by a function in a process of its own, which
-exits in every fifth call and is started again; it evaluates and writes checkpoints. At the end all completions are
-read back. Exit code 1: a target was missed.
+The run uses the model, credit=dpp, the task's reward and a reward function in its own process, which exits in every
+fifth call and is restarted; it evaluates and writes checkpoints. At the end all completions are read back. Exit code 1:
+a target was missed.
 """
 
 import argparse
@@ -27,6 +27,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dqo.task.jsonl import Jsonl
+from dqo.task.reading.fields import Fields
+from dqo.task.reading.settings import Rendering
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = (
@@ -44,24 +46,25 @@ def score(completions, **columns):
         os._exit(1)
     return [len(text) / 100 for text in completions]
 """
-GROWTH = 2.0  # percent, from the steps after the warm-up to the last ones
-WARM_UP, WINDOW = 0.2, 0.2  # shares of the steps
-TIMES_THE_FILE = 4.0  # resident memory that its prompts take at most
-READ_SECONDS = 5.0  # of all completions of a run
+GROWTH = 2.0  # percent, at most, from the window of steps after the warm-up to the last window
+WARM_UP, WINDOW = 0.2, 0.2  # as shares of all steps
+TIMES_THE_FILE = 4.0  # resident memory of the prompts over the size of their file, at most
+READ_SECONDS = 5.0  # to read all completions of a run, at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """The run at one moment."""
+    """One measurement of the run's processes."""
 
     step: int
-    megabytes: float  # resident, of the worker and what it started
+    megabytes: float  # resident memory of the worker and its children
     handles: int  # of the worker
     processes: int
     cpu_seconds: float  # of the worker so far
 
 
 def main() -> int:
+    """Exit code: 0 if all targets are met, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(dest="what", required=True)
     what.add_parser("run").add_argument("--steps", type=int, default=1000)
@@ -75,8 +78,9 @@ def main() -> int:
 
 
 def soak(folder: Path, steps: int) -> int:
+    """Train for ``steps`` and measure twice a second. Exit code: 0 if all targets are met, else 1."""
     (folder / "my_module.py").write_text(REWARD)
-    command = [sys.executable, "-m", "dqo.cli.train", *SETTINGS, f"steps={steps}", "run_dir=run",
+    command = [sys.executable, "-m", "dqo.cli", "train", *SETTINGS, f"steps={steps}", "run_dir=run",
                "reward.parts.style.function=my_module.score"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "OMP_NUM_THREADS": "1"}
     launcher = psutil.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
@@ -87,7 +91,7 @@ def soak(folder: Path, steps: int) -> int:
             looks.append(look)
         time.sleep(0.5)
     if launcher.returncode:
-        print(f"the run ended with {launcher.returncode}")
+        print(f"the run ended with exit code {launcher.returncode}")
         return 1
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     seconds = {row["step"]: row["step_time"] for row in rows if "step_time" in row}
@@ -102,7 +106,7 @@ def soak(folder: Path, steps: int) -> int:
 
 
 def look_at(launcher: psutil.Process, metrics: Path) -> Look | None:
-    """None before the first step, and while processes come or go."""
+    """A measurement; None before the first step, and when a process starts or ends meanwhile."""
     try:
         with metrics.open("rb") as file:
             file.seek(max(0, metrics.stat().st_size - 8192))
@@ -122,7 +126,7 @@ def look_at(launcher: psutil.Process, metrics: Path) -> Look | None:
 
 
 def report(looks: Sequence[Look], seconds: dict[int, float], steps: int) -> bool:
-    """Typical numbers of the steps behind the warm-up beside those of the last steps; whether a target was missed."""
+    """Whether a target was missed; prints the numbers of the steps after the warm-up beside those of the last steps."""
     early = (WARM_UP * steps, (WARM_UP + WINDOW) * steps)
     late = ((1 - WINDOW) * steps, steps)
 
@@ -138,7 +142,7 @@ def report(looks: Sequence[Look], seconds: dict[int, float], steps: int) -> bool
 
     numbers = {
         "resident memory, MB": [statistics.median(look.megabytes for look in within(w)) for w in (early, late)],
-        # the most frequent: a file being written or a process being started is no leak
+        # the most frequent value: a file being written or a process being started is no leak
         "open handles": [statistics.mode(look.handles for look in within(w)) for w in (early, late)],
         "processes": [statistics.mode(look.processes for look in within(w)) for w in (early, late)],
         "CPU time a step, ms": [cpu(early), cpu(late)],
@@ -148,7 +152,7 @@ def report(looks: Sequence[Look], seconds: dict[int, float], steps: int) -> bool
     missed = False
     for name, (before, after) in numbers.items():
         growth = 100 * (after / before - 1)
-        judged = not name.startswith("wall")  # which is the machine's, if others work on it
+        judged = not name.startswith("wall")  # wall time depends on what else runs on the machine
         missed |= judged and growth > GROWTH
         print(f"{name:<22}{before:>16.1f}{after:>12.1f}  {growth:+.1f} %{'' if judged else '  (not judged)'}")
     print(f"target: under {GROWTH:g} %: {'MISSED' if missed else 'met'}")
@@ -156,6 +160,7 @@ def report(looks: Sequence[Look], seconds: dict[int, float], steps: int) -> bool
 
 
 def load_prompts(folder: Path, count: int) -> int:
+    """Load a jsonl file of ``count`` prompts and measure the memory. Exit code: 0 if the target is met, else 1."""
     path = folder / "prompts.jsonl"
     with path.open("w") as file:
         for i in range(count):
@@ -166,16 +171,19 @@ def load_prompts(folder: Path, count: int) -> int:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="<eos>")
     before, start = psutil.Process().memory_info().rss, time.perf_counter()
     task = Jsonl(
-        tokenizer, 1 << 20, seed=0, max_completion_length=10, chat_template=False, path=str(path), eval_path=None,
-        held_out=64, prompt_column="prompt", template=None, system_prompt=None, columns=None, answer_column=None,
-        completion_column=None, skip_long=False,
+        tokenizer, 1 << 20, rendering=Rendering(seed=0, max_completion_length=10, chat_template=False),
+        fields=Fields(
+            prompt_column="prompt", template=None, system_prompt=None, columns=None, answer_column=None,
+            completion_column=None,
+        ),
+        path=str(path), eval_path=None, held_out=64, skip_long=False,
     )  # fmt: skip
     task.draw(count // 2, 8)
     seconds, peak = time.perf_counter() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     taken, size = (peak - before) / 1e6, path.stat().st_size / 1e6
     times = taken / size
     print(
-        f"{count} prompts, {size:.0f} MB: read in {seconds:.1f} s; {taken:.0f} MB at the most, {times:.1f} × the file"
+        f"{count} prompts, {size:.0f} MB: read in {seconds:.1f} s; peak memory {taken:.0f} MB, {times:.1f} × the file"
     )
     print(f"target: at most {TIMES_THE_FILE:g} × the file: {'met' if times <= TIMES_THE_FILE else 'MISSED'}")
     return int(times > TIMES_THE_FILE)

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dqo.records import Experience, Prompt, Rewards, Rollouts
+from dqo.records import Experience, LossInputs, Prompt, Rewards, Rollouts
 
 WORDS = [f"w{i}" for i in range(60)]
 
@@ -91,3 +91,15 @@ def make_experience(prompts: int = 2, k: int = 4, *, dim: int = 8, words: int = 
         embeddings_PKD=embeddings_PKD,
         credits_PK=torch.rand(prompts, k, generator=generator) * 0.5 + 0.2,
     )
+
+
+def make_loss_inputs(logprobs_N: Tensor, **fields) -> LossInputs:
+    """Tokens of one completion, on-policy, of weight 1 and advantage 0, without reference or critic, but for
+    ``fields``."""
+    same_N, zeros_N = logprobs_N.detach(), torch.zeros(len(logprobs_N))
+    defaults = {
+        "old_logprobs_N": same_N, "sampler_logprobs_N": same_N, "ref_logprobs_N": None, "entropies_N": zeros_N,
+        "advantages_N": zeros_N, "values_N": None, "returns_N": None, "weights_N": torch.ones(len(logprobs_N)),
+        "stale_N": zeros_N.bool(), "rows_N": zeros_N.long(),
+    }  # fmt: skip
+    return LossInputs(logprobs_N=logprobs_N, **(defaults | fields))

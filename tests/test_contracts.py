@@ -6,22 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dqo.contracts import check_embeddings, check_rewards, earned
+from dqo.contracts import check_embeddings, check_rewards, checked_credits
 from dqo.errors import StageError
 from dqo.evaluation import evaluate
 from dqo.loop import train
 from dqo.stages import Stages
 from tests.factories import make_prompts, make_rewards, make_rollouts
-from tests.test_evaluation import scripted_stages
-from tests.test_loop import (
+from tests.helpers.scripted_stages import scripted_stages
+from tests.helpers.toy_stages import (
     PLAN,
-    CountingTask,
     EvenReward,
     OneHotEmbed,
     RareCredit,
-    ShuffledRollout,
-    SumAdvantage,
-    SummingLearner,
+    toy_stages,
 )
 
 ALL = torch.ones(2, 2, dtype=torch.bool)
@@ -32,10 +29,7 @@ UNIT_PKD = torch.eye(4).view(2, 2, 4)
 
 @pytest.fixture
 def stages() -> Stages:
-    return Stages(
-        task=CountingTask(), rollout=ShuffledRollout([]), reward=EvenReward(), embed=OneHotEmbed(),
-        credit=RareCredit(), advantage=SumAdvantage(), learner=SummingLearner(),
-    )  # fmt: skip
+    return toy_stages()
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -67,9 +61,9 @@ def test_an_embedding_without_unit_length_names_its_prompt_unless_it_is_masked(n
 
 def test_credits_of_masked_completions_are_nothing_and_others_are_finite():
     credits_PK = torch.tensor([[0.1, 0.2], [0.3, math.nan]])
-    assert earned(ROLLOUTS, FIRST, credits_PK).tolist() == torch.tensor([[0.1, 0.2], [0.3, 0.0]]).tolist()
+    assert checked_credits(ROLLOUTS, FIRST, credits_PK).tolist() == torch.tensor([[0.1, 0.2], [0.3, 0.0]]).tolist()
     with pytest.raises(StageError, match=r"\[credit, prompts 8\] the credit is not finite for 'w4'"):
-        earned(ROLLOUTS, ALL, credits_PK)
+        checked_credits(ROLLOUTS, ALL, credits_PK)
 
 
 class RowsShort(OneHotEmbed):

@@ -1,118 +1,23 @@
 """The loop with toy stages built to the Protocols: order, repeatability, overlap, redraws."""
 
-from collections.abc import Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from dqo.loop import Plan, collect, train
-from dqo.records import Estimates, Experience, Prompt, Rewards, Targets
-from dqo.stages import Stages, Verdict
-from tests.factories import WORDS, make_rollouts
-
-
-class CountingTask:
-    """Prompt n of the stream is the word n."""
-
-    def draw(self, cursor: int, count: int):
-        return [self._prompt(n) for n in range(cursor, cursor + count)], cursor + count
-
-    def held_out(self):
-        return [self._prompt(0)]
-
-    def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
-        return Verdict(reward=0.0, correct=False)
-
-    def key(self, prompt: Prompt, text: str) -> str:
-        return text
-
-    @staticmethod
-    def _prompt(n: int) -> Prompt:
-        return Prompt(position=n, tokens=(3 + n % 60,), content=WORDS[n % 60], columns={})
-
-
-class ShuffledRollout:
-    """Finishes groups one by one, in a random order that differs from run to run; texts depend on position alone."""
-
-    def __init__(self, log: list[str]):
-        self.version, self.log = 0, log
-
-    def generate(self, prompts, *, k: int, seed: int):
-        for index in torch.randperm(len(prompts)).tolist():
-            prompt = prompts[index]
-            generator = torch.Generator().manual_seed(seed * 1000 + prompt.position)
-            texts = [WORDS[int(torch.randint(60, (), generator=generator))] for _ in range(k)]
-            group = make_rollouts(texts, k, prompts=[prompt])
-            yield replace(group, versions_B=torch.full_like(group.versions_B, self.version))
-        self.log.append(f"sampled {min(p.position for p in prompts)} at {self.version}")
-
-    def load_weights(self, weights, *, version: int) -> None:
-        for _ in weights:
-            pass
-        self.version = version
-        self.log.append(f"weights {version}")
-
-    def pause(self) -> None:
-        self.log.append("pause")
-
-
-class EvenReward:
-    """1 where the sampled word's number is even."""
-
-    def score(self, rollouts) -> Rewards:
-        total_PK = torch.tensor([float(int(text[1:]) % 2 == 0) for text in rollouts.texts]).view(-1, rollouts.k)
-        return Rewards(
-            total_PK=total_PK,
-            parts={"even": total_PK},
-            correct_PK=total_PK > 0,
-            valid_PK=torch.ones_like(total_PK, dtype=torch.bool),
-        )
-
-
-class OneHotEmbed:
-    def encode(self, rollouts):
-        numbers = torch.tensor([int(text[1:]) for text in rollouts.texts])
-        return torch.nn.functional.one_hot(numbers, 60).float().view(-1, rollouts.k, 60)
-
-
-class RareCredit:
-    uses_embeddings = True
-
-    def assign(self, rollouts, rewards, embeddings_PKD):
-        return 1.0 / (embeddings_PKD @ embeddings_PKD.mT).sum(-1)
-
-
-class SumAdvantage:
-    def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
-        scores_PK = experience.rewards.total_PK + alpha * experience.credits_PK
-        return Targets(advantages_BT=scores_PK.view(-1, 1) * experience.rollouts.sampled_BT)
-
-    def has_signal(self, experience: Experience, *, alpha: float) -> bool:
-        return bool((experience.rewards.total_PK + alpha * experience.credits_PK).std() > 0)
-
-
-class SummingLearner:
-    """Its one weight is the sum of all advantages seen."""
-
-    def __init__(self):
-        self.weight = torch.zeros(())
-
-    def estimate(self, rollouts) -> Estimates:
-        return Estimates()
-
-    def update(self, experience, estimates, targets) -> Mapping[str, float]:
-        self.weight = self.weight + targets.advantages_BT.sum()
-        return {"weight": float(self.weight)}
-
-    def weights(self):
-        yield "weight", self.weight
-
-    def save(self, folder: Path) -> None: ...
-
-    def load(self, folder: Path) -> None: ...
+from dqo.records import Experience
+from dqo.stages import Stages
+from tests.helpers.toy_stages import (
+    PLAN,
+    EvenReward,
+    RareCredit,
+    ShuffledRollout,
+    SumAdvantage,
+    SummingLearner,
+    toy_stages,
+)
 
 
 @pytest.fixture
@@ -122,13 +27,7 @@ def log() -> list[str]:
 
 @pytest.fixture
 def stages(log) -> Stages:
-    return Stages(
-        task=CountingTask(), rollout=ShuffledRollout(log), reward=EvenReward(), embed=OneHotEmbed(),
-        credit=RareCredit(), advantage=SumAdvantage(), learner=SummingLearner(),
-    )  # fmt: skip
-
-
-PLAN = Plan(steps=4, prompts=3, k=4, alpha=1.0, seed=0)
+    return toy_stages(log)
 
 
 def observed(stages: Stages, plan: Plan, **start: int) -> list[tuple]:

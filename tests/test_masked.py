@@ -1,6 +1,6 @@
-"""A masked completion may be anything: no other completion's credit or advantage, no gradient and no metric changes.
+"""The values of a masked completion have no effect on other completions' credits and advantages, gradients or metrics.
 
-Real loop, credits, advantages, loss and learner; only what is sampled, judged and embedded is given.
+The loop, credits, advantages, loss and learner are real; rollouts, rewards and embeddings are given.
 """
 
 import math
@@ -8,53 +8,28 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.advantage.separate import Separate
 from dqo.advantage.unbiased import Unbiased
 from dqo.credit.distance import Distance, Metric
-from dqo.credit.gating.gate import Gate
+from dqo.credit.gating.gate import Gate, Gating
 from dqo.evaluation import evaluate
-from dqo.loop import Plan, train
 from dqo.loss.clip import LossType
 from dqo.metrics.training import describe
-from dqo.records import Rewards, Rollouts, Step
-from dqo.stages import Stages
+from dqo.records import Rewards, Step
+from tests.credit.builders import dpp
 from tests.credit.groups import unit_vectors
-from tests.credit.test_dpp import dpp
-from tests.factories import make_rollouts, tiny_llama
-from tests.learner.builders import Recorder, assert_same, clip, make_learner
-from tests.test_evaluation import scripted_stages
-from tests.test_loop import CountingTask
+from tests.factories import make_rollouts
+from tests.helpers.scripted_stages import scripted_stages
+from tests.helpers.single_step import Given, step_of
+from tests.learner.builders import assert_same, clip
 
 TEXTS = ["w1 w2", "w3", "w1 w2", "w4 w5 w6", "w7", "w8 w9", "w9 w8", "w1", "w2", "w3", "w4", "w5 w6"]
 MASKED = torch.tensor([[False, True, False, False], [True, False, True, True], [True, True, True, True]])
-# what was sampled and what it cost, whatever became of it
+# metrics of everything that was sampled, masked or not
 OF_SAMPLING = {f"completions/{name}" for name in ("mean_length", "min_length", "max_length")} | {"num_tokens"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """Rollout, reward and embedder of one step."""
-
-    rollouts: Rollouts
-    rewards: Rewards
-    embeddings_PKD: Tensor
-
-    def generate(self, prompts, *, k: int, seed: int):
-        yield self.rollouts
-
-    def score(self, rollouts) -> Rewards:
-        return self.rewards
-
-    def encode(self, rollouts) -> Tensor:
-        return self.embeddings_PKD
-
-    def load_weights(self, weights, *, version: int) -> None: ...
-
-    def pause(self) -> None: ...
 
 
 def given(texts=TEXTS) -> Given:
@@ -65,8 +40,8 @@ def given(texts=TEXTS) -> Given:
     return Given(rollouts=make_rollouts(texts, 4), rewards=rewards, embeddings_PKD=unit_vectors(3, 4, 6))
 
 
-def rude(one: Given) -> Given:
-    """Something else wherever a completion is masked; its length stays."""
+def with_garbage(one: Given) -> Given:
+    """The same with other values or NaN wherever a completion is masked; only its length stays the same."""
     masked_B1 = MASKED.view(-1, 1)
     rollouts, rewards = one.rollouts, one.rewards
     sampled_BT = rollouts.sampled_BT & masked_B1
@@ -88,16 +63,6 @@ def rude(one: Given) -> Given:
     )
 
 
-def step_of(one: Given, *, credit, advantage, **learner) -> tuple[Step, list[dict[str, Tensor]]]:
-    recorder, seen = Recorder(), []
-    stages = Stages(
-        task=CountingTask(), rollout=one, reward=one, embed=one, credit=credit, advantage=advantage,
-        learner=make_learner(tiny_llama(), optim=recorder, **learner),
-    )  # fmt: skip
-    train(stages, Plan(steps=1, prompts=3, k=4, alpha=1.0, seed=0), [seen.append])
-    return seen[0], recorder.gradients
-
-
 def metrics_of(step: Step) -> dict[str, float]:
     timed = ("seconds/", "tokens_per_second/", "step_time")
     return {key: value for key, value in describe(step, 1.0).items() if not key.startswith(timed)}
@@ -106,7 +71,7 @@ def metrics_of(step: Step) -> dict[str, float]:
 CREDITS = {
     "dpp": lambda: dpp(),
     "dpp correct": lambda: dpp(gate=Gate.correct),
-    "distance": lambda: Distance(metric=Metric.euclidean, gate=Gate.none, threshold=None),
+    "distance": lambda: Distance(metric=Metric.euclidean, gating=Gating(gate=Gate.none, threshold=None)),
 }
 ADVANTAGES = {
     "joint": lambda: Joint(scale_rewards=ScaleRewards.group),
@@ -118,12 +83,12 @@ ADVANTAGES = {
 
 @pytest.mark.parametrize("credit", CREDITS)
 @pytest.mark.parametrize("advantage", ADVANTAGES)
-def test_nothing_else_changes(credit, advantage):
+def test_masked_values_change_nothing_else(credit, advantage):
     one, other = (
         step_of(
             each, credit=CREDITS[credit](), advantage=ADVANTAGES[advantage](), loss=clip(beta=0.1), num_iterations=2
         )
-        for each in (given(), rude(given()))
+        for each in (given(), with_garbage(given()))
     )
     assert torch.equal(one[0].experience.credits_PK, other[0].experience.credits_PK)
     assert torch.equal(one[0].targets.advantages_BT, other[0].targets.advantages_BT)
@@ -134,7 +99,7 @@ def test_nothing_else_changes(credit, advantage):
 
 
 @pytest.mark.parametrize("loss_type", LossType)
-def test_of_its_length_only_what_was_sampled_speaks(loss_type):
+def test_a_masked_completions_length_changes_only_metrics_of_sampling(loss_type):
     texts = ["w1 " * 9 if out else text for out, text in zip(MASKED.flatten(), TEXTS, strict=True)]
     settings = {"loss": clip(loss_type=loss_type)}
     (short, mine), (long, theirs) = (
@@ -148,15 +113,15 @@ def test_of_its_length_only_what_was_sampled_speaks(loss_type):
     assert "completions/mean_length" in different
 
 
-def test_an_evaluation_does_not_see_it():
-    """ "broken" is what its reward calls invalid."""
+def test_an_evaluation_ignores_embeddings_of_invalid_completions():
+    """The text "broken" is invalid."""
     texts = {0: ["Paris", "broken", "Lima", "broken"], 1: ["so so", "broken", "broken", "broken"]}
     stages, prompts = scripted_stages(texts)
     whole = evaluate(stages, prompts, n=4, seed=0).metrics
 
     @dataclass
-    class Elsewhere:
-        """Puts masked completions far from, and the same texts on, everything else."""
+    class NanForInvalid:
+        """An encoder that returns NaN for invalid completions."""
 
         embed: object
 
@@ -164,8 +129,8 @@ def test_an_evaluation_does_not_see_it():
             broken_PK = torch.tensor([text == "broken" for text in rollouts.texts]).view(-1, rollouts.k)
             return self.embed.encode(rollouts).masked_fill(broken_PK[..., None], math.nan)
 
-    other = evaluate(replace(stages, embed=Elsewhere(stages.embed)), prompts, n=4, seed=0).metrics
+    other = evaluate(replace(stages, embed=NanForInvalid(stages.embed)), prompts, n=4, seed=0).metrics
     assert other == pytest.approx(whole, rel=0, abs=0, nan_ok=True)
-    assert whole["cosine_distance"] == 1.0  # of Paris and Lima; the second prompt has one valid answer
+    assert whole["cosine_distance"] == 1.0  # between Paris and Lima; the second prompt has only one valid answer
     assert whole["logdet"] == pytest.approx((math.log(4) + math.log(2)) / 2)
-    assert whole["distinct_1"] == 1.0  # "so so" is alone
+    assert whole["distinct_1"] == 1.0  # undefined for the second prompt, which has only one valid text

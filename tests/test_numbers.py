@@ -1,5 +1,5 @@
-"""Numbers at the edge, through the real credit, advantage, learner and metrics of one step: what comes out, and what is
-said of it."""
+"""Extreme numbers in one step with the real credit, advantage, learner and metrics: the results, and the errors and
+logs."""
 
 import math
 
@@ -14,11 +14,11 @@ from dqo.credit.dpp import Quality
 from dqo.errors import StageError
 from dqo.metrics.training import describe
 from dqo.records import Rewards
+from tests.credit.builders import dpp
 from tests.credit.groups import unit_vectors
-from tests.credit.test_dpp import dpp
 from tests.factories import make_rollouts, tiny_llama
+from tests.helpers.single_step import Given, step_of
 from tests.learner.builders import adamw, clip, learn, make_learner
-from tests.test_masked import Given, step_of
 
 WORDS = ["w1 w2", "w3", "w4", "w5 w6"]
 GROUPWISE = Joint(scale_rewards=ScaleRewards.group)
@@ -37,7 +37,7 @@ def given(rewards, *, texts=None, valid=None, embeddings_PKD=None, finished=None
 
 
 def outcome(one: Given, advantage=GROUPWISE, **learner):
-    """Advantages a completion, gradient norm (0.0: no step) and metrics."""
+    """Advantages (P, k), gradient norm (0.0 without an optimizer step) and metrics."""
     step, gradients = step_of(one, credit=dpp(), advantage=advantage, **learner)
     advantages_B = step.targets.advantages_BT.sum(1) / step.experience.rollouts.sampled_BT.sum(1)
     metrics = describe(step, 1.0)
@@ -47,8 +47,8 @@ def outcome(one: Given, advantage=GROUPWISE, **learner):
 
 @pytest.mark.parametrize("kind", [Joint, Separate])
 @pytest.mark.parametrize("scale", [ScaleRewards.group, ScaleRewards.batch])
-def test_a_reward_of_1e30_is_normalised_and_not_lost(kind, scale):
-    """In float32 its square is infinite, and all advantages would be 0."""
+def test_a_reward_of_1e30_is_normalized_without_overflow(kind, scale):
+    """The square of 1e30 is infinite in float32: all advantages would be 0."""
     huge, norm, metrics = outcome(given([[1e30, 0, 0, 0]]), kind(scale_rewards=scale))
     usual, _, _ = outcome(given([[1e6, 0, 0, 0]]), kind(scale_rewards=scale))
     torch.testing.assert_close(huge, usual, atol=1e-5, rtol=0)
@@ -57,12 +57,12 @@ def test_a_reward_of_1e30_is_normalised_and_not_lost(kind, scale):
 
 
 @pytest.mark.parametrize("advantage", [Joint(scale_rewards=ScaleRewards.none), Unbiased(baseline_decay=0.9)])
-def test_undivided_it_stops_before_the_step_and_says_how_large(advantage):
+def test_a_reward_of_1e30_without_normalization_stops_before_the_optimizer_step(advantage):
     with pytest.raises(StageError, match=r"\[learner, step 1, prompts 0\] the gradient is not finite.*advantage: [17]"):
         outcome(given([[1e30, 0, 0, 0]]), advantage)
 
 
-def test_a_credit_beside_large_tied_rewards_still_counts():
+def test_credits_count_beside_large_tied_rewards():
     large, _, metrics = outcome(given([[1e8] * 4]))
     usual, _, _ = outcome(given([[0.0] * 4]))
     torch.testing.assert_close(large, usual, atol=1e-5, rtol=0)
@@ -70,8 +70,8 @@ def test_a_credit_beside_large_tied_rewards_still_counts():
 
 
 @pytest.mark.parametrize("texts", [[""] * 4, ["w1"] * 4], ids=["empty", "identical"])
-def test_a_collapsed_group_teaches_nothing_not_even_rounding(texts):
-    """Credits of identical completions differ by 1e-7, of which Adam would make a step of the usual size."""
+def test_a_collapsed_group_has_zero_gradient(texts):
+    """Credits of identical completions differ by 1e-7: Adam would turn this rounding noise into a full-size step."""
     same_PKD = unit_vectors(2, 1, 384).expand(2, 4, 384)
     advantages, norm, metrics = outcome(given([[1.0] * 4, [0.0] * 4], texts=texts * 2, embeddings_PKD=same_PKD))
     assert not advantages.any() and norm == 0
@@ -79,7 +79,7 @@ def test_a_collapsed_group_teaches_nothing_not_even_rounding(texts):
     assert metrics["credit"] == pytest.approx(math.log(1 + 1 / 4))
 
 
-def test_a_group_of_one_valid_completion_is_compared_with_nobody():
+def test_a_group_with_one_valid_completion_has_zero_advantage():
     valid = [[False, True, False, False], [True] * 4]
     advantages, norm, metrics = outcome(given([[0, 1.0, 0, 0], [1.0, 0, 0, 1.0]], valid=valid))
     assert not advantages[0].any() and advantages[1].all() and norm > 0
@@ -88,7 +88,7 @@ def test_a_group_of_one_valid_completion_is_compared_with_nobody():
     torch.testing.assert_close(advantages[1:], alone, atol=0, rtol=0)
 
 
-def test_nothing_valid_takes_no_step_and_says_so(caplog):
+def test_a_step_without_a_valid_completion_is_skipped_and_logged(caplog):
     one = given([[0.0] * 4] * 2, valid=[[False] * 4] * 2, finished=[False] * 8)
     advantages, norm, metrics = outcome(one)
     assert not advantages.any() and norm == 0
@@ -97,7 +97,7 @@ def test_nothing_valid_takes_no_step_and_says_so(caplog):
     assert "step 1: no valid completion, no update" in caplog.text
 
 
-def test_a_policy_without_finite_numbers_stops_before_the_step():
+def test_a_policy_with_nan_weights_stops_before_the_optimizer_step():
     policy = tiny_llama()
     with torch.no_grad():
         policy.model.layers[0].mlp.up_proj.weight[0, 0] = math.nan
@@ -107,11 +107,11 @@ def test_a_policy_without_finite_numbers_stops_before_the_step():
     estimates = learner.estimate(one.rollouts)
     with pytest.raises(StageError, match=r"\[learner, step 1, prompts 0\] the loss is not finite"):
         learner.update(step.experience, estimates, step.targets)
-    assert not learner.optimizer.state
+    assert not any(optimizer.state for optimizer in learner.optimizers.values())
 
 
-def test_a_reference_without_finite_numbers_stops_before_the_step():
-    """Also where the ratios hide it: the old log-probabilities and the KL are read with the loss."""
+def test_a_reference_with_infinite_weights_stops_before_the_optimizer_step():
+    """The reference enters the loss through the KL term."""
     learner = make_learner(tiny_llama(), optim=adamw(), loss=clip(beta=0.1), shared_prompt=False)
     with torch.no_grad(), learner.reference.model() as reference:
         reference.lm_head.weight[5] = math.inf
@@ -121,7 +121,7 @@ def test_a_reference_without_finite_numbers_stops_before_the_step():
         learn(learner, step.experience)
 
 
-def test_a_kernel_that_is_not_positive_definite_stops_and_names_step_and_prompts():
+def test_a_kernel_that_is_not_positive_definite_is_an_error_with_step_and_prompts():
     same_PKD = unit_vectors(2, 1, 6).expand(2, 4, 6)
     one = given([[0.0] * 4, [16.0] * 4], embeddings_PKD=same_PKD)
     with pytest.raises(

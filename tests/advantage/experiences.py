@@ -1,4 +1,4 @@
-"""Experience of given rewards and credits; completions are two tokens (a word and the end)."""
+"""Experiences with given rewards and credits. Each completion has two tokens: a word and the end token."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def experience_of(
 
 
 def per_completion(experience: Experience, advantages_BT: Tensor) -> Tensor:
-    """The advantage of each completion; checks that its sampled tokens share it, and that the others have none."""
+    """(prompts, k) advantages. Checks that all sampled tokens of a completion have the same one, all others 0."""
     sampled_BT = experience.rollouts.sampled_BT
     assert advantages_BT.shape == sampled_BT.shape
     assert advantages_BT[~sampled_BT].eq(0).all()

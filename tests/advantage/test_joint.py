@@ -28,14 +28,14 @@ def test_group_scaling_divides_by_the_standard_deviation_of_n_minus_1_and_trls_e
     torch.testing.assert_close(advantages(experience, ScaleRewards.group), expected)
 
 
-def test_batch_scaling_divides_by_the_standard_deviation_of_all():
+def test_batch_scaling_divides_by_the_standard_deviation_over_the_batch():
     experience = experience_of([[3, 1, 2], [0, 0, 6]], [[0, 0, 0], [0, 0, 0]])
     whole = torch.tensor([3.0, 1, 2, 0, 0, 6]).std()
     expected = torch.tensor([[1, -1, 0], [-2, -2, 4]]) / (whole + 1e-4)
     torch.testing.assert_close(advantages(experience, ScaleRewards.batch), expected)
 
 
-def test_without_credit_it_is_trls_formula(seed: int = 0):
+def test_without_credit_advantages_follow_trls_formula(seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     rewards_PK = torch.rand(5, 4, generator=generator)
     experience = experience_of(rewards_PK.tolist(), torch.rand(5, 4, generator=generator).tolist())
@@ -44,7 +44,7 @@ def test_without_credit_it_is_trls_formula(seed: int = 0):
 
 
 @pytest.mark.parametrize("scale", ScaleRewards)
-def test_a_masked_completion_takes_part_in_nothing(scale):
+def test_a_masked_completion_gets_0_and_is_left_out(scale):
     smaller = experience_of([[3, 1, 2], [0, 0, 6]], [[0.2, 0.3, 0.4], [0.1, 0.1, 0.6]])
     masked = experience_of(
         [[3, 1, 2, 0], [0, 0, 6, 0]],
@@ -57,18 +57,18 @@ def test_a_masked_completion_takes_part_in_nothing(scale):
 
 
 @pytest.mark.parametrize("scale", ScaleRewards)
-def test_a_completion_that_is_valid_alone_has_no_advantage(scale):
+def test_the_only_valid_completion_of_a_group_has_advantage_0(scale):
     experience = experience_of([[5, 0], [0, 0]], [[0.7, 0], [0, 0]], [[True, False], [False, False]])
     assert advantages(experience, scale).eq(0).all()
 
 
-def test_a_group_of_two_loses_the_credit():
+def test_in_a_group_of_two_equal_credits_leave_no_signal():
     experience = experience_of([[1, 1]], [[0.5, 0.5]])
     assert advantages(experience, ScaleRewards.none).eq(0).all()
     assert not Joint(scale_rewards=ScaleRewards.none).has_signal(experience, alpha=1.0)
 
 
-def test_signal_is_of_reward_and_credit_together():
+def test_has_signal_looks_at_reward_plus_credit():
     joint = Joint(scale_rewards=ScaleRewards.group)
     tied = experience_of([[1, 1, 1]], [[0.3, 0.2, 0.2]])
     assert joint.has_signal(tied, alpha=1.0)
@@ -77,7 +77,7 @@ def test_signal_is_of_reward_and_credit_together():
     assert not joint.has_signal(rounding, alpha=1.0)
 
 
-def test_tiny_spreads_are_warned_of_once(caplog):
+def test_a_tiny_standard_deviation_is_warned_about_once(caplog):
     experience = experience_of([[1, 1, 1], [0, 1, 0]], [[0.300, 0.303, 0.300], [0.3, 0.3, 0.3]])
     joint = Joint(scale_rewards=ScaleRewards.group)
     with caplog.at_level(logging.WARNING, "dqo"):
@@ -92,7 +92,7 @@ def test_tiny_spreads_are_warned_of_once(caplog):
     ("scale", "alpha", "spread"),
     [(ScaleRewards.none, 1.0, 0.003), (ScaleRewards.group, 0.0, 0.003), (ScaleRewards.group, 1.0, 0.3)],
 )
-def test_no_warning_where_nothing_is_blown_up(caplog, scale, alpha, spread):
+def test_no_warning_without_division_or_with_a_large_standard_deviation(caplog, scale, alpha, spread):
     experience = experience_of([[1, 1, 1]], [[0.3, 0.3 + spread, 0.3]])
     with caplog.at_level(logging.WARNING, "dqo"):
         Joint(scale_rewards=scale)(experience, Estimates(), alpha=alpha)

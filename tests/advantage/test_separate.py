@@ -27,7 +27,7 @@ def test_batch_scaling_has_one_divisor_for_each_part():
     torch.testing.assert_close(advantages(experience_of(rewards, credits), ScaleRewards.batch), expected)
 
 
-def test_undivided_it_is_joint():
+def test_without_division_advantages_equal_joint():
     experience = experience_of([[1, 0, 1]], [[0.3, 0.3, 0.6]])
     torch.testing.assert_close(
         advantages(experience, ScaleRewards.none), torch.tensor([[0.2333, -0.7667, 0.5333]]), atol=1e-4, rtol=0
@@ -42,7 +42,7 @@ def test_the_scale_of_the_reward_does_not_matter():
     )
 
 
-def test_masked_and_lone_completions_take_part_in_nothing():
+def test_masked_and_lone_completions_get_0_and_are_left_out():
     valid = [[True, True, True, False], [True, False, False, False]]
     masked = experience_of([[3, 1, 2, 0], [1, 0, 0, 0]], [[0.2, 0.3, 0.4, 0], [0.7, 0, 0, 0]], valid)
     smaller = experience_of([[3, 1, 2]], [[0.2, 0.3, 0.4]])
@@ -52,16 +52,16 @@ def test_masked_and_lone_completions_take_part_in_nothing():
     assert result[1].eq(0).all()
 
 
-def test_signal_is_of_either_part():
+def test_has_signal_looks_at_reward_and_credit_separately():
     separate = Separate(scale_rewards=ScaleRewards.group)
-    cancelling = experience_of([[0.3, 0.2]], [[0.2, 0.3]])  # a sum would tie
+    cancelling = experience_of([[0.3, 0.2]], [[0.2, 0.3]])  # r + c is equal
     assert separate.has_signal(cancelling, alpha=1.0)
     tied = experience_of([[1, 1]], [[0.2, 0.3]])
     assert separate.has_signal(tied, alpha=1.0)
     assert not separate.has_signal(tied, alpha=0.0)
 
 
-def test_tiny_credit_spreads_are_warned_of_though_rewards_differ(caplog):
+def test_a_tiny_standard_deviation_of_credits_is_warned_about(caplog):
     experience = experience_of([[1, 0, 1]], [[0.300, 0.303, 0.300]])
     with caplog.at_level(logging.WARNING, "dqo"):
         advantages(experience, ScaleRewards.group)

@@ -7,8 +7,8 @@ SECRET = "correct-horse-battery-staple"
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """The folder that a command is typed in: no hub, a secret in the environment, and nothing left in this process of
-    what a case imports."""
+    """The folder in which the command is typed. The hub is out of reach, the environment holds a secret, and the module
+    that a case imports is removed afterwards."""
     import datasets.config
     import huggingface_hub.constants
 

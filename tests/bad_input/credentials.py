@@ -1,4 +1,4 @@
-"""Secrets in a configuration: refused, and not shown."""
+"""Secrets in a configuration: they are refused, and the message does not show them."""
 
 from tests.bad_input.harness import Case
 

@@ -1,4 +1,4 @@
-"""Data that is not what it should be: a user's file of lines, and the folders of gsm8k and commongen."""
+"""Faulty data: a user's file of JSON lines, and the folders of gsm8k and commongen."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ GSM = '{"question": "1 + 1?", "answer": "#### 2"}\n'
 
 
 def lines(content: bytes | str, *says: str, typed: str = "", process: bool = False, more: tuple[str, ...] = ()) -> Case:
-    """task=jsonl over a file of two good lines, then ``content``."""
+    """A case of task=jsonl with a file of two good lines, then ``content``."""
     content = content.encode() if isinstance(content, str) else content
     files = {"my.jsonl": LINE + OTHER + content}
     return Case(typed=f"{JSONL} task.path=my.jsonl {typed}", more=more, files=files, says=says, process=process)
@@ -33,28 +33,28 @@ DATA = [
     Case(typed=f"{JSONL} task.path=.", says=(".: Is a directory", "type task.path=FILE")),
     only(b"", "my.jsonl: the file is empty", "type task.path=FILE"),
     only(b"\r\n\r\n", "my.jsonl: the file is empty"),
-    only(b'[\n{"prompt": "a"}\n]\n', "line 1: not JSON", "looks like one JSON array, write one object a line"),
+    only(b'[\n{"prompt": "a"}\n]\n', "line 1: not JSON", "looks like one JSON array, write one object per line"),
     only("{}".encode("utf-16"), "line 1: not UTF-8", "convert the file"),
     only(LINE, "task.held_out=1", "1 different prompts", "add lines, or task.eval_path=FILE"),
     lines(b'{"prompt": "dog"\n', "my.jsonl, line 3: not JSON"),
     lines(b'{"prompt": "\xe9"}\n', "my.jsonl, line 3: not UTF-8", "convert the file"),
     lines("[1]\n", "line 3: an array, but an object"),
     lines("null\n", "line 3: null, but an object"),
-    lines('{"prompt": "a", "answer": "b", "prompt": "c"}\n', "line 3", '"prompt" stands twice', "mend the line"),
-    lines('{"prompt": "a", "answer": {"b": 1, "b": 2}}\n', "line 3", '"b" stands twice'),
+    lines('{"prompt": "a", "answer": "b", "prompt": "c"}\n', "line 3", '"prompt" occurs twice', "fix the line"),
+    lines('{"prompt": "a", "answer": {"b": 1, "b": 2}}\n', "line 3", '"b" occurs twice'),
     lines('{"prompt": "a", "answer": ' + "1" * 5000 + "}\n", "line 3: cannot be read", "4300 digits"),
     lines('{"prompt": "a", "answer": ' + "[" * 100_000 + "\n", "line 3: cannot be read", "recursion"),
     lines('{"prompt": "half a sign \\ud83d", "answer": "b"}\n', "line 3: cannot be read", "surrogates"),
-    lines('{"answer": "b"}\n', 'line 3: there is no "prompt", only answer', "type task.prompt_column=NAME"),
-    lines('{"\\u001b[2J": 1}\n', 'there is no "prompt", only \\x1b[2J', "type task.prompt_column=NAME"),
+    lines('{"answer": "b"}\n', 'line 3: there is no field "prompt", only answer', "type task.prompt_column=NAME"),
+    lines('{"\\u001b[2J": 1}\n', 'there is no field "prompt", only \\x1b[2J', "type task.prompt_column=NAME"),
     lines('{"prompt": null, "answer": "b"}\n', 'line 3: "prompt" is null; text or a list of messages is needed'),
     lines('{"prompt": {"text": "a"}, "answer": "b"}\n', 'line 3: "prompt" is an object'),
     lines('{"prompt": "  ", "answer": "b"}\n', "line 3: the prompt is empty"),
     lines('{"prompt": "a", "answer": null}\n', '"answer" (task.answer_column) is null; text or a number is needed'),
     lines('{"prompt": "a", "answer": "b", "completions": 1}\n', '"completions" is an argument', "type task.columns="),
-    lines("", 'line 1: there is no "text", only prompt, answer', typed="task.prompt_column=text"),
-    lines("", 'line 1: there is no "meta.text"', typed="task.prompt_column=meta.text"),
-    lines("", 'line 1: there is no "b"', "type task.columns.a=NAME", more=("task.columns={a: b}",)),
+    lines("", 'line 1: there is no field "text", only prompt, answer', typed="task.prompt_column=text"),
+    lines("", 'line 1: there is no field "meta.text"', typed="task.prompt_column=meta.text"),
+    lines("", 'line 1: there is no field "b"', "type task.columns.a=NAME", more=("task.columns={a: b}",)),
     lines("", "task.held_out=2", "2 different prompts", "type task.held_out=1", typed="task.held_out=2"),
     lines("", "task.held_out=0", "type task.held_out=64", typed="task.held_out=0"),
     lines("", "trained on too", "my.jsonl, line 1", typed="task.eval_path=my.jsonl"),
@@ -119,6 +119,6 @@ DATA = [
             "data/commongen.train.src_alpha.txt": "dog ball\ncat ball\n",
             "data/commongen.train.tgt.txt": "A dog.\n",
         },
-        says=("commongen.train.src_alpha.txt, line 2", "do not belong together", "type task.data_dir=FOLDER"),
+        says=("commongen.train.src_alpha.txt, line 2", "do not match line by line", "type task.data_dir=FOLDER"),
     ),
 ]

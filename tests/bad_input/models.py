@@ -1,4 +1,4 @@
-"""Model folders that cannot be trained: each a small Llama that was good until one thing was done to it."""
+"""Model folders that cannot be trained: each is a small Llama with one fault added."""
 
 import json
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def other_shape(folder: Path) -> None:
     save_file({**tensors, "model.norm.weight": torch.ones(3)}, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def lacking(folder: Path) -> None:
+def without_a_tensor(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.norm.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -95,7 +95,7 @@ MODELS = [
     model(lambda f: (f / "tokenizer.json").write_text("{}"), "no tokenizer could be read"),
     model(lambda f: (f / "tokenizer.json").write_text("{"), "no tokenizer could be read"),
     model(lambda f: edit(f / "tokenizer_config.json", eos_token=None), "no end token", "eos_token in tokenizer_config"),
-    model(lambda f: edit(f / "config.json", vocab_size=10), "63 tokens, its config 10", "of two models"),
+    model(lambda f: edit(f / "config.json", vocab_size=10), "63 tokens, its config 10", "different models"),
     model(lambda f: f.joinpath("config.json").unlink(), "has no config.json"),
     model(lambda f: f.joinpath("config.json").write_text("{"), "config.json cannot be read", "type model.path=FOLDER"),
     model(lambda f: f.joinpath("config.json").write_text("[]"), "config.json", "type model.path=FOLDER"),
@@ -109,8 +109,8 @@ MODELS = [
     model(lambda f: f.joinpath("model.safetensors").unlink(), "has no *.safetensors weights"),
     model(only_a_pickle, "pytorch_model.bin is a pickle, which can run code: save it as safetensors", process=True),
     model(truncated, "the weights could not be read"),
-    model(other_shape, "the weights are of another shape: model.norm.weight has [3], its config says [64]"),
-    model(lacking, "the weights lack 1 tensors, such as model.norm.weight"),
+    model(other_shape, "the weights have another shape: model.norm.weight has [3], its config says [64]"),
+    model(without_a_tensor, "the weights lack 1 tensors, such as model.norm.weight"),
     model(encoder, "is no causal language model (BertForMaskedLM)"),
     model(seq2seq, "is no causal language model (T5ForConditionalGeneration)"),
     model(own_code, "custom code", "type model.trust_remote_code=true", process=True),
@@ -132,12 +132,16 @@ MODELS = [
     model(template("{{ messages | no_such_filter }}"), "chat template", "type model.path=NAME", typed=CHAT),
     model(
         template("{{ raise_exception('never') }}"),
-        "chat template refuses it (never)",
+        "chat template refuses this prompt (never)",
         "task.chat_template=false",
         typed=CHAT,
     ),
-    model(template("{{ 1 / 0 }}"), "chat template refuses it", "task.chat_template=false", typed=CHAT),
-    model(template("{{ messages.__class__.__mro__[1].__subclasses__() }}"), "chat template refuses it", typed=CHAT),
+    model(template("{{ 1 / 0 }}"), "chat template refuses this prompt", "task.chat_template=false", typed=CHAT),
+    model(
+        template("{{ messages.__class__.__mro__[1].__subclasses__() }}"),
+        "chat template refuses this prompt",
+        typed=CHAT,
+    ),
     model(template("{# nothing #}"), "phrasing 1: the prompt is empty", typed=CHAT),
     model(
         lambda f: None,

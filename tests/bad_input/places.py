@@ -1,4 +1,4 @@
-"""Folders that cannot hold a run, devices that are not there, runs that cannot be gone on from."""
+"""Folders that cannot hold a run, missing devices, runs that cannot be resumed."""
 
 import torch
 

@@ -1,7 +1,7 @@
-"""Bad input: one line that says what is wrong and what to type, exit code 2, soon, nothing written.
+"""Bad input: one line that says what is wrong and what to type, exit code 2, within seconds, nothing written.
 
-Every case of the tables runs in this process, by the function that the command runs; those marked ``process`` run as a
-user starts them, too.
+Every case of the tables runs in this process, through the function that the command calls; cases marked ``process``
+also run as a separate process, as a user starts them.
 """
 
 import resource
@@ -26,11 +26,12 @@ def name(case: Case) -> str:
     return f"{case.command} {case.says[0]}"[:60]
 
 
-def test_the_tables_hold_as_many_as_they_promise():
+def test_number_of_cases():
     assert len(CASES) >= 60
     assert 8 <= sum(case.process for case in CASES) <= 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=name)
 def test_one_line_exit_2_nothing_written(case, here, monkeypatch, capsys):
     case.write(here)
@@ -47,7 +48,7 @@ def test_one_line_exit_2_nothing_written(case, here, monkeypatch, capsys):
     assert tree(here) == before
 
 
-def test_a_fault_of_a_class_of_the_users_is_shown_whole(here, monkeypatch, capsys):
+def test_an_error_in_a_users_class_shows_its_traceback(here, monkeypatch, capsys):
     case = mine("_target_: user_classes.Credit\nscale: 1\n")
     case.write(here)
     assert in_process(case, monkeypatch) == 1
@@ -58,14 +59,14 @@ def test_a_fault_of_a_class_of_the_users_is_shown_whole(here, monkeypatch, capsy
 
 
 def seconds_of_children() -> float:
-    """The processor's."""
+    """CPU seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 @pytest.fixture(scope="session")
 def an_import() -> float:
-    """Seconds that this machine, now, takes for what any program with a language model imports."""
+    """CPU seconds that this machine takes to import transformers."""
     start = seconds_of_children()
     subprocess.run([sys.executable, "-c", "from transformers import AutoModelForCausalLM"], check=True)
     return seconds_of_children() - start

@@ -1,4 +1,4 @@
-"""What looks like bad input and is none: it has to work."""
+"""Unusual input that has to work."""
 
 import json
 
@@ -19,11 +19,11 @@ ODD = "my data/ü=1, (2)'s #3"  # spaces, unicode, an equals sign, a comma, brac
     [
         (LINES.encode("utf-8-sig"), ()),
         (LINES.replace("\n", "\r\n\r\n").encode(), ()),
-        (LINES.rstrip().encode(), ()),  # no line end at the end
+        (LINES.rstrip().encode(), ()),  # no newline at the end
         (b'{"meta": {"text": "dog"}}\n{"meta": {"text": "cat"}}', ("task.template={{ meta.text }} ball",)),
         (b'{"prompt": "dog", "score": NaN, "more": [1, {"a": null}]}\n{"prompt": "cat"}', ()),
     ],
-    ids=["byte order mark", "CRLF and blank lines", "no line end", "nested fields", "NaN, nested, missing"],
+    ids=["byte order mark", "CRLF and blank lines", "no newline at the end", "nested fields", "NaN, nested, missing"],
 )
 def test_files_of_lines(content, typed, here, monkeypatch, capsys):
     (here / ODD).parent.mkdir()
@@ -36,7 +36,7 @@ def test_files_of_lines(content, typed, here, monkeypatch, capsys):
     assert tree(here) == before
 
 
-def test_odd_names_of_a_model_and_a_run(here, monkeypatch, capsys):
+def test_unusual_names_of_a_model_and_a_run(here, monkeypatch, capsys):
     save_policy(tiny_llama(), word_tokenizer(), here / ODD)
     edit(here / ODD / "tokenizer_config.json", pad_token=None)
     more = (f"model.path={ODD}", f"run_dir=läufe/{ODD}", "eval.n=1")
@@ -45,7 +45,7 @@ def test_odd_names_of_a_model_and_a_run(here, monkeypatch, capsys):
     assert {path.name for path in here.iterdir()} == {"läufe", "my data"}
 
 
-def test_a_chat_template_that_uses_what_it_may(here, monkeypatch, capsys):
+def test_a_chat_template_with_namespace_and_filter(here, monkeypatch, capsys):
     save_policy(tiny_llama(), word_tokenizer(), here / "model")
     template("{% set ns = namespace(n=0) %}{% for m in messages %}<{{ m.role | upper }}> {{ m.content }} {% endfor %}")(
         here / "model"

@@ -1,4 +1,4 @@
-"""What docs/reliability.md promises under "Security"; that secrets, code and pickles are refused is in the campaign."""
+"""What docs/reliability.md promises under "Security". Refused secrets, code and pickles are cases of test_campaign."""
 
 import ast
 import os
@@ -16,7 +16,7 @@ from tests.bad_input.data import JSONL
 from tests.bad_input.harness import ROOT, Case, in_process
 from tests.bad_input.models import edit
 from tests.factories import tiny_llama, word_tokenizer
-from tests.observe.records import HOSTILE
+from tests.helpers.steps import HOSTILE
 
 SOURCES = sorted([*(ROOT / "dqo").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")])
 PICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -29,7 +29,7 @@ def calls(source: str):
 
 
 def faults(source: str) -> list[str]:
-    """Where a source pickles, runs text as code, trusts code of others or reads weights in any format."""
+    """Where a source pickles, runs text as code, trusts third-party code or reads weights in any format."""
     found = []
     for node in ast.walk(ast.parse(source)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -58,7 +58,7 @@ def test_no_source_pickles_or_trusts_code():
         "AutoModelForCausalLM.from_pretrained(x)", "AutoConfig.from_pretrained(x, trust_remote_code=True)",
     ],
 )  # fmt: skip
-def test_the_search_would_find_it(source):
+def test_faults_are_found(source):
     assert faults(source)
 
 
@@ -88,7 +88,7 @@ print("THE HOOK SEES", [name for _, name in unpickled])
 
 @pytest.mark.slow
 def test_a_whole_run_unpickles_nothing(tmp_path):
-    """Python itself tells of each class that is unpickled (an audit event)."""
+    """Python raises an audit event for each class that is unpickled."""
     save_policy(tiny_llama(), word_tokenizer(), tmp_path / "model")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -108,7 +108,7 @@ class Config(LlamaConfig):
 
 
 @pytest.mark.parametrize("trusted", [False, True])
-def test_code_of_a_model_runs_only_if_that_is_typed(trusted, here, monkeypatch, capsys):
+def test_a_models_code_runs_only_with_trust_remote_code(trusted, here, monkeypatch, capsys):
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(here / "modules"))
     save_policy(tiny_llama(), word_tokenizer(), here / "model")
     (here / "model" / "own.py").write_text(OWN)
@@ -119,8 +119,8 @@ def test_code_of_a_model_runs_only_if_that_is_typed(trusted, here, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_a_run_keeps_to_its_folder_and_to_the_umask(tmp_path):
-    """And holds nothing of the environment's secrets, with every tracker on."""
+def test_a_run_writes_only_into_its_folder_and_respects_the_umask(tmp_path):
+    """And its files hold no secret of the environment, with every tracker on."""
     umask = 0o027
     home, work = tmp_path / "home", tmp_path / "work"
     home.mkdir()
@@ -133,7 +133,7 @@ def test_a_run_keeps_to_its_folder_and_to_the_umask(tmp_path):
         typed="log.tensorboard=true log.wandb=true checkpoint.every=1 rollout=hf warm_start=true sft.steps=2", says=()
     )
     done = subprocess.run(
-        [sys.executable, "-m", "dqo.cli.train", *case.arguments],
+        [sys.executable, "-m", "dqo.cli", "train", *case.arguments],
         cwd=work, env=environment, capture_output=True, text=True, preexec_fn=lambda: os.umask(umask),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -149,7 +149,7 @@ def test_a_run_keeps_to_its_folder_and_to_the_umask(tmp_path):
     assert left <= {"('.cache', 'dqo')", "('.cache', 'matplotlib')", "('.cache', 'huggingface')", "('.cache', 'wandb')"}
 
 
-def test_a_dry_run_shows_a_hostile_prompt_spelled_out(here, monkeypatch, capsys):
+def test_a_dry_run_escapes_control_characters_of_a_prompt(here, monkeypatch, capsys):
     (here / "model.txt").write_text("")
     save_policy(tiny_llama(), word_tokenizer([f"{HOSTILE.split()[0]}", *[f"w{n}" for n in range(59)]]), here / "model")
     lines = ['{"prompt": "Paris\\u001b[2J \\u202e w1", "answer": "a"}', '{"prompt": "w1", "answer": "b"}']
@@ -162,7 +162,7 @@ def test_a_dry_run_shows_a_hostile_prompt_spelled_out(here, monkeypatch, capsys)
     assert "\x1b" not in shown and "\u202e" not in shown
 
 
-def test_a_message_is_one_line_without_control_signs():
+def test_a_message_is_one_line_without_control_characters():
     assert (
         one_line("my.jsonl: there is no\n\x1b[31mfield\a \u202e") == r"my.jsonl: there is no \x1b[31mfield\x07 \u202e"
     )

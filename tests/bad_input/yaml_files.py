@@ -1,4 +1,4 @@
-"""A user's own YAML and classes (--config-dir), and what interpolations can get wrong."""
+"""A user's own YAML files and classes (--config-dir), and faulty interpolations."""
 
 from tests.bad_input.harness import Case
 
@@ -33,7 +33,7 @@ class Wants:
 
 
 def mine(yaml: str | bytes, *says: str, process: bool = False, typed: str = "") -> Case:
-    """credit=mine, from a folder of the user's, with a module beside it."""
+    """A case with credit=mine from the user's folder ``mine``, and a module ``user_classes``."""
     files = {"mine/credit/mine.yaml": yaml, "user_classes.py": CLASS}
     return Case(typed=f"--config-dir mine credit=mine {typed}", files=files, says=says, process=process)
 
@@ -54,7 +54,11 @@ YAML = [
     mine("_target_: 5\n", "credit._target_=5: a class is needed", "_target_: my_module.MyClass"),
     mine("_target_: user_classes.Credit\n", "credit.scale has no value; type credit.scale="),
     mine("_target_: user_classes.Credit\nscale: ???\n", "credit.scale has no value; type credit.scale="),
-    mine("_target_: user_classes.Credit\nscale: wide\n", "credit.scale: Value 'wide'", "type credit.scale=NUMBER"),
+    mine(
+        "_target_: user_classes.Credit\nscale: wide\n",
+        "credit.scale=wide: a number is needed",
+        "type credit.scale=NUMBER",
+    ),
     mine("_target_: user_classes.Credit\nscale: 1\nshape: 2\n", "unknown key credit.shape; did you mean credit.scale?"),
     mine("_target_: user_classes.Half\n", "credit: Half lacks assign", "Credit of dqo.stages"),
     mine("_target_: user_classes.Refuses\nscale: 1\n", "Refuses(…) raised ValueError: scale is too wide", "line 22"),
@@ -68,11 +72,11 @@ YAML = [
     Case(
         typed="--config-dir mine experiment=mine",
         files={"mine/experiment/mine.yaml": "# @package _global_\nalpha: -1\n"},
-        says=("alpha=-1.0: a number from 0", "type alpha=1.0"),
+        says=("alpha=-1: 0 or more", "type alpha=1.0"),
     ),
     Case(
         typed="--config-dir mine experiment=mine",
-        files={"mine/experiment/mine.yaml": "k: 4\n"},  # without the line that makes it global
+        files={"mine/experiment/mine.yaml": "k: 4\n"},  # without the line "# @package _global_"
         says=("experiment: its file sets no keys of the run", "# @package _global_"),
     ),
     Case(typed="experiment=mine", says=("experiment=mine: there is no such option", "--config-dir FOLDER")),

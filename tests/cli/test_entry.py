@@ -6,16 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dqo.cli import entry
 
 ROOT = Path(__file__).parents[2]
 
 
-def command(*arguments: str, cwd: Path, module: str = "dqo.cli.train") -> subprocess.CompletedProcess:
+def command(*arguments: str, cwd: Path, name: str = "train") -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{cwd}", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", "dqo.cli", name, *arguments],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -28,7 +32,7 @@ IMPORTS_TORCH = """
 import sys
 sys.argv = ["dqo-train", *{arguments}]
 {plant}
-from dqo.cli.train import main
+from dqo.cli.__main__ import train as main
 try:
     main()
 except SystemExit as done:
@@ -78,22 +82,55 @@ def test_only_what_hydra_cannot_read_is_quoted(argument, expected):
         ("k=4 --config-dir mine credit=mine", "--config-dir mine k=4 credit=mine"),
         ("k=4 -cd a=b -m alpha=0,1", "-cd a=b -m k=4 alpha=0,1"),
         ("k=4 alpha=1", "k=4 alpha=1"),
+        ("task=gsm8k --cfg job", "--cfg job task=gsm8k"),
+        ("task=gsm8k -c job --resolve -p task k=4", "-c job --resolve -p task task=gsm8k k=4"),
+        ("--info k=4", "--info k=4"),
+        ("k=4 -i searchpath", "-i searchpath k=4"),
     ],
 )
 def test_flags_may_stand_anywhere(typed, expected):
     assert entry._flags_first(typed.split()) == expected.split()
 
 
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=30)
+VALUES = WORDS | st.text("ab'\"\\{}[](),=:$ %", min_size=1, max_size=12)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(text=VALUES)
+def test_whatever_text_is_typed_for_a_key_hydra_reads_that_text_or_what_it_means_to_hydra(text):
+    parser = OverridesParser.create()
+    (override,) = parser.parse_overrides([entry._quoted(f"task.template={text}")])
+    try:
+        (plain,) = parser.parse_overrides([f"task.template={text}"])
+    except OverrideParseException:
+        assert override.value() == text
+    else:
+        assert override.get_value_string() == plain.get_value_string()
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    arguments=st.lists(st.sampled_from(["k=4", "alpha=0,1", "task=gsm8k", "-m", "--cfg job", "-cd mine", "-p task"])),
+)  # fmt: skip
+def test_flags_come_first_and_nothing_is_lost_or_reordered(arguments):
+    typed = [word for argument in arguments for word in argument.split()]
+    ordered = entry._flags_first(typed)
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    flags = [word for argument in arguments if argument.startswith("-") for word in argument.split()]
+    assert ordered == flags + overrides and entry._flags_first(ordered) == ordered
+
+
+@pytest.mark.slow
 def test_a_class_in_the_folder_one_starts_in_is_found_by_the_installed_command(tmp_path):
     """docs/pipeline.md, "A stage of your own": the module beside the folder of YAML."""
     (tmp_path / "conf" / "credit").mkdir(parents=True)
     (tmp_path / "conf" / "credit" / "lengths.yaml").write_text("_target_: my_module.Lengths\nscale: no number\n")
     (tmp_path / "my_module.py").write_text("class Lengths:\n    def __init__(self, *, scale: float):\n        pass\n")
-    code = (
-        "import sys; sys.path.pop(0); from dqo.cli.train import main; main()"  # as a console script: no '' in the path
-    )
+    # as a console script: no '' in the path
+    code = "import sys; sys.path.pop(0); from dqo.cli.__main__ import train; train()"
     done = subprocess.run(
         [sys.executable, "-c", code, "--config-dir", "conf", "credit=lengths"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
-    assert "credit.scale: Value 'no number'" in done.stderr
+    assert "credit.scale=no number: a number is needed" in done.stderr

@@ -17,7 +17,7 @@ def unit_vectors(*shape: int, seed: int = 0) -> Tensor:
 def group(
     rewards: Sequence[Sequence[float]], valid: Sequence[Sequence[bool]] | None = None
 ) -> tuple[Rollouts, Rewards]:
-    """Prompts at positions 10, 11 … of the stream; a completion is correct where its reward is above 0."""
+    """Rollouts and rewards of prompts at positions 10, 11 …; a completion is correct where its reward is above 0."""
     count, k = len(rewards), len(rewards[0])
     prompts = [prompt for prompt in make_prompts(10 + count) if prompt.position >= 10]
     rollouts = make_rollouts(WORDS[: count * k], k, prompts=prompts)

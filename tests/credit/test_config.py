@@ -1,4 +1,4 @@
-"""The YAML files name every key of their constructors, and build."""
+"""Each YAML file sets every key of its constructor, and builds a credit."""
 
 from pathlib import Path
 
@@ -12,5 +12,5 @@ CONF = Path(__file__).parents[2] / "conf" / "credit"
 
 
 @pytest.mark.parametrize("option", ["dpp", "distance", "none"])
-def test_builds_from_its_yaml(option):
+def test_a_credit_is_built_from_its_yaml_file(option):
     assert isinstance(make(OmegaConf.load(CONF / f"{option}.yaml"), "credit", {}), Credit)  # type: ignore[arg-type]

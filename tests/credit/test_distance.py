@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dqo.credit.distance import Distance, Metric
-from dqo.credit.gating.gate import Gate
+from dqo.credit.gating.gate import Gate, Gating
 from dqo.dpp import Kernel, kernel_matrix, log_det
 from dqo.errors import ConfigError
 from dqo.stages import Credit
@@ -16,7 +16,7 @@ COMPASS_PKD = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]])
 
 
 def distance(metric=Metric.euclidean, gate=Gate.none, threshold=None):
-    return Distance(metric=metric, gate=gate, threshold=threshold)
+    return Distance(metric=metric, gating=Gating(gate=gate, threshold=threshold))
 
 
 def test_is_a_credit_that_needs_embeddings():
@@ -30,14 +30,14 @@ def test_is_a_credit_that_needs_embeddings():
         (Metric.cosine, [1.5, 1.0, 1.5]),
     ],
 )
-def test_is_the_mean_over_the_others(metric, expected):
+def test_credit_is_the_mean_distance_to_the_others(metric, expected):
     credits_PK = distance(metric).assign(*group([[0.0, 0.0, 0.0]]), COMPASS_PKD)
     assert credits_PK[0].tolist() == pytest.approx(expected)
     assert credits_PK.dtype == torch.float32
 
 
 @pytest.mark.parametrize("metric", Metric)
-def test_only_pairs_that_pass_count(metric):
+def test_only_pairs_that_pass_the_gate_count(metric):
     rewards, valid = [[1.0, 0.0, 1.0, 1.0, 1.0]], [[True, True, False, True, True]]
     embeddings_PKD = unit_vectors(1, 5, 6)
     embeddings_PKD[0, 2] = math.nan  # the invalid one
@@ -49,13 +49,13 @@ def test_only_pairs_that_pass_count(metric):
 
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("rewards", [[[1.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]])
-def test_who_passes_alone_has_nobody_to_differ_from(metric, rewards):
+def test_a_completion_that_passes_alone_has_credit_0(metric, rewards):
     credits_PK = distance(metric, Gate.threshold, 0.5).assign(*group(rewards), COMPASS_PKD)
     assert credits_PK[0].tolist() == [0.0, 0.0, 0.0]
 
 
-def test_near_duplicates_are_as_near_as_they_are():
-    """From 26 completions on, cdist would by itself take a short cut that is off by 1e-4 here."""
+def test_distances_of_near_duplicates_are_exact():
+    """From 26 completions on, cdist's default mode would be wrong by 1e-4 here."""
     near_PKD = unit_vectors(1, 1, 384) + 1e-4 * unit_vectors(1, 40, 384, seed=1)
     exact_PKK = (near_PKD.double()[:, :, None] - near_PKD.double()[:, None]).norm(dim=-1)
     credits_PK = distance().assign(*group([[0.0] * 40]), near_PKD)
@@ -65,7 +65,7 @@ def test_near_duplicates_are_as_near_as_they_are():
 @pytest.mark.parametrize("metric", Metric)
 @pytest.mark.parametrize("k", [4, 6, 8])
 def test_two_far_corners_beat_an_even_spread_unlike_dpp_with_rbf(metric, k):
-    """What pairwise distance pays for: half the group at either end of a quarter circle."""
+    """Pairwise distance prefers half the group at each end of a quarter circle."""
     angles_K = torch.linspace(0, math.pi / 2, k)
     spread_PKD = torch.stack([angles_K.cos(), angles_K.sin()], dim=-1)[None]
     corners_PKD = spread_PKD[:, [0] * (k // 2) + [-1] * (k // 2)]
@@ -76,13 +76,7 @@ def test_two_far_corners_beat_an_even_spread_unlike_dpp_with_rbf(metric, k):
     assert spread > 1.1 * corners
 
 
-def test_gate_correct_needs_a_reward_that_knows_what_is_correct():
+def test_gate_correct_needs_a_reward_that_says_what_is_correct():
     rollouts, rewards = group([[0.0, 1.0, 1.0]])
     with pytest.raises(ConfigError, match=r"credit\.gate=correct: this reward does not say"):
         distance(gate=Gate.correct).assign(rollouts, replace(rewards, correct_PK=None), COMPASS_PKD)
-
-
-@pytest.mark.parametrize("threshold", [None, math.inf])
-def test_refuses_a_threshold_gate_without_a_threshold(threshold):
-    with pytest.raises(ConfigError, match=r"credit\.threshold=(null|inf): .* type credit\.threshold=0\.5"):
-        distance(gate=Gate.threshold, threshold=threshold)

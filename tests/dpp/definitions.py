@@ -1,4 +1,4 @@
-"""The definitions that the library's closed forms are held against, in float64."""
+"""Definitions in float64, against which the library's closed forms are tested."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ def eye(k: int) -> Tensor:
 
 
 def credits_by_deletion(kernel_PKK: Tensor) -> Tensor:
-    """log det(L + I) - log det(L_-i + I), row and column i taken out."""
+    """log det(L + I) - log det(L_-i + I), with row and column i deleted."""
     k = kernel_PKK.shape[-1]
     shifted_PKK = kernel_PKK.double() + eye(k)
     without_PK = torch.stack(

@@ -12,7 +12,7 @@ def spread(credits_PK):
 
 
 def one_outlier(k):
-    """k - 1 identical vectors and one orthogonal to them."""
+    """k - 1 identical vectors and one vector orthogonal to them."""
     return torch.stack([eye(k)[0]] * (k - 1) + [eye(k)[1]])
 
 
@@ -21,18 +21,18 @@ def one_outlier(k):
 
 @pytest.mark.parametrize("k", [1, 2, 3, 8, 17])
 @pytest.mark.parametrize("kind", ["cosine", "rbf", "polynomial"])
-def test_credits_are_what_deleting_a_row_takes_away(k, kind):
+def test_credits_equal_the_drop_of_log_det_when_a_row_is_deleted(k, kind):
     kernel_PKK = kernel_matrix(unit_vectors(6, k, 5), kind=kind, offset=1.0)
     torch.testing.assert_close(leave_one_out_credits(kernel_PKK), credits_by_deletion(kernel_PKK), rtol=0, atol=1e-12)
 
 
-def test_quality_weighted_credits_are_what_deleting_a_row_takes_away():
+def test_quality_weighted_credits_equal_the_drop_of_log_det_when_a_row_is_deleted():
     kernel_PKK = kernel_matrix(unit_vectors(6, 8, 5), quality_PK=4 * torch.rand(6, 8, dtype=torch.float64))
     torch.testing.assert_close(leave_one_out_credits(kernel_PKK), credits_by_deletion(kernel_PKK), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("k", [8, 64])
-def test_float32_is_right_to_six_digits(k):
+def test_float32_is_accurate_to_2e_6(k):
     embeddings_PKD = unit_vectors(20, k, 384)
     credits_PK = leave_one_out_credits(kernel_matrix(embeddings_PKD.float()))
     assert credits_PK.dtype == torch.float32
@@ -45,14 +45,14 @@ def test_log_det_is_of_the_kernel_plus_identity():
     torch.testing.assert_close(log_det(kernel_PKK), torch.logdet(kernel_PKK + eye(8)), rtol=1e-12, atol=1e-12)
 
 
-def test_credits_do_not_depend_on_how_prompts_are_chunked(monkeypatch):
+def test_credits_do_not_depend_on_the_chunk_size(monkeypatch):
     kernel_PKK = kernel_matrix(unit_vectors(7, 4, 5))
     whole_PK = leave_one_out_credits(kernel_PKK)
     monkeypatch.setattr(determinants, "CHUNK", 2 * 4 * 4)
     assert torch.equal(leave_one_out_credits(kernel_PKK), whole_PK)
 
 
-def test_any_leading_dimensions():
+def test_kernels_may_have_any_leading_dimensions():
     kernel = kernel_matrix(unit_vectors(2, 3, 4, 5))
     credits, volumes = leave_one_out_credits(kernel), log_det(kernel)
     assert credits.shape == (2, 3, 4) and volumes.shape == (2, 3)
@@ -63,7 +63,7 @@ def test_any_leading_dimensions():
     assert leave_one_out_credits(kernel[..., :0, :0]).shape == (2, 3, 0)
 
 
-def test_the_kernel_is_not_written_into():
+def test_the_input_kernel_is_not_changed():
     kernel_PKK = kernel_matrix(unit_vectors(1, 1, 5))  # k = 1 is contiguous in every order
     before_PKK = kernel_PKK.clone()
     leave_one_out_credits(kernel_PKK)
@@ -74,18 +74,18 @@ def test_the_kernel_is_not_written_into():
 # Range and spread
 
 
-def test_alone_earns_log_2():
+def test_a_single_item_has_credit_log_2():
     credits_K = leave_one_out_credits(kernel_matrix(unit_vectors(1, 5)))
     torch.testing.assert_close(credits_K, torch.tensor([math.log(2)], dtype=torch.float64))
 
 
-def test_two_earn_the_same():
+def test_two_items_have_equal_credits():
     credits_PK = leave_one_out_credits(kernel_matrix(unit_vectors(50, 2, 3)))
     assert spread(credits_PK).max() < 1e-15
 
 
 @pytest.mark.parametrize("k", [2, 3, 8, 16])
-def test_the_ends_of_the_range_are_attained(k):
+def test_both_ends_of_the_range_are_reached(k):
     same_K = leave_one_out_credits(kernel_matrix(unit_vectors(1, 5).expand(k, -1)))
     torch.testing.assert_close(same_K, torch.full((k,), math.log(1 + 1 / k), dtype=torch.float64))
     orthogonal_K = leave_one_out_credits(kernel_matrix(eye(k)))
@@ -102,7 +102,7 @@ def test_the_range_holds_for_a_unit_diagonal(k, kind):
 
 
 @pytest.mark.parametrize(("k", "largest"), [(2, 0.0), (3, 0.288), (4, 0.405), (8, 0.560)])
-def test_the_largest_spread_is_attained_by_one_outlier(k, largest):
+def test_one_outlier_gives_the_largest_spread(k, largest):
     attained = spread(leave_one_out_credits(kernel_matrix(one_outlier(k)))).item()
     assert attained == pytest.approx(math.log(2 * (k - 1) / k), abs=1e-12)
     assert attained == pytest.approx(largest, abs=5e-4)
@@ -110,7 +110,7 @@ def test_the_largest_spread_is_attained_by_one_outlier(k, largest):
 
 @pytest.mark.parametrize("k", [3, 4, 8])
 def test_no_group_has_a_larger_spread(k):
-    """Steps up the gradient of the spread from 100 random groups climb to the bound and never above it."""
+    """Gradient ascent on the spread from 100 random groups reaches the bound and never exceeds it."""
     vectors_PKD, largest = unit_vectors(100, k, 3), 0.0
     for _ in range(150):
         vectors_PKD.requires_grad_()
@@ -124,7 +124,7 @@ def test_no_group_has_a_larger_spread(k):
 
 
 def test_lemma_1_bounds_every_kernel():
-    """1 + λ_min <= exp(c_i) <= 1 + λ_max, for lengths from 0.1 to 10 too, where the sharper range does not hold."""
+    """1 + λ_min <= exp(c_i) <= 1 + λ_max, also for lengths from 0.1 to 10, where the sharper range does not hold."""
     lengths_PK1 = 10 ** (2 * torch.rand(300, 6, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1)
     vectors_PKD = lengths_PK1 * unit_vectors(300, 6, 4)
     kernel_PKK = kernel_matrix(vectors_PKD, kind="polynomial", degree=1)
@@ -144,7 +144,7 @@ def test_permuting_the_group_permutes_its_credits():
     torch.testing.assert_close(leave_one_out_credits(kernel_matrix(vectors_PKD[:, order])), credits_PK[:, order])
 
 
-def test_duplicates_earn_the_same_and_less():
+def test_duplicates_have_equal_and_smaller_credits():
     vectors_KD = unit_vectors(4, 6)
     alone_K = leave_one_out_credits(kernel_matrix(vectors_KD))
     twice_K = leave_one_out_credits(kernel_matrix(torch.cat([vectors_KD, vectors_KD[:1]])))
@@ -157,7 +157,7 @@ def test_duplicates_earn_the_same_and_less():
 
 
 @pytest.mark.parametrize("garbage", [1e6, math.nan, math.inf])
-def test_invalid_items_earn_zero_and_change_nothing(garbage):
+def test_invalid_items_have_credit_0_and_do_not_change_the_others(garbage):
     vectors_PKD = unit_vectors(3, 6, 4)
     valid_PK = torch.tensor([[1, 0, 1, 1, 0, 1], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
     kernel_PKK = kernel_matrix(vectors_PKD.masked_fill(~valid_PK[..., None], garbage))
@@ -188,7 +188,7 @@ def test_log_det_is_differentiable():
 
 
 @pytest.mark.parametrize("function", [leave_one_out_credits, log_det])
-def test_too_large_for_float32_names_the_prompts_and_the_way_out(function):
+def test_a_kernel_too_large_for_float32_names_the_prompts_and_the_key_to_type(function):
     kernel_PKK = kernel_matrix(unit_vectors(1, 4).expand(5, 3, 4), quality_PK=torch.ones(5, 3, dtype=torch.float64))
     kernel_PKK[1] *= 1e8  # duplicates: L + I is L in float32
     kernel_PKK[3] *= 1e8
@@ -199,12 +199,12 @@ def test_too_large_for_float32_names_the_prompts_and_the_way_out(function):
         "kernel of prompts 1, 3 is not positive definite in float32 (largest entry 1e+08); "
         "compute it in float64 (credit.dtype=float64)"
     )
-    function(kernel_PKK)  # float64 carries it
+    function(kernel_PKK)  # float64 can hold it
 
 
 @pytest.mark.parametrize("size", [1e1, 1e2, 1e3, 8e3, 1e4, 1e6])
-def test_credits_are_right_to_a_thousandth_or_refused(size):
-    """Entries of 1e6 factor in float32 without a complaint, and some credits come out wrong by a tenth."""
+def test_credits_are_accurate_to_1e_3_or_refused(size):
+    """Entries of 1e6 can be factored in float32, but some credits are then wrong by 0.1."""
     kernel_PKK = size * kernel_matrix(unit_vectors(500, 8, 2))
     assert not torch.linalg.cholesky_ex(kernel_PKK.float() + torch.eye(8)).info.any()
     if size > 9e3:
@@ -218,15 +218,15 @@ def test_credits_are_right_to_a_thousandth_or_refused(size):
 
 @pytest.mark.parametrize("function", [leave_one_out_credits, log_det])
 @pytest.mark.parametrize("shifted", [[[2.0, 3.0], [3.0, 2.0]], [[-1 / 3, 2 / 3], [2 / 3, -1 / 3]]])
-def test_what_is_no_kernel_is_an_error(function, shifted):
-    """The inverse of the second one has a diagonal of ones: its credits would look right."""
+def test_a_matrix_that_is_no_kernel_is_refused(function, shifted):
+    """The inverse of the second matrix has a diagonal of ones: its credits would look plausible."""
     with pytest.raises(KernelError, match=r"prompt 0 is not positive definite in float64 .*; it may be no kernel"):
         function(torch.tensor(shifted, dtype=torch.float64) - eye(2))
 
 
 @pytest.mark.parametrize("function", [leave_one_out_credits, log_det])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_is_an_error_that_says_so(function, value):
+def test_a_kernel_that_is_not_finite_is_refused(function, value):
     kernel_PKK = kernel_matrix(unit_vectors(4, 3, 5))
     kernel_PKK[2, 1, 1] = value
     with pytest.raises(KernelError, match="prompt 2 is not finite") as caught:
@@ -235,7 +235,7 @@ def test_what_is_not_finite_is_an_error_that_says_so(function, value):
 
 
 @pytest.mark.parametrize("function", [leave_one_out_credits, log_det])
-def test_refuses_wrong_shapes(function):
+def test_wrong_shapes_are_refused(function):
     with pytest.raises(ValueError, match=r"kernel of shape \(2, 3\)"):
         function(torch.ones(2, 3))
     with pytest.raises(ValueError, match=r"kernel of shape \(3,\)"):
@@ -248,7 +248,7 @@ def test_refuses_wrong_shapes(function):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_runs_where_its_input_lies():
+def test_computes_on_the_device_of_its_input():
     embeddings_PKD = unit_vectors(6, 8, 5)
     valid_PK = torch.arange(48).reshape(6, 8) % 5 > 0
     credits_PK = leave_one_out_credits(kernel_matrix(embeddings_PKD.cuda()), valid_PK.cuda())

@@ -1,4 +1,4 @@
-"""DPPy (Gautier et al. 2019) as an oracle: an independent implementation of the same mathematics, on numpy."""
+"""Comparison with DPPy (Gautier et al. 2019), an independent numpy implementation of the same mathematics."""
 
 import math
 
@@ -21,8 +21,8 @@ def kernel_KK(request):
     return kernel_matrix(unit_vectors(7, 5), kind=request.param)
 
 
-def test_credit_is_minus_log_of_the_probability_to_be_left_out(kernel_KK):
-    """A sample of the DPP with likelihood kernel L holds i with probability K_ii, K = L (L + I)^-1."""
+def test_credit_is_minus_log_of_the_probability_of_not_being_sampled(kernel_KK):
+    """A sample of the DPP with likelihood kernel L contains i with probability K_ii, K = L (L + I)^-1."""
     dpp = finite_dpps.FiniteDPP("likelihood", L=kernel_KK.numpy())
     dpp.compute_K()
     left_out_K = 1 - torch.from_numpy(dpp.K).diagonal()
@@ -30,14 +30,14 @@ def test_credit_is_minus_log_of_the_probability_to_be_left_out(kernel_KK):
 
 
 def test_log_det_is_the_sum_over_all_subsets(kernel_KK):
-    """det(L + I) = Σ_S det L_S, the elementary symmetric polynomials of L's eigenvalues added up."""
+    """det(L + I) = Σ_S det L_S, the sum of the elementary symmetric polynomials of L's eigenvalues."""
     eigenvalues_K = torch.linalg.eigvalsh(kernel_KK).clamp(min=0).numpy()
     polynomials = exact_sampling.elementary_symmetric_polynomials(eigenvalues_K, size=7)
     assert log_det(kernel_KK).item() == pytest.approx(math.log(polynomials[:, -1].sum()), abs=1e-12)
 
 
 def test_the_optimum_over_groups_of_k_is_a_k_dpp(kernel_KK):
-    """Σ det L over all ordered groups of 3 is 3! e_3(λ): repeats add nothing, and DPPy's k-DPP has that normaliser."""
+    """Σ det L over all ordered groups of 3 is 3! e_3(λ): repeats add 0, and DPPy's k-DPP has that normalizer."""
     groups_GK = torch.cartesian_prod(*[torch.arange(7)] * 3)
     total = torch.linalg.det(kernel_KK[groups_GK[:, :, None], groups_GK[:, None, :]]).sum().item()
     eigenvalues_K = torch.linalg.eigvalsh(kernel_KK).clamp(min=0).numpy()
@@ -45,7 +45,7 @@ def test_the_optimum_over_groups_of_k_is_a_k_dpp(kernel_KK):
     assert total == pytest.approx(math.factorial(3) * polynomials[3, -1], rel=1e-10)
 
 
-def test_polynomial_and_linear_kernels_are_dppys():
+def test_polynomial_and_linear_kernels_equal_dppys():
     vectors_KD = unit_vectors(6, 4)
     linear_KK = torch.from_numpy(dppy_utils.example_eval_L_linear(vectors_KD.numpy()))
     torch.testing.assert_close(kernel_matrix(vectors_KD), linear_KK)

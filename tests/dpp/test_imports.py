@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-# torch loads numpy where there is one, which would hide an import of ours: here there is none
+# torch imports numpy if it is installed, which would hide an import by dqo.dpp: here numpy cannot be imported
 PROBE = """
 import sys
 sys.modules["numpy"] = None
@@ -22,11 +22,11 @@ def loaded_by(module: str) -> list[str]:
     return subprocess.run(probe, capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_the_library_loads_torch_alone():
+def test_the_library_imports_torch_and_nothing_else():
     assert loaded_by("dqo.dpp") == ["dqo"]
 
 
-def test_the_probe_sees_planted_imports(tmp_path, monkeypatch):
+def test_the_probe_detects_other_imports(tmp_path, monkeypatch):
     (tmp_path / "heavy.py").write_text("")
     (tmp_path / "planted.py").write_text("import heavy, dqo.dpp")
     (tmp_path / "planted_numpy.py").write_text("import numpy, dqo.dpp")

@@ -10,7 +10,7 @@ VECTORS_PKD = 3 * torch.rand(4, 5, 7, generator=torch.Generator().manual_seed(0)
 
 
 def entry(a, b, kind):
-    """One entry by its formula."""
+    """Kernel entry of vectors a and b, by its formula."""
     if kind == "cosine":
         return torch.dot(a, b) / (a.norm() * b.norm())
     if kind == "rbf":
@@ -19,7 +19,7 @@ def entry(a, b, kind):
 
 
 @pytest.mark.parametrize("kind", ["cosine", "rbf", "polynomial"])
-def test_each_entry_is_its_formula(kind):
+def test_each_entry_equals_its_formula(kind):
     kernel_PKK = kernel_matrix(VECTORS_PKD, kind=kind, sigma=0.7, degree=3, offset=0.5)
     expected_PKK = torch.stack(
         [torch.stack([torch.stack([entry(a, b, kind) for b in group]) for a in group]) for group in VECTORS_PKD]
@@ -28,7 +28,7 @@ def test_each_entry_is_its_formula(kind):
 
 
 @pytest.mark.parametrize("kind", Kernel)
-def test_is_positive_semi_definite(kind):
+def test_kernels_are_positive_semi_definite(kind):
     assert torch.linalg.eigvalsh(kernel_matrix(VECTORS_PKD, kind=kind)).min() > -1e-9
 
 
@@ -38,14 +38,14 @@ def test_unit_vectors_have_a_unit_diagonal(kind):
     torch.testing.assert_close(kernel_PKK.diagonal(dim1=-2, dim2=-1), torch.ones(3, 6, dtype=torch.float64))
 
 
-def test_quality_lengthens_the_vectors():
+def test_quality_scales_the_lengths_of_the_vectors():
     quality_PK = torch.rand(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.1
     directions_PKD = torch.nn.functional.normalize(VECTORS_PKD, dim=-1)
     psi_PKD = quality_PK[..., None] * directions_PKD
     torch.testing.assert_close(kernel_matrix(VECTORS_PKD, quality_PK=quality_PK), psi_PKD @ psi_PKD.mT)
 
 
-def test_any_leading_dimensions():
+def test_embeddings_may_have_any_leading_dimensions():
     vectors = unit_vectors(2, 3, 4, 5)
     kernel = kernel_matrix(vectors)
     assert kernel.shape == (2, 3, 4, 4)
@@ -60,13 +60,13 @@ def test_computes_in_float32_or_the_inputs_float64(given, computed):
     assert kernel_matrix(torch.ones(2, 3, dtype=given)).dtype == computed
 
 
-def test_near_duplicates_are_never_more_than_alike_under_rbf_in_float32():
+def test_rbf_of_near_duplicates_is_at_most_1_in_float32():
     vectors_KD = unit_vectors(1, 384) + 1e-5 * unit_vectors(50, 384, seed=1)
     kernel_KK = kernel_matrix(vectors_KD.float(), kind="rbf", sigma=0.4)
     assert kernel_KK.max() <= 1 and kernel_KK.min() > 1 - 1e-5
 
 
-def test_is_differentiable():
+def test_kernels_are_differentiable():
     def kernels(vectors):
         return tuple(kernel_matrix(vectors, kind=kind) for kind in Kernel)
 
@@ -84,11 +84,11 @@ def test_is_differentiable():
         ({"quality_PK": torch.ones(3)}, r"quality of shape \(3,\) for items of shape \(4, 5\)"),
     ],
 )
-def test_refuses(arguments, message):
+def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         kernel_matrix(VECTORS_PKD, **arguments)
 
 
-def test_refuses_a_single_vector():
+def test_a_single_vector_is_refused():
     with pytest.raises(ValueError, match=r"shape \(7,\): \(…, items, width\)"):
         kernel_matrix(VECTORS_PKD[0, 0])

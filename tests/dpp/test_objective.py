@@ -1,4 +1,4 @@
-"""The maths around the credit: what its policy gradient is the gradient of, and what the optimum looks like."""
+"""The maths of the credit: its policy gradient is the gradient of E[log det(L + I)]; the form of the optimum."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ ITEMS = 6
 
 
 class Enumeration:
-    """A softmax policy over ITEMS answers, and every one of the ITEMS^k groups it can sample."""
+    """A softmax policy over ITEMS answers, and all ITEMS^k groups that it can sample."""
 
     def __init__(self, k: int, *, dim: int, seed: int):
         generator = torch.Generator().manual_seed(seed)
@@ -34,20 +34,20 @@ class Enumeration:
         return torch.autograd.grad(scalar, self.logits_M, retain_graph=True)[0]
 
 
-def centred(values_GK):
+def group_deviations(values_GK):
     return values_GK - values_GK.mean(-1, keepdim=True)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_the_credits_policy_gradient_is_exactly_that_of_log_det(k):
+def test_the_policy_gradient_of_the_credits_is_the_gradient_of_log_det(k):
     enumeration = Enumeration(k, dim=3, seed=k)
     estimated_M = enumeration.estimated(leave_one_out_credits(enumeration.kernel_GKK))
     exact_M = enumeration.exact(log_det(enumeration.kernel_GKK))
     torch.testing.assert_close(estimated_M, exact_M, rtol=0, atol=1e-10)
-    assert k == 1 or exact_M.norm() > 1e-3  # one answer is as diverse as another: at k = 1 there is nothing to learn
+    assert k == 1 or exact_M.norm() > 1e-3  # at k = 1 all answers are equally diverse: the gradient is 0
 
 
-def test_a_gate_keeps_the_gradient_exact_for_the_volume_of_what_passes():
+def test_with_a_gate_the_gradient_is_exact_for_log_det_of_the_completions_that_pass():
     enumeration = Enumeration(4, dim=3, seed=0)
     passes_GK = torch.tensor([True, True, False, True, False, True])[enumeration.groups_GK]
     estimated_M = enumeration.estimated(leave_one_out_credits(enumeration.kernel_GKK, passes_GK))
@@ -62,15 +62,18 @@ def test_the_groups_mean_as_baseline_keeps_the_direction_and_loses_scale(k, scal
         for seed in range(3):
             enumeration = Enumeration(k, dim=dim, seed=seed)
             credits_GK = leave_one_out_credits(enumeration.kernel_GKK)
-            exact_M, centred_M = enumeration.estimated(credits_GK), enumeration.estimated(centred(credits_GK))
-            scales.append((centred_M.norm() / exact_M.norm()).item())
-            assert k == 2 or torch.cosine_similarity(exact_M, centred_M, dim=0) > 0.985
+            exact_M, deviations_M = (
+                enumeration.estimated(credits_GK),
+                enumeration.estimated(group_deviations(credits_GK)),
+            )
+            scales.append((deviations_M.norm() / exact_M.norm()).item())
+            assert k == 2 or torch.cosine_similarity(exact_M, deviations_M, dim=0) > 0.985
             rewards_GK = enumeration.rewards_M[enumeration.groups_GK]
             torch.testing.assert_close(
-                enumeration.estimated(centred(rewards_GK)), (k - 1) / k * enumeration.exact(rewards_GK.sum(-1))
+                enumeration.estimated(group_deviations(rewards_GK)), (k - 1) / k * enumeration.exact(rewards_GK.sum(-1))
             )
     assert sum(scales) / len(scales) == pytest.approx(scale, abs=0.03)
-    assert k == 2 or max(scales) - min(scales) > 0.05  # a number for the mean, not for each embedding space
+    assert k == 2 or max(scales) - min(scales) > 0.05  # the number holds for the mean; embedding spaces differ
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -98,7 +101,7 @@ def test_the_optimum_is_proportional_to_det_of_the_quality_weighted_kernel(alpha
     quality_M = (rewards_M / (2 * alpha)).exp() * reference_M ** (beta / (2 * alpha))
     weights_G = torch.linalg.det(kernel_matrix(vectors_MD[groups_GK], quality_PK=quality_M[groups_GK]))
     distinct_G = torch.tensor([len(set(group)) == k for group in groups_GK.tolist()])
-    assert weights_G[~distinct_G].abs().max() < 1e-12  # two of the same: no volume, never sampled
+    assert weights_G[~distinct_G].abs().max() < 1e-12  # a group with a repeat has volume 0: it is never sampled
     optimum_G = weights_G[distinct_G] ** (alpha / beta)
     optimum_G /= optimum_G.sum()
 
@@ -117,7 +120,7 @@ def test_the_optimum_is_proportional_to_det_of_the_quality_weighted_kernel(alpha
 
 
 def test_independent_samples_cannot_reach_the_joint_optimum():
-    """Two of the same have probability 0 under det L, and at least 1/M under any policy that samples independently."""
+    """A repeat has probability 0 under det L, and at least 1/M under any policy that samples independently."""
     vectors_MD = unit_vectors(4, 4)
     groups_GK = torch.cartesian_prod(torch.arange(4), torch.arange(4))
     optimum_MM = torch.linalg.det(kernel_matrix(vectors_MD[groups_GK])).reshape(4, 4)
@@ -127,8 +130,8 @@ def test_independent_samples_cannot_reach_the_joint_optimum():
     assert marginal_M.square().sum() >= 1 / 4
 
 
-def test_deleting_from_the_definition_itself():
-    """A test of the reference: a hand-computed group of two at an angle of 60 degrees."""
+def test_credits_by_deletion_equal_a_hand_computed_example():
+    """Two vectors at an angle of 60 degrees."""
     kernel_KK = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
     expected = torch.tensor([3.75 / 2] * 2, dtype=torch.float64).log()
     torch.testing.assert_close(credits_by_deletion(kernel_KK), expected)

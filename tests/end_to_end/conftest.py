@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.commands import run_in_process
+
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "model=tiny", "task=concepts", "credit=dpp", "sft.steps=30", "steps=2", "prompts_per_step=2", "k=4",
@@ -32,10 +34,10 @@ def start(environment, tmp_path):
     and types inside the worker too, which then takes ten seconds more."""
     started = []
 
-    def start(*arguments: str, module: str = "train", limits=None, checked: bool = False) -> subprocess.Popen:
+    def start(*arguments: str, command: str = "train", limits=None, checked: bool = False) -> subprocess.Popen:
         more = {"PYTHONPATH": f"{ROOT}:{tmp_path}", **({"DQO_TYPECHECK": "1"} if checked else {})}
         process = subprocess.Popen(
-            [sys.executable, "-m", f"dqo.cli.{module}", *arguments],
+            [sys.executable, "-m", "dqo.cli", command, *arguments],
             cwd=tmp_path, env={**environment, **more}, preexec_fn=limits,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
@@ -58,6 +60,18 @@ def dqo(start):
         text = process.communicate(timeout=900)[0]
         assert process.returncode == code, text
         return text
+
+    return run
+
+
+@pytest.fixture
+def dqo_here(environment, tmp_path, monkeypatch):
+    """The same without its processes, for what does not depend on them: shapes and types are checked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DQO_CACHE", environment["DQO_CACHE"])
+
+    def run(*arguments: str) -> None:
+        assert run_in_process("train", list(arguments), monkeypatch) == 0
 
     return run
 

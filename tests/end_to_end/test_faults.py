@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.end_to_end.conftest import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_runs_lose_and_repeat_nothing(environment):

@@ -43,7 +43,6 @@ def test_two_workers_do_what_one_does_and_one_goes_on_with_it(dqo, tmp_path):
         "rollout.dtype=float32",
         "run_dir=two",
         "checkpoint.every=2",
-        checked=True,
     )
     dqo(*SMALL, "optim=adamw", "embed=fake", "learner.dtype=float32", "rollout.dtype=float32", "run_dir=one")
     two, one = ([row for row in lines(tmp_path / name) if "loss" in row] for name in ("two", "one"))
@@ -66,7 +65,8 @@ def test_vllm_and_zero_3_on_two_workers_that_share_an_engine_or_do_not(dqo, tmp_
         runs.append([row for row in lines(tmp_path / run) if "loss" in row])
         assert len(runs[-1]) == 2
         assert all(0 < row["sampling/sampling_logp_difference/mean"] < 0.05 for row in runs[-1])
-    for key in ("reward", "credit", "num_tokens", "loss"):  # the same completions
+    # the same completions and the same update; the loss itself is near 0, where rounding of the ratios shows
+    for key in ("reward", "credit", "num_tokens", "grad_norm"):
         assert runs[1][0][key] == pytest.approx(runs[0][0][key], rel=1e-2, abs=1e-4), key
 
 
@@ -74,10 +74,8 @@ def test_a_dead_worker_ends_the_run_with_its_error_and_the_run_goes_on(start, dq
     run = tmp_path / "run"
     process = start(*SMALL, *TWO, "steps=400", "checkpoint.every=1", f"run_dir={run}")
     until(lambda: (run / "checkpoints" / "step_00002").exists(), process)
-    began = time.monotonic()
     os.kill(workers(run)[1], signal.SIGKILL)
     text = process.communicate(timeout=60)[0]
-    assert time.monotonic() - began < 60
     assert process.returncode == 128 + signal.SIGKILL
     assert f"worker 1 was ended by SIGKILL; was it the memory?; go on with dqo-train resume={run}" in text
     assert not workers(run)
@@ -116,7 +114,7 @@ def test_torchrun_starts_it_too(environment, tmp_path):
     run = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-            "-m", "dqo.cli.train", *SMALL, *TWO[:-1], "run_dir=run",
+            "-m", "dqo.cli", "train", *SMALL, *TWO[:-1], "run_dir=run",
         ],
         cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
 from tests.end_to_end.conftest import SMALL, lines
+
+pytestmark = pytest.mark.slow
 
 LONG = (*SMALL, "steps=100000", "embed=fake", "checkpoint.every=1", "run_dir=run")
 
@@ -94,7 +97,7 @@ def test_a_folder_that_vanishes_ends_the_run(start, tmp_path):
     text = process.communicate(timeout=600)[0]
     assert process.returncode == 1, text
     last = text.splitlines()[-1]
-    assert last.startswith("dqo-train: ") and ("taken away while the run" in last or "No such file" in last)
+    assert last.startswith("dqo-train: ") and ("was removed, moved or replaced" in last or "No such file" in last)
     assert not run.exists() and list((tmp_path / "moved" / "checkpoints").glob("step_*"))
 
 
@@ -157,4 +160,7 @@ def test_a_read_only_folder_is_refused(dqo, tmp_path):
 
 
 def test_sft_has_nothing_to_resume(dqo):
-    assert "resume=run: dqo-sft starts anew" in dqo("model=tiny", "task=concepts", "resume=run", module="sft", code=2)
+    for resume in ("resume=run", "++resume=run"):
+        assert "resume=run: dqo-sft starts anew" in dqo("model=tiny", "task=concepts", resume, command="sft", code=2)
+    text = dqo("model=tiny", "task=concepts", "nproc=2", command="sft", code=2)
+    assert "dqo-sft is one process; start it without torchrun and without nproc" in text

@@ -8,6 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.end_to_end.conftest import SMALL, lines
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_leaves_what_the_readme_says(dqo, tmp_path):
     text = dqo(*SMALL, "run_dir=run", "checkpoint.every=2", "eval.every=1", "log.tensorboard=true", checked=True)
@@ -49,8 +51,8 @@ def test_a_run_leaves_what_the_readme_says(dqo, tmp_path):
     ],
     ids=lambda options: " ".join(options),
 )
-def test_options_run_together(dqo, tmp_path, options):
-    dqo(*SMALL, *options, "run_dir=run", checked=True)
+def test_options_run_together(dqo_here, tmp_path, options):
+    dqo_here(*SMALL, *options, "run_dir=run")
     steps = [row for row in lines(tmp_path / "run") if "loss" in row]
     assert len(steps) == 2 and all(row["loss"] is not None for row in steps)
     learns = "alpha=0" not in options  # nothing is right yet, so that the reward alone teaches nothing
@@ -59,7 +61,7 @@ def test_options_run_together(dqo, tmp_path, options):
 
 def test_warm_start_then_own_data_and_own_reward(dqo, tmp_path):
     """dqo-sft writes a folder that model=hf reads; a jsonl file and a function of the user's do the rest."""
-    dqo("model=tiny", "task=concepts", "sft.steps=30", "run_dir=warm", module="sft")
+    dqo("model=tiny", "task=concepts", "sft.steps=30", "run_dir=warm", command="sft")
     rows = [{"prompt": f"{a} {b} park :", "must": a} for a, b in [("dog", "ball"), ("cat", "ball"), ("dog", "cat")]]
     (tmp_path / "my.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (tmp_path / "my_module.py").write_text(
@@ -89,7 +91,6 @@ def test_a_dry_run_shows_batch_memory_and_prompt_and_writes_nothing(dqo, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_vllm_samples_and_its_run_goes_on(dqo, tmp_path):
     pytest.importorskip("vllm")
     dqo(*SMALL, "rollout=vllm", "embed=fake", "rollout.sync_check_every=1", "checkpoint.every=2", "run_dir=run")

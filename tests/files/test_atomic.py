@@ -9,7 +9,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_is_the_old_one_until_the_new_one_is_complete(tmp_path):
+def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path):
     path = tmp_path / "summary.json"
     path.write_text("old")
     with replacing(path) as new:
@@ -23,9 +23,9 @@ def test_a_file_is_the_old_one_until_the_new_one_is_complete(tmp_path):
     assert (path.read_text(), names(tmp_path)) == ("whole", ["summary.json"])
 
 
-def test_a_folder_likewise_and_its_files_follow_the_umask(tmp_path):
+def test_a_folder_is_replaced_when_complete_and_its_files_follow_the_umask(tmp_path):
     folder = tmp_path / "run" / "policy"
-    (tmp_path / "run" / ".new-policy").mkdir(parents=True)  # of a process that was killed
+    (tmp_path / "run" / ".new-policy").mkdir(parents=True)  # left by a killed process
     (tmp_path / "run" / ".new-policy" / "half").touch()
     before = os.umask(0o027)
     try:
@@ -42,7 +42,7 @@ def test_a_folder_likewise_and_its_files_follow_the_umask(tmp_path):
     assert (names(folder), names(folder.parent)) == (["new", "weights"], ["policy"])
 
 
-def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
+def test_sweep_removes_only_what_killed_processes_left(tmp_path):
     for name in (".new-a", ".old-b", "c", ".lock"):
         (tmp_path / name).mkdir()
     (tmp_path / ".old-b" / "file").touch()

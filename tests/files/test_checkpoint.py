@@ -11,59 +11,32 @@ import numpy
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from dqo.errors import ConfigError, StageError
 from dqo.files.checkpoint import Checkpoints, restore, restore_generators
-from dqo.stages import Stages
-from tests.test_evaluation import NoAdvantage, NoLearner, scripted_stages
+from tests.helpers.scripted_stages import NoAdvantage
+from tests.helpers.stateful_stages import OneTensorLearner, RunningMean, make_stages
 
 
-class OneTensorLearner(NoLearner):
-    def __init__(self, value: float = 0.0):
-        self.weight = torch.full((3,), value)
-
-    def save(self, folder: Path) -> None:
-        save_file({"weight": self.weight}, folder / "model.safetensors")
-
-    def load(self, folder: Path) -> None:
-        self.weight = load_file(folder / "model.safetensors")["weight"]
-
-
-class RunningMean(NoAdvantage):
-    def __init__(self, mean: float = 0.0):
-        self.mean = mean
-
-    def state_dict(self):
-        return {"mean": self.mean}
-
-    def load_state_dict(self, state):
-        self.mean = state["mean"]
-
-
-def make_stages(value: float = 0.0) -> Stages:
-    stages, _ = scripted_stages({})
-    return replace(stages, learner=OneTensorLearner(value), advantage=RunningMean(value / 3))
-
-
-def drawn() -> tuple[float, float, float]:
-    """Gaussians come in pairs, and the second of Python's is part of the state that beartype, which draws from the same
-    generator, does not move."""
+def draw() -> tuple[float, float, float]:
+    """A number of each global generator. Python's is a Gaussian: those come in pairs, and the stored second one is a
+    part of the state that beartype, which draws from the same generator, does not change."""
     return random.gauss(), float(numpy.random.rand()), float(torch.rand(()))
 
 
-def test_restores_stages_generators_and_what_the_caller_added(tmp_path):
+def test_stages_generators_and_the_callers_entries_are_restored(tmp_path):
     random.gauss()
     path = Checkpoints(tmp_path, keep_last=1).save(12, 48, make_stages(7.0), {"metrics_offset": 1234, "wandb": None})
-    after_save = drawn()
+    after_save = draw()
     learner, advantage = OneTensorLearner(), RunningMean()
     resumed = restore(path, replace(make_stages(), learner=learner, advantage=advantage))
     assert (resumed.step, resumed.cursor, resumed.extra) == (12, 48, {"metrics_offset": 1234, "wandb": None})
     assert learner.weight.tolist() == [7.0] * 3
     assert advantage.mean == 7.0 / 3  # exactly
-    drawn()  # as what is built in between may
+    draw()  # like the building of a run
     restore_generators(path)
-    assert drawn() == after_save
+    assert draw() == after_save
 
 
 def test_nothing_is_pickled(tmp_path):
@@ -71,7 +44,7 @@ def test_nothing_is_pickled(tmp_path):
     assert {file.suffix for file in path.rglob("*") if file.is_file()} == {".json", ".safetensors"}
 
 
-def test_keeps_the_last_and_removes_older_ones(tmp_path):
+def test_the_newest_are_kept_and_older_ones_removed(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=2)
     (tmp_path / "step_00009.mine").mkdir()
     for step in (9, 10, 99_999, 100_000):
@@ -80,7 +53,7 @@ def test_keeps_the_last_and_removes_older_ones(tmp_path):
     assert checkpoints.latest().name == "step_100000"
 
 
-def test_an_unfinished_write_is_never_seen_and_is_swept_up(tmp_path):
+def test_an_unfinished_checkpoint_is_ignored_and_removed(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=3)
     checkpoints.save(1, 4, make_stages(), {})
     shutil.copytree(tmp_path / "step_00001", tmp_path / ".step_00002")  # killed just before the rename
@@ -89,7 +62,7 @@ def test_an_unfinished_write_is_never_seen_and_is_swept_up(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00001", "step_00002"]
 
 
-def test_a_failing_learner_leaves_the_older_checkpoint(tmp_path):
+def test_a_failed_save_leaves_the_older_checkpoint(tmp_path):
     class FullDisk(OneTensorLearner):
         def save(self, folder: Path) -> None:
             (folder / "model.safetensors").write_bytes(b"half")
@@ -118,7 +91,7 @@ def flip_a_bit(path: Path) -> None:
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json cannot be read"),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, caplog, damage, reason):
+def test_a_damaged_checkpoint_is_skipped_and_logged(tmp_path, caplog, damage, reason):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=2)
     for step in (1, 2):
         checkpoints.save(step, step, make_stages(), {})
@@ -131,7 +104,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, caplog, damage,
         checkpoints.latest()
 
 
-def test_going_on_past_a_damaged_checkpoint_replaces_it(tmp_path):
+def test_a_save_removes_a_later_damaged_checkpoint(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=2)
     for step in (10, 20):
         checkpoints.save(step, step, make_stages(), {})
@@ -140,7 +113,7 @@ def test_going_on_past_a_damaged_checkpoint_replaces_it(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00010", "step_00015"]
 
 
-def test_a_step_is_saved_once_by_a_process_and_again_by_another(tmp_path):
+def test_a_process_saves_a_step_once_and_another_process_saves_it_again(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=2)
     for value in (1.0, 2.0):  # SIGTERM after a step that is saved anyway
         path = checkpoints.save(15, 15, make_stages(value), {})
@@ -150,7 +123,7 @@ def test_a_step_is_saved_once_by_a_process_and_again_by_another(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step_00015"]
 
 
-def test_going_back_forgets_what_came_later_and_what_was_left_behind(tmp_path):
+def test_forget_after_removes_later_checkpoints_and_leftovers(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=3)
     for step in (10, 20, 30):
         checkpoints.save(step, step, make_stages(), {})
@@ -161,18 +134,18 @@ def test_going_back_forgets_what_came_later_and_what_was_left_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step_00010"]
 
 
-def test_a_named_checkpoint_and_no_other(tmp_path):
+def test_a_named_checkpoint_that_is_damaged_or_missing_is_refused(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=3)
     for step in (10, 20):
         checkpoints.save(step, step, make_stages(), {})
     flip_a_bit(tmp_path / "checkpoints" / "step_00020")
-    with pytest.raises(ConfigError, match=f"is corrupt .*: type resume={tmp_path} for the newest"):
+    with pytest.raises(ConfigError, match=f"is corrupt .*; type resume={tmp_path} for the newest"):
         checkpoints.named("step_00020")
-    with pytest.raises(ConfigError, match="is not there; there are step_00010, step_00020"):
+    with pytest.raises(ConfigError, match="does not exist; the run has the checkpoints: step_00010, step_00020; type"):
         checkpoints.named("step_00015")
 
 
-def test_some_are_kept_for_good(tmp_path):
+def test_multiples_of_keep_every_are_kept_permanently(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=2, keep_every=20)
     for step in (10, 20, 25, 30, 40, 50, 60, 70):
         checkpoints.save(step, step, make_stages(), {})
@@ -181,7 +154,7 @@ def test_some_are_kept_for_good(tmp_path):
     ]  # fmt: skip
 
 
-def test_no_checkpoint_at_all(tmp_path):
+def test_latest_is_none_without_checkpoints(tmp_path):
     assert Checkpoints(tmp_path, keep_last=1).latest() is None
 
 
@@ -194,12 +167,12 @@ def test_files_follow_the_umask(tmp_path):
     assert {oct(file.stat().st_mode & 0o777) for file in path.rglob("*") if file.is_file()} == {"0o640"}
 
 
-def test_a_full_disk_keeps_the_older_checkpoint_and_gives_its_room_back(tmp_path):
-    """A limit on the size of a file stands in for the disk's."""
+def test_a_full_disk_leaves_the_older_checkpoint_and_no_partial_one(tmp_path):
+    """A limit on the size of a file simulates the full disk."""
     checkpoints, stages = Checkpoints(tmp_path, keep_last=1), make_stages()
     checkpoints.save(1, 4, stages, {})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for limit in (20, 1000):  # of the learner's file; of state.json
+    for limit in (20, 1000):  # too small for the learner's file; for state.json
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
             with pytest.raises((OSError, SafetensorError), match="File too large"):
@@ -210,7 +183,7 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_gives_its_room_back(tmp_path
     assert checkpoints.latest() == tmp_path / "step_00001"
 
 
-def test_a_run_folder_that_vanished_is_not_made_again(tmp_path):
+def test_a_deleted_run_folder_is_not_created_again(tmp_path):
     (tmp_path / "run").mkdir()
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep_last=1)
     checkpoints.save(1, 4, make_stages(), {})
@@ -220,16 +193,18 @@ def test_a_run_folder_that_vanished_is_not_made_again(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_another_option_than_the_saved_one_is_refused(tmp_path):
+def test_a_stage_whose_state_is_missing_on_one_side_is_refused(tmp_path):
     path = Checkpoints(tmp_path, keep_last=1).save(1, 4, make_stages(), {})
-    with pytest.raises(ConfigError, match="the checkpoint advantage has a state"):
+    with pytest.raises(
+        ConfigError, match="the checkpoint's advantage has a state and this run's has none; resume with"
+    ):
         restore(path, replace(make_stages(), advantage=NoAdvantage()))
     path = Checkpoints(tmp_path, keep_last=1).save(2, 4, replace(make_stages(), advantage=NoAdvantage()), {})
     with pytest.raises(ConfigError, match="this run's advantage has a state"):
         restore(path, make_stages())
 
 
-def test_other_versions_are_named(tmp_path, caplog):
+def test_other_versions_are_logged(tmp_path, caplog):
     path = Checkpoints(tmp_path, keep_last=1).save(1, 4, make_stages(), {})
     restore(path, make_stages())
     assert not caplog.messages
@@ -240,30 +215,22 @@ def test_other_versions_are_named(tmp_path, caplog):
     assert caplog.messages == [f"saved with torch 1.0, resumed with {torch.__version__}: numbers may differ"]
 
 
-def test_a_state_that_is_not_json_names_its_stage(tmp_path):
+def test_a_state_that_is_not_json_is_an_error_with_its_stage(tmp_path):
     with pytest.raises(StageError, match=r"\[advantage\] state_dict\(\) is not JSON"):
         Checkpoints(tmp_path, keep_last=1).save(1, 4, replace(make_stages(), advantage=RunningMean(float("nan"))), {})
 
 
-def test_the_size_is_told_before_the_first_save(tmp_path, caplog):
+def test_the_disk_space_is_logged_before_the_first_save(tmp_path, caplog):
     checkpoints = Checkpoints(tmp_path / "not" / "there", keep_last=2, keep_every=20)
     with caplog.at_level(logging.INFO, "dqo"):
         checkpoints.announce(1_620_000_000, every=10, steps=45, policy=540_000_000)
-    # three at a time while one is written, and 20 and 40 for good
-    assert "5 checkpoints of about 1.62 GB and a policy of 540 MB, 8.64 GB in all; " in caplog.text
+    # three while one is being written, and 20 and 40 permanently
+    assert "5 checkpoints of about 1.62 GB and a policy of 540 MB, 8.64 GB in total; " in caplog.text
 
 
-def test_a_disk_that_is_too_small_is_a_warning(tmp_path, caplog):
+def test_too_little_disk_space_is_a_warning(tmp_path, caplog):
     Checkpoints(tmp_path, keep_last=1).announce(10**18, every=10, steps=10, policy=0)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-
-
-@pytest.mark.parametrize(
-    ("kept", "key"), [({"keep_last": 0}, "keep_last=1"), ({"keep_last": 1, "keep_every": -1}, "keep_every=0")]
-)
-def test_to_keep_none_is_refused(tmp_path, kept, key):
-    with pytest.raises(ConfigError, match=f"type checkpoint.{key}"):
-        Checkpoints(tmp_path, **kept)
 
 
 def test_the_manifest_lists_every_file(tmp_path):

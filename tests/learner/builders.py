@@ -1,4 +1,4 @@
-"""Learners, models and batches for these tests."""
+"""Learners, models and batches for the learners' tests."""
 
 from collections.abc import Iterable
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.learner.torch_single import TorchSingle
+from dqo.learner.update.settings import LearnerSettings
 from dqo.loss.clip import Clip, Level, LossType
 from dqo.loss.correction.importance_sampling import Mode
 from dqo.models.precision import Dtype
@@ -20,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 class Recorder:
-    """An optimizer factory whose optimizer keeps each step's gradients by name and leaves the weights alone."""
+    """An ``Optim`` whose optimizer records the gradients of each step by name and does not change the weights."""
 
     def __init__(self, max_grad_norm: float | None = None):
         self.max_grad_norm, self.gradients = max_grad_norm, []
@@ -88,13 +89,10 @@ def make_learner(
     dtype: Dtype = Dtype.FLOAT32,
     lora_r: int | None = None,
     lora_dropout: float = 0.0,
-    lora_target_modules: list[str] | None = None,
+    lora_target_modules: list[str] | str | None = None,
 ) -> TorchSingle:
-    return TorchSingle(
-        policy,
-        CPU,
-        clip() if loss is None else loss,
-        adamw() if optim is None else optim,
+    loss = clip() if loss is None else loss
+    settings = LearnerSettings(
         temperature=temperature,
         num_iterations=num_iterations,
         max_tokens_per_micro_batch=budget,
@@ -106,10 +104,12 @@ def make_learner(
         lora_dropout=lora_dropout,
         lora_target_modules=lora_target_modules,
     )
+    optim = adamw() if optim is None else optim
+    return TorchSingle(policy, CPU, loss, optim, loss.needs_reference, settings=settings)
 
 
 def tiny_qwen2(vocabulary: int = 63, *, seed: int = 0) -> Qwen2ForCausalLM:
-    """Biases in the attention, another RoPE base, untied."""
+    """A Qwen2 model: attention with biases, another RoPE base, untied head."""
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=vocabulary, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
@@ -128,13 +128,13 @@ def targets_of(experience: Experience, *, alpha: float = 1.0) -> Targets:
 
 
 def learn(learner: TorchSingle, experience: Experience, *, alpha: float = 1.0):
-    """One step as the loop takes it."""
+    """The report of one step, taken like in the loop."""
     estimates = learner.estimate(experience.rollouts)
     return learner.update(experience, estimates, targets_of(experience, alpha=alpha))
 
 
 def gradient(policy: PreTrainedModel, experience: Experience, **settings) -> dict[str, Tensor]:
-    """Of one step, by parameter."""
+    """{parameter name: gradient} of one step."""
     recorder = Recorder()
     learn(make_learner(policy, optim=recorder, **settings), experience)
     (gradients,) = recorder.gradients

@@ -1,5 +1,6 @@
-"""What the ZeRO learner comes to on one process or several: ``python -m tests.learner.ranks OUT``, under torchrun's
-environment variables. It writes what ``test_deepspeed_zero`` compares; DeepSpeed is kept out of pytest's process."""
+"""Trains the ZeRO learner on one rank or several and writes the results that ``test_deepspeed_zero`` compares:
+``python -m tests.learner.ranks OUT``, under torchrun's environment variables. DeepSpeed is kept out of pytest's
+process."""
 
 import json
 import sys
@@ -12,8 +13,10 @@ from dqo import distributed
 from dqo.batching import join, split
 from dqo.errors import StageError
 from dqo.learner.deepspeed_zero import DeepSpeedZero
+from dqo.learner.update.settings import LearnerSettings
 from dqo.models.precision import Dtype
 from dqo.records import Experience
+from dqo.run.workers import launched
 from tests.factories import make_experience, tiny_llama
 from tests.learner.builders import CPU, adamw, clip, targets_of
 
@@ -31,17 +34,21 @@ CASES = {
 
 
 def make(*, beta: float = 0.1, **settings) -> DeepSpeedZero:
-    torch.manual_seed(7)  # of fresh adapters
+    torch.manual_seed(7)  # of new adapters
+    own = {"stage", "offload_optimizer", "offload_param"}
     defaults = {
-        "offload_optimizer": False, "offload_param": False, "temperature": 1.0, "num_iterations": 2,
-        "max_tokens_per_micro_batch": 40, "shared_prompt": True, "gradient_checkpointing": False,
-        "dtype": Dtype.FLOAT32, "lora_r": None, "lora_alpha": 32, "lora_dropout": 0.0, "lora_target_modules": None,
+        "temperature": 1.0, "num_iterations": 2, "max_tokens_per_micro_batch": 40, "shared_prompt": True,
+        "gradient_checkpointing": False, "dtype": Dtype.FLOAT32, "lora_r": None, "lora_alpha": 32, "lora_dropout": 0.0,
+        "lora_target_modules": None,
     }  # fmt: skip
-    return DeepSpeedZero(tiny_llama(), CPU, clip(beta=beta), adamw(), **(defaults | settings))
+    shared = defaults | {key: value for key, value in settings.items() if key not in own}
+    engine = {"offload_optimizer": False, "offload_param": False} | {k: v for k, v in settings.items() if k in own}
+    loss, shared = clip(beta=beta), LearnerSettings(**shared)
+    return DeepSpeedZero(tiny_llama(), CPU, loss, adamw(), loss.needs_reference, settings=shared, **engine)
 
 
 def experience_of(step: int) -> Experience:
-    """Of all processes. In the third step all of the last group's completions are invalid: a process with nothing."""
+    """The groups of all ranks. In step 2 every completion of the last group is invalid: one rank has an empty batch."""
     whole = make_experience(prompts=3, k=4, seed=step)
     if step != 2:
         return whole
@@ -51,7 +58,7 @@ def experience_of(step: int) -> Experience:
 
 
 def mine(whole: Experience) -> Experience:
-    """Two groups on the first of two processes, one on the other."""
+    """This rank's groups: of two ranks, rank 0 has two groups and rank 1 has one."""
     groups = split(whole)
     return whole if distributed.world_size() == 1 else join(groups[:2] if distributed.is_rank_0() else groups[2:])
 
@@ -63,7 +70,7 @@ def learn(learner: DeepSpeedZero, step: int) -> dict[str, float]:
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
-    if distributed.launched():
+    if launched():
         distributed.init()
     for name, settings in CASES.items():
         learner = make(**settings)
@@ -76,7 +83,7 @@ def main(out: Path) -> None:
         learner.save(folder)
         resumed = make(**settings)
         resumed.load(folder)
-        report = learn(resumed, STEPS)  # both go on alike
+        report = learn(resumed, STEPS)  # both must continue alike
         result = {
             "weights": weights, "reports": reports, "scores": distributed.all_gather(scores),
             "next": learn(learner, STEPS), "resumed": report, "version": resumed.version,
@@ -89,7 +96,7 @@ def main(out: Path) -> None:
 
 
 def not_finite(*, stage: int) -> str:
-    """What is said of an infinite gradient, and whether the weights stayed."""
+    """The error message for an infinite gradient, and whether the weights changed."""
     learner = make(stage=stage, beta=0.0, num_iterations=1)
     before = {name: tensor.clone() for name, tensor in learner.weights()}
     experience = mine(make_experience(prompts=3, k=4, seed=0))

@@ -1,4 +1,4 @@
-"""One step on trl's own batch: its tokens, its rewards, its loss and gradient against ours."""
+"""One step on a batch of TRL: the same tokens and rewards must give TRL's loss and gradient."""
 
 import pytest
 import torch
@@ -17,12 +17,12 @@ P, K, LONGEST = 3, 4, 8
 
 
 def reward(completion_ids, **columns) -> list[float]:
-    """Of the words' numbers, so that it differs; the longest are cut by length and stay in the batch."""
+    """Rewards from token ids, so that they differ. Completions cut by length stay in the batch."""
     return [sum(ids) % 7 / 7 + len(ids) / 10 for ids in completion_ids]
 
 
 def trl_trainer(folder, loss_type: LossType, level: Level, beta: float):
-    """A GRPOTrainer on a model in ``folder``, whose policy has left the reference by a little."""
+    """A GRPOTrainer for the model in ``folder``, whose policy differs a little from the reference."""
     datasets, trl = pytest.importorskip("datasets"), pytest.importorskip("trl")
     config = trl.GRPOConfig(
         output_dir=str(folder / "out"), per_device_train_batch_size=P * K, num_generations=K, temperature=0.9,
@@ -34,7 +34,7 @@ def trl_trainer(folder, loss_type: LossType, level: Level, beta: float):
         train_dataset=datasets.Dataset.from_list([{"prompt": prompt.content} for prompt in make_prompts(P)]),
         processing_class=word_tokenizer(),
     )  # fmt: skip
-    trainer.current_gradient_accumulation_steps = 1  # set by the training loop, which is not run
+    trainer.current_gradient_accumulation_steps = 1  # normally set by the training loop, which is not run here
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in trainer.model.parameters():
@@ -44,7 +44,7 @@ def trl_trainer(folder, loss_type: LossType, level: Level, beta: float):
 
 
 def as_experience(inputs) -> Experience:
-    """trl's batch in our records."""
+    """TRL's batch as an Experience."""
     pairs = zip(inputs["completion_ids"], inputs["completion_mask"].bool(), strict=True)
     completions = [ids[mask].tolist() for ids, mask in pairs]
     words = {i: word for word, i in word_tokenizer().get_vocab().items()}
@@ -63,7 +63,7 @@ def as_experience(inputs) -> Experience:
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 @pytest.mark.parametrize("level", Level)
 @pytest.mark.parametrize("off_policy", [False, True])
-def test_the_gradient_is_trls(tmp_path, loss_type, beta, level, off_policy):
+def test_loss_and_gradient_equal_trls(tmp_path, loss_type, beta, level, off_policy):
     tiny_llama().save_pretrained(tmp_path)
     trainer = trl_trainer(tmp_path, loss_type, level, beta)
     torch.manual_seed(3)
@@ -83,7 +83,7 @@ def test_the_gradient_is_trls(tmp_path, loss_type, beta, level, off_policy):
     )  # fmt: skip
     learner.policy.load_state_dict(trainer.model.state_dict())
     estimates = learner.estimate(rollouts)
-    if off_policy:  # the ratios leave 1, some beyond the clip range
+    if off_policy:  # ratios differ from 1, some are outside the clip range
         old_N = torch.randn(tokens, generator=torch.Generator().manual_seed(4)) * 0.3 - 3
         old_BT = torch.zeros(rollouts.tokens_BT.shape).masked_scatter(rollouts.sampled_BT, old_N)
         inputs["old_per_token_logps"] = torch.zeros(inputs["completion_ids"].shape).masked_scatter(
@@ -103,7 +103,7 @@ def test_the_gradient_is_trls(tmp_path, loss_type, beta, level, off_policy):
     assert (got - expected).norm() <= 1e-5 * expected.norm()
     assert report["loss"] == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
     theirs = {name: values[-1] for name, values in trainer._metrics["train"].items()}
-    for name in {"entropy", *learner.loss.names} - {*Mismatch.names}:  # those TRL has with vLLM only
+    for name in {"entropy", *learner.loss.names} - {*Mismatch.names}:  # TRL reports these only with vLLM
         assert report[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
     assert off_policy == (report["clip_ratio/region_mean"] > 0)
     assert beta == 0 or report["kl"] > 1e-3

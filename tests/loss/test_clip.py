@@ -6,6 +6,7 @@ import torch
 from dqo.errors import ConfigError
 from dqo.loss.clip import Clip, Level, LossType
 from dqo.loss.correction.importance_sampling import Mismatch, Mode
+from tests.factories import make_loss_inputs
 
 
 def clip(
@@ -37,24 +38,24 @@ def clip(
 
 
 def apply(loss: Clip, *, ratios, advantages, weights=None, rows=None, ref=None, sampler=None):
-    """The loss for policy log-probabilities of log(ratio), old ones of 0, its gradient, and the clip's metrics."""
+    """(loss, gradient, clip metrics) for policy log-probabilities log(ratio) and old log-probabilities 0."""
     logprobs_N = torch.tensor(ratios).log().requires_grad_()
-    value, means = loss(
-        logprobs_N=logprobs_N,
+    given = {"ref_logprobs_N": ref, "weights_N": weights, "rows_N": rows}
+    inputs = make_loss_inputs(
+        logprobs_N,
         old_logprobs_N=torch.zeros(len(ratios)),
         sampler_logprobs_N=torch.zeros(len(ratios)) if sampler is None else torch.tensor(sampler),
-        ref_logprobs_N=None if ref is None else torch.tensor(ref),
         advantages_N=torch.tensor(advantages),
-        weights_N=torch.ones(len(ratios)) if weights is None else torch.tensor(weights),
-        rows_N=torch.zeros(len(ratios), dtype=torch.long) if rows is None else torch.tensor(rows),
+        **{name: torch.tensor(values) for name, values in given.items() if values is not None},
     )
+    value, means = loss(inputs)
     (gradient_N,) = torch.autograd.grad(value, logprobs_N)
     means = {name: (total / count).item() for name, (total, count) in means.items() if name not in Mismatch.names}
     return value.item(), gradient_N, means
 
 
 SAMPLED = torch.tensor([[False, True, True, True], [False, False, True, False], [False, True, True, False]])
-VALID = torch.tensor([True, True, False])  # 2 rows, 4 tokens are trained
+VALID = torch.tensor([True, True, False])  # 2 valid rows with 4 sampled tokens
 
 
 @pytest.mark.parametrize(
@@ -72,12 +73,12 @@ def test_weights_of_each_loss_type_skip_masked_completions(loss_type, expected):
 
 
 @pytest.mark.parametrize("loss_type", LossType)
-def test_weights_of_nothing_are_zero(loss_type):
+def test_token_weights_are_0_if_no_row_is_valid(loss_type):
     nothing = torch.zeros(3, dtype=torch.bool)
     assert clip(loss_type=loss_type).token_weights(SAMPLED, nothing, rows=0, tokens=0).eq(0).all()
 
 
-def test_tokens_are_clipped_on_the_side_of_their_advantage():
+def test_ratios_are_clipped_above_for_positive_and_below_for_negative_advantages():
     value, gradient_N, means = apply(
         clip(epsilon=0.2, epsilon_high=0.3),
         ratios=[1.0, 1.25, 1.4, 0.5, 1.4, 0.9, 0.7],
@@ -92,7 +93,7 @@ def test_tokens_are_clipped_on_the_side_of_their_advantage():
     )
 
 
-def test_epsilon_high_is_epsilon_unless_given():
+def test_epsilon_high_defaults_to_epsilon():
     assert apply(clip(epsilon=0.1), ratios=[1.5], advantages=[1.0])[0] == pytest.approx(-1.1)
 
 
@@ -142,7 +143,7 @@ def test_the_kl_is_k3_with_its_coefficient():
     assert means["kl"] == pytest.approx(sum(kl) / 2, abs=1e-6)
 
 
-def test_the_corrected_kl_is_multiplied_by_the_ratio_and_differentiated_through_it():
+def test_the_corrected_kl_is_multiplied_by_the_ratio_with_gradient():
     value, gradient_N, means = apply(
         clip(beta=0.1, use_bias_correction_kl=True), ratios=[1.0], advantages=[0.0], ref=[math.log(2)]
     )
@@ -154,18 +155,15 @@ def test_the_corrected_kl_is_multiplied_by_the_ratio_and_differentiated_through_
 
 @pytest.mark.parametrize(("corrected", "exact"), [(True, True), (False, False)])
 def test_only_the_corrected_kl_has_the_gradient_of_the_kl(corrected, exact):
-    """Expectation over all tokens of a softmax policy, against autograd through the closed form."""
+    """Expectation over all tokens of a softmax policy, compared with autograd through the closed form."""
     generator = torch.Generator().manual_seed(0)
     logits, reference = torch.randn(2, 6, generator=generator)
     logits.requires_grad_()
     logprobs_N = logits.log_softmax(-1)
     ref_N = reference.log_softmax(-1)
     (expected,) = torch.autograd.grad((logprobs_N.exp() * (logprobs_N - ref_N)).sum(), logits, retain_graph=True)
-    value, _ = clip(beta=1.0, use_bias_correction_kl=corrected)(
-        logprobs_N=logprobs_N, old_logprobs_N=logprobs_N.detach(), sampler_logprobs_N=logprobs_N.detach(),
-        ref_logprobs_N=ref_N, advantages_N=torch.zeros(6), weights_N=logprobs_N.detach().exp(),
-        rows_N=torch.zeros(6, dtype=torch.long),
-    )  # fmt: skip
+    inputs = make_loss_inputs(logprobs_N, ref_logprobs_N=ref_N, weights_N=logprobs_N.detach().exp())
+    value, _ = clip(beta=1.0, use_bias_correction_kl=corrected)(inputs)
     (got,) = torch.autograd.grad(value, logits)
     assert torch.allclose(got, expected, atol=1e-6) == exact
 
@@ -180,11 +178,11 @@ def test_micro_batches_add_up(level, beta):
 
     def part(chosen):
         logprobs_N, old_N, sampler_N, ref_N, advantages_N = (column[chosen] for column in columns)
-        return loss(
-            logprobs_N=logprobs_N, old_logprobs_N=old_N, sampler_logprobs_N=sampler_N,
-            ref_logprobs_N=ref_N if beta else None, advantages_N=advantages_N, weights_N=torch.full_like(old_N, 0.1),
-            rows_N=rows_N[chosen],
+        inputs = make_loss_inputs(
+            logprobs_N, old_logprobs_N=old_N, sampler_logprobs_N=sampler_N, ref_logprobs_N=ref_N if beta else None,
+            advantages_N=advantages_N, weights_N=torch.full_like(old_N, 0.1), rows_N=rows_N[chosen],
         )  # fmt: skip
+        return loss(inputs)
 
     whole, means = part(torch.arange(8))
     (first, means_1), (second, means_2) = part(torch.tensor([0, 1, 2, 6, 7])), part(torch.tensor([3, 4, 5]))
@@ -195,23 +193,13 @@ def test_micro_batches_add_up(level, beta):
             torch.testing.assert_close(of_1 + of_2, of_whole)
 
 
-@pytest.mark.parametrize(
-    ("key", "arguments"),
-    [
-        ("loss.epsilon", {"epsilon": 1.0}),
-        ("loss.epsilon", {"epsilon": math.nan}),
-        ("loss.epsilon_high", {"epsilon_high": -0.1}),
-        ("loss.epsilon_high", {"epsilon_high": math.inf}),
-        ("loss.delta", {"delta": 1.2}),
-        ("loss.delta", {"delta": 1.25, "epsilon_high": 0.28}),
-    ],
-)
-def test_numbers_out_of_range_name_the_key(key, arguments):
-    with pytest.raises(ConfigError, match=rf"^{key}=.*type {key}="):
+@pytest.mark.parametrize("arguments", [{"delta": 1.2}, {"delta": 1.25, "epsilon_high": 0.28}])
+def test_a_cap_below_the_clipping_range_is_refused(arguments):
+    with pytest.raises(ConfigError, match=r"^loss\.delta=.*type loss\.delta="):
         clip(**arguments)
 
 
-def test_where_the_sampler_was_another_the_objective_is_weighted_and_the_kl_is_not():
+def test_the_sampler_correction_weights_the_objective_but_not_the_kl():
     how = {"ratios": [1.0, 1.0], "advantages": [1.0, 1.0], "ref": [0.5, 0.5], "sampler": [math.log(0.5), 0.0]}
     plain, _, kl = apply(clip(beta=0.1), **how)
     corrected, gradient_N, kl_corrected = apply(clip(beta=0.1, mode=Mode.token_truncate), **how)

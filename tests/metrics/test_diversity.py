@@ -9,7 +9,7 @@ from dqo.metrics.diversity import cosine_distance, distinct_n, logdet, vendi, wo
 ORTHOGONAL, SAME = torch.eye(4), torch.tensor([[1.0, 0.0]]).repeat(4, 1)
 
 
-def test_words_fold_case_and_split_signs():
+def test_words_are_case_folded_and_punctuation_is_split():
     assert words("It's PARIS!\n 3+4") == ["it", "'", "s", "paris", "!", "3", "+", "4"]
     assert words("Straße") == words("STRASSE")
 
@@ -27,7 +27,7 @@ def test_distinct_n_is_undefined_without_two_texts_or_without_grams():
     assert math.isnan(distinct_n(["a b", "c d"], 4))
 
 
-def test_cosine_distance_equals_its_definition():
+def test_cosine_distance_equals_the_mean_over_pairs():
     generator = torch.Generator().manual_seed(0)
     embeddings_KD = torch.nn.functional.normalize(torch.randn(5, 3, generator=generator), dim=-1)
     pairs = [1 - float(a @ b) for a, b in itertools.combinations(embeddings_KD, 2)]
@@ -47,5 +47,5 @@ def test_logdet_at_its_extremes():
 def test_vendi_counts_effective_completions():
     assert vendi(ORTHOGONAL) == pytest.approx(4.0)
     assert vendi(SAME) == pytest.approx(1.0)
-    assert vendi(torch.cat([torch.eye(2), torch.eye(2)])) == pytest.approx(2.0)  # two answers, each twice
+    assert vendi(torch.cat([torch.eye(2), torch.eye(2)])) == pytest.approx(2.0)  # 2 answers, 2 copies of each
     assert vendi(SAME[:0]) == 0.0

@@ -1,18 +1,18 @@
-"""docs/metrics.md against the keys that are really emitted."""
+"""docs/metrics.md lists exactly the metrics that are emitted."""
 
 import re
 from pathlib import Path
 
 from dqo.evaluation import evaluate
 from dqo.metrics.training import describe
-from tests.observe.records import make_step
-from tests.test_evaluation import scripted_stages
+from tests.helpers.scripted_stages import scripted_stages
+from tests.helpers.steps import make_step
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def documented(section: str) -> list[str]:
-    """First column of a section's table, in order."""
+    """Metric names in the first column of a section's table, in order."""
     body = DOCS.read_text().split(f"## {section}\n")[1].split("\n## ")[0]
     return re.findall(r"^\| `([^`]+)` \|", body, flags=re.MULTILINE)
 

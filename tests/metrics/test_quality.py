@@ -18,12 +18,12 @@ def test_pass_at_is_stable_where_binomials_overflow_floats():
 
 
 @pytest.mark.parametrize(("n", "samples", "correct"), [(0, 4, 1), (5, 4, 1), (1, 4, 5)])
-def test_pass_at_refuses_what_it_cannot_know(n, samples, correct):
+def test_pass_at_refuses_impossible_counts(n, samples, correct):
     with pytest.raises(ValueError, match="1 <= n <= samples"):
         pass_at(n, samples=samples, correct=correct)
 
 
-def test_distinct_correct_equals_drawing_every_subset():
+def test_distinct_correct_of_equals_the_mean_over_all_subsets():
     answers = ["Paris", "Paris", "Paris", "Lima", "Oslo", None, None]  # None: wrong
     keys = [key for key in answers if key]
     for n in range(1, 8):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dqo.models.attention import NAME, use_dqo_attention
+from dqo.models.attention import ATTENTION_NAME, use_dqo_attention
 from tests.factories import tiny_llama
 
 
@@ -13,7 +13,7 @@ def test_decoding_gives_the_same_logits_as_plain_attention(padding):
     mask_BT[0, :padding] = 0
     plain, ours = tiny_llama(), tiny_llama()
     assert use_dqo_attention(ours)
-    assert (plain.config._attn_implementation, ours.config._attn_implementation) == ("sdpa", NAME)
+    assert (plain.config._attn_implementation, ours.config._attn_implementation) == ("sdpa", ATTENTION_NAME)
     steps = []
     for model in (plain, ours):
         with torch.no_grad():
@@ -32,7 +32,7 @@ def test_decoding_gives_the_same_logits_as_plain_attention(padding):
     torch.testing.assert_close(steps[0], steps[1], atol=1e-5, rtol=1e-5)
 
 
-def test_other_attention_is_left_alone():
+def test_a_model_with_other_attention_is_not_changed():
     model = tiny_llama()
     model.set_attn_implementation("eager")
     assert not use_dqo_attention(model)
@@ -40,10 +40,10 @@ def test_other_attention_is_left_alone():
 
 
 def test_a_saved_policy_does_not_name_our_attention(tmp_path):
-    """vLLM and transformers would not know it."""
+    """vLLM and transformers could not load it."""
     model = tiny_llama()
     assert use_dqo_attention(model)
-    assert use_dqo_attention(model)  # twice is once
+    assert use_dqo_attention(model)  # a second call changes nothing
     model.save_pretrained(tmp_path)
-    assert NAME not in (tmp_path / "config.json").read_text()
+    assert ATTENTION_NAME not in (tmp_path / "config.json").read_text()
     assert type(model).from_pretrained(tmp_path).config._attn_implementation == "sdpa"

@@ -3,7 +3,7 @@ import torch
 from dqo.models.precision import Dtype
 
 
-def test_a_named_type_is_taken_as_it_is():
+def test_a_named_type_is_used_on_every_device():
     assert [Dtype(name).on(torch.device("cpu")) for name in ("float32", "bfloat16", "float16")] == [
         torch.float32,
         torch.bfloat16,

@@ -7,7 +7,7 @@ from dqo.models.tiny import Tiny
 SIZES = {"hidden_size": 128, "intermediate_size": 344, "layers": 4, "heads": 4, "context_length": 64}
 
 
-def test_the_model_that_the_design_asks_for():
+def test_size_dtype_and_tied_head():
     model = Tiny(**SIZES, seed=0).load()
     assert 0.75e6 < model.num_parameters() < 0.85e6
     assert model.dtype == torch.float32
@@ -16,7 +16,7 @@ def test_the_model_that_the_design_asks_for():
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
-def test_the_tokenizer_knows_every_word_of_the_language():
+def test_the_tokenizer_knows_every_word_of_the_task():
     tokenizer = Tiny(**SIZES, seed=0).load_tokenizer()
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
     text = "in the park , a shy dog hid the ball ."
@@ -28,7 +28,7 @@ def test_the_tokenizer_knows_every_word_of_the_language():
     assert len(tokenizer) == Tiny(**SIZES, seed=0).load().config.vocab_size
 
 
-def test_the_seed_makes_the_weights_and_leaves_the_programs_generator_alone():
+def test_weights_depend_on_the_seed_and_torchs_generator_is_not_changed():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -38,9 +38,7 @@ def test_the_seed_makes_the_weights_and_leaves_the_programs_generator_alone():
     assert not torch.equal(weights[0], weights[2])
 
 
-@pytest.mark.parametrize(
-    "sizes", [{"layers": 0}, {"hidden_size": -1}, {"heads": 3}, {"hidden_size": 100, "heads": 4}, {"context_length": 0}]
-)
-def test_sizes_that_make_no_model(sizes):
+@pytest.mark.parametrize("sizes", [{"heads": 3}, {"hidden_size": 100, "heads": 4}, {"layers": 10**8}])
+def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(ConfigError, match=f"model.{next(iter(sizes))}|model.hidden_size"):
         Tiny(**(SIZES | sizes), seed=0)

@@ -4,7 +4,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from dqo.observe.card import model_card
-from tests.observe.records import HOSTILE, make_evaluation
+from tests.helpers.steps import HOSTILE, make_evaluation
 
 
 def make_card(text: str = "Paris", hub_name: str | None = "HuggingFaceTB/SmolLM2-135M-Instruct") -> str:
@@ -28,14 +28,14 @@ def test_the_hub_reads_the_front_matter():
     assert "base_model" not in yaml.safe_load(make_card(hub_name=None).split("---")[1])
 
 
-def test_it_states_how_the_model_was_made_and_what_it_does():
+def test_the_card_shows_settings_metrics_and_command():
     card = make_card()
     assert "| cities | 1 | 0 | 8 | 60 | 1e-05 |" in card
     assert "| `pass@1` | 0.250 | 0.750 |" in card
     assert "dqo-train alpha=1.0" in card
 
 
-def test_model_output_stays_inside_its_fence():
+def test_model_output_stays_inside_its_code_fence():
     card = make_card("```\n# Owned <script>alert(1)</script> " + HOSTILE)
     ((fence, body),) = re.findall(r"(?ms)^(`{4,})text\n(.*?)\n\1$", card)
     assert len(fence) == 4  # one more than the answer has

@@ -4,11 +4,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dqo.observe.completions import Completions
-from tests.observe.records import HOSTILE, make_step
+from tests.helpers.steps import HOSTILE, make_step, send
 
 
-def test_round_trip_of_every_column(tmp_path):
-    Completions(folder=tmp_path / "completions")(make_step(12))
+def test_every_column_is_read_back(tmp_path):
+    send(Completions(folder=tmp_path / "completions"), make_step(12))
     assert [path.name for path in (tmp_path / "completions").iterdir()] == ["step_00012.parquet"]
     rows = pq.read_table(tmp_path / "completions" / "step_00012.parquet").to_pylist()
     assert rows[3].pop("credit") == 0.0
@@ -23,17 +23,17 @@ def test_round_trip_of_every_column(tmp_path):
     assert math.isnan(rows[1]["rewards/style"])
 
 
-def test_all_steps_read_as_one_table(tmp_path):
+def test_all_steps_are_read_as_one_table(tmp_path):
     write = Completions(folder=tmp_path)
     for number in (1, 2):
-        write(make_step(number))
+        send(write, make_step(number))
     assert pq.read_table(tmp_path)["step"].to_pylist() == [1] * 4 + [2] * 4
 
 
-def test_a_resumed_run_forgets_later_steps_and_what_was_left_half_written(tmp_path):
+def test_a_resumed_run_removes_later_steps_and_half_written_files(tmp_path):
     write = Completions(folder=tmp_path)
     for number in (1, 2, 3):
-        write(make_step(number))
+        send(write, make_step(number))
     for name in (".new-step_00004.parquet", "step_mine.parquet"):
         (tmp_path / name).touch()
     write.forget_after(2)

@@ -1,15 +1,15 @@
 import math
 
 from dqo.observe.evaluations import Evaluations
-from tests.observe.records import HOSTILE, make_evaluation
+from tests.helpers.steps import HOSTILE, make_evaluation
 
 
-def test_round_trip(tmp_path):
+def test_an_evaluation_is_read_back(tmp_path):
     evaluation = make_evaluation(0.5, text=HOSTILE)
     prompts = [answers.prompt for answers in evaluation.answers]
-    kept = Evaluations(folder=tmp_path)
-    kept.evaluated(20, evaluation)
-    read = kept.read(20, prompts)
+    evaluations = Evaluations(folder=tmp_path)
+    evaluations.evaluated(20, evaluation)
+    read = evaluations.read(20, prompts)
     assert read is not None
     assert (read.n, read.seed) == (4, 0)
     assert [answers.texts for answers in read.answers] == [(HOSTILE,) * 4] * 2
@@ -19,19 +19,19 @@ def test_round_trip(tmp_path):
     assert math.isnan(read.metrics["cosine_distance/correct"])
 
 
-def test_none_where_there_is_none_or_the_prompts_are_others(tmp_path):
+def test_nothing_is_read_without_a_file_or_for_other_prompts(tmp_path):
     evaluation = make_evaluation()
     prompts = [answers.prompt for answers in evaluation.answers]
-    kept = Evaluations(folder=tmp_path)
-    assert kept.read(0, prompts) is None
-    kept.evaluated(0, evaluation)
-    assert kept.read(0, prompts[:1]) is None
+    evaluations = Evaluations(folder=tmp_path)
+    assert evaluations.read(0, prompts) is None
+    evaluations.evaluated(0, evaluation)
+    assert evaluations.read(0, prompts[:1]) is None
 
 
-def test_a_resumed_run_keeps_what_its_metrics_know_of(tmp_path):
-    kept = Evaluations(folder=tmp_path)
+def test_only_the_given_steps_are_kept(tmp_path):
+    evaluations = Evaluations(folder=tmp_path)
     for number in (0, 10, 20):
-        kept.evaluated(number, make_evaluation())
+        evaluations.evaluated(number, make_evaluation())
     (tmp_path / ".new-step_00030.json").touch()
-    kept.keep({0, 10})
+    evaluations.keep({0, 10})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000.json", "step_00010.json"]

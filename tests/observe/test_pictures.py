@@ -1,4 +1,4 @@
-"""The pictures, by their pixels: written, not blank, the right colours in the right places."""
+"""The pictures, by their pixels: written, not blank, the right colors in the right places."""
 
 import json
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from dqo.observe.curves import draw_curves
 from dqo.task.maps.world_map import draw_answers, project
-from tests.observe.records import make_evaluation
+from tests.helpers.steps import make_evaluation
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Spot:
 
 
 class Globe:
-    """A place every ten degrees; "nowhere" is none of them."""
+    """An atlas with a place every ten degrees; "nowhere" is not one of them."""
 
     spots = tuple(Spot(f"{y} {x}", float(y), float(x)) for y in range(-30, 61, 10) for x in range(-120, 151, 10))
 
@@ -36,7 +36,7 @@ def is_orange(pixels: numpy.ndarray) -> numpy.ndarray:
     return (red > 0.8) & (blue < 0.55) & (green < 0.75)
 
 
-def test_circles_grow_with_their_share(tmp_path):
+def test_the_area_of_a_circle_is_the_share_of_answers(tmp_path):
     path = tmp_path / "answers.png"
     some = make_evaluation(text="0 0")
     few = replace(some, answers=tuple(replace(a, texts=("0 0", "nowhere", "nowhere", "nowhere")) for a in some.answers))
@@ -45,10 +45,10 @@ def test_circles_grow_with_their_share(tmp_path):
     assert pixels.shape[1] == 1600
     left, right = (int(is_orange(half).sum()) for half in (pixels[:, :800], pixels[:, 800:]))
     assert left > 100
-    assert right / left == pytest.approx(4.0, rel=0.25)  # area is share: 8 of 8 against 2 of 8; the label covers some
+    assert right / left == pytest.approx(4.0, rel=0.25)  # 8 of 8 answers against 2 of 8; labels cover some pixels
 
 
-def test_a_map_without_places_is_still_a_map(tmp_path):
+def test_a_map_of_answers_without_a_place(tmp_path):
     draw_answers(tmp_path / "answers.png", atlas=Globe(), panels=[("before", ["nowhere"] * 3)])
     pixels = imread(tmp_path / "answers.png")
     assert not is_orange(pixels).any()
@@ -70,17 +70,17 @@ def lines(steps: int = 20) -> list[dict]:
             {"step": steps, "eval/pass@1": 0.9, "eval/distinct_correct": 6.0}]  # fmt: skip
 
 
-def test_curves_are_drawn_in_their_colours(tmp_path):
+def test_curves_are_drawn_in_their_colors(tmp_path):
     path = tmp_path / "curves.png"
     draw_curves(path, lines=json.loads(json.dumps(lines())), title="cities $x_$ α = 1")
     pixels = imread(path)
     assert pixels.shape[:2] == (1000, 1600)
     assert is_orange(pixels[:500, :800]).sum() > 500  # pass@1
     assert is_orange(pixels[:500, 800:]).sum() > 500  # distinct_correct
-    assert not is_orange(pixels[500:]).any()  # neither distances nor a spread were given
+    assert not is_orange(pixels[500:]).any()  # there are no distances and no spread
 
 
-def test_curves_of_a_run_that_has_only_begun(tmp_path):
+def test_curves_of_a_run_with_no_or_one_step(tmp_path):
     draw_curves(tmp_path / "curves.png", lines=[], title="")
     draw_curves(tmp_path / "curves.png", lines=lines()[:2], title="one step")
     assert imread(tmp_path / "curves.png").std() > 0.01

@@ -7,22 +7,22 @@ from rich.console import Console
 
 from dqo.observe.summary import next_commands, print_end, write_summary
 from dqo.records import Prompt
-from tests.observe.records import make_evaluation
+from tests.helpers.steps import make_evaluation
 
 BEFORE, AFTER = make_evaluation(0.25), make_evaluation(0.75)
 
 
-def test_summary_has_the_keys_that_are_promised(tmp_path):
+def test_the_summary_has_the_documented_keys(tmp_path):
     write_summary(tmp_path / "summary.json", settings={"task": "cities", "alpha": 1.0}, before=BEFORE, after=AFTER)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["task"], summary["alpha"], summary["n"]) == ("cities", 1.0, 4)
-    promised = {"reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "logdet"}
-    assert promised <= summary["before"].keys() and promised <= summary["after"].keys()
+    documented = {"reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "logdet"}
+    assert documented <= summary["before"].keys() and documented <= summary["after"].keys()
     assert (summary["before"]["pass@1"], summary["after"]["pass@1"]) == (0.25, 0.75)
     assert summary["after"]["cosine_distance/correct"] is None
 
 
-def test_the_end_shows_both_sides_and_only_what_is_there(tmp_path):
+def test_the_end_shows_both_evaluations_and_the_files_that_exist(tmp_path):
     for name in ("policy", "checkpoints"):
         (tmp_path / name).mkdir()
     console = Console(file=(file := io.StringIO()), width=200, _environ={})
@@ -35,7 +35,7 @@ def test_the_end_shows_both_sides_and_only_what_is_there(tmp_path):
     assert f"dqo-train resume={tmp_path} steps=120" in text
 
 
-def test_the_command_that_samples_is_python_and_survives_the_shell(tmp_path):
+def test_the_sampling_command_is_valid_python_after_shell_quoting(tmp_path):
     run = tmp_path / "it's mine"
     (run / "policy").mkdir(parents=True)
     nasty = Prompt(position=0, tokens=(3,), content=({"role": "user", "content": 'Say "it\'s" $HOME\n'},), columns={})
@@ -48,7 +48,7 @@ def test_the_command_that_samples_is_python_and_survives_the_shell(tmp_path):
     assert "\n" not in command
 
 
-def test_a_long_prompt_stays_out_of_the_command(tmp_path):
+def test_a_long_prompt_is_left_out_of_the_command(tmp_path):
     (tmp_path / "policy").mkdir()
     long = Prompt(position=0, tokens=(3,), content="word " * 500, columns={})
     _, command = next_commands(tmp_path, 60, replace(AFTER, answers=(replace(AFTER.answers[0], prompt=long),)))[0]

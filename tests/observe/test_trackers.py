@@ -4,7 +4,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dqo.observe.trackers import TensorBoard, Wandb
-from tests.observe.records import make_evaluation, make_step
+from tests.helpers.steps import make_evaluation, make_step, send
 
 
 def read(folder) -> EventAccumulator:
@@ -13,10 +13,10 @@ def read(folder) -> EventAccumulator:
     return events
 
 
-def test_tensorboard_holds_the_numbers_and_leaves_out_the_undefined(tmp_path):
-    board = TensorBoard(folder=tmp_path, alpha=1.0)
+def test_tensorboard_gets_all_defined_metrics(tmp_path):
+    board = TensorBoard(folder=tmp_path)
     board.evaluated(0, make_evaluation(0.25))
-    board(make_step(1))
+    send(board, make_step(1))
     board.close()
     events = read(tmp_path)
     assert [(point.step, point.value) for point in events.Scalars("correct")] == [(1, 0.5)]
@@ -24,20 +24,20 @@ def test_tensorboard_holds_the_numbers_and_leaves_out_the_undefined(tmp_path):
     assert "kl" not in events.Tags()["scalars"]
 
 
-def test_tensorboard_drops_what_a_resumed_run_repeats(tmp_path):
-    board = TensorBoard(folder=tmp_path, alpha=1.0)
+def test_tensorboard_drops_the_points_that_a_resumed_run_writes_again(tmp_path):
+    board = TensorBoard(folder=tmp_path)
     for number in (1, 2, 3):
-        board(make_step(number))
+        send(board, make_step(number))
     board.close()
-    board = TensorBoard(folder=tmp_path, alpha=1.0, resumed_at=1)
-    board(make_step(2))
+    board = TensorBoard(folder=tmp_path, resumed_at=1)
+    send(board, make_step(2))
     board.close()
     assert [point.step for point in read(tmp_path).Scalars("correct")] == [1, 2]
 
 
-def test_tensorboard_drops_everything_of_a_run_that_starts_anew(tmp_path):
+def test_tensorboard_drops_all_points_of_a_run_resumed_from_the_start(tmp_path):
     for resumed_at in (None, 0):
-        board = TensorBoard(folder=tmp_path, alpha=1.0, resumed_at=resumed_at)
+        board = TensorBoard(folder=tmp_path, resumed_at=resumed_at)
         board.evaluated(0, make_evaluation(0.25))
         board.close()
     assert [point.step for point in read(tmp_path).Scalars("eval/pass@1")] == [0]
@@ -54,22 +54,22 @@ def no_key(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_wandb_runs_offline_without_a_key(tmp_path, no_key):
-    tracker = Wandb(folder=tmp_path, alpha=1.0, project="dqo", name="run", config={"k": 8})
-    tracker(make_step(1))
+    tracker = Wandb(folder=tmp_path, project="dqo", name="run", config={"k": 8})
+    send(tracker, make_step(1))
     tracker.evaluated(1, make_evaluation())
     tracker.close()
     assert tracker.failures == 0
-    resumed = Wandb(folder=tmp_path, alpha=1.0, project="dqo", name="run", config={"k": 8})
+    resumed = Wandb(folder=tmp_path, project="dqo", name="run", config={"k": 8})
     resumed.close()
     assert resumed.id and resumed.id == tracker.id
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
 @pytest.mark.slow
-def test_wandb_is_never_fatal_and_complains_once(tmp_path, no_key, caplog):
+def test_a_failure_of_wandb_does_not_end_the_run_and_is_logged_once(tmp_path, no_key, caplog):
     with caplog.at_level(logging.WARNING, "dqo"):
-        tracker = Wandb(folder=tmp_path, alpha=1.0, project="no/such/project", name="run", config={})
-        tracker(make_step(1))
+        tracker = Wandb(folder=tmp_path, project="no/such/project", name="run", config={})
+        send(tracker, make_step(1))
         tracker.close()
-    assert tracker.failures == 2  # as found and offline
+    assert tracker.failures == 2  # the start in wandb's own mode, and the start offline
     assert caplog.text.count("; the run goes on") == 1

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dqo.observe.frame import Scene, frame, sparkline
 from dqo.observe.view import View
-from tests.observe.records import HOSTILE, make_evaluation, make_step
+from tests.helpers.steps import HOSTILE, make_evaluation, make_step, send
 
 
 def terminal(width: int = 80, height: int = 24) -> Console:
@@ -27,7 +27,7 @@ def written(console: Console) -> str:
 
 
 def view(console: Console, **changes) -> View:
-    settings = {"steps": 4, "alpha": 1.0, "log_every": 1, "live": True, "title": "cities", "place": "runs/x"} | changes
+    settings = {"steps": 4, "log_every": 1, "live": True, "title": "cities", "place": "runs/x"} | changes
     return View(**settings, console=console)
 
 
@@ -36,7 +36,7 @@ def test_plain_lines_without_a_terminal():
     with view(console) as watch:
         watch.say("evaluating")
         watch.evaluated(0, make_evaluation(0.25))
-        watch(make_step(1))
+        send(watch, make_step(1))
     lines = written(console).splitlines()
     assert lines[0] == "evaluating"
     assert lines[1].startswith("eval step 0 n 4 reward 0.250 pass@1 0.250 pass@10 0.250 distinct_correct 0.250")
@@ -47,19 +47,19 @@ def test_plain_lines_without_a_terminal():
     assert "\x1b" not in written(console)
 
 
-def test_log_every_thins_the_lines_but_not_the_last():
+def test_every_nth_step_and_the_last_are_printed():
     console = piped()
     with view(console, log_every=3) as watch:
         for number in (1, 2, 3, 4):
-            watch(make_step(number))
+            send(watch, make_step(number))
     assert [line.split()[1] for line in written(console).splitlines()] == ["3/4", "4/4"]
 
 
-def drawn(scene_width: int, **console: int) -> list[str]:
+def frame_lines(scene_width: int, **console: int) -> list[str]:
     watch = view(terminal(**console))
     watch.evaluated(0, make_evaluation(0.25))
     for number in (1, 2, 3):
-        watch(make_step(number, texts=("Paris", "Paris", "Lima", HOSTILE)))
+        send(watch, make_step(number))
     watch.evaluated(3, make_evaluation(0.75))
     plain = Console(file=io.StringIO(), width=scene_width, _environ={})
     plain.print(frame(watch._scene, width=scene_width, now=watch._scene.began + 75))
@@ -68,61 +68,61 @@ def drawn(scene_width: int, **console: int) -> list[str]:
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_a_frame_fits_the_terminal(width):
-    lines = drawn(width)
+    lines = frame_lines(width)
     assert len(lines) <= 22
     assert max(map(len, lines)) <= width
 
 
-def test_a_frame_shows_what_matters():
-    text = "\n".join(drawn(100))
+def test_a_frame_shows_progress_metrics_and_samples():
+    text = "\n".join(frame_lines(100))
     for words in ("step 3/4", "1:15", "reward", "0.833", "42.9%", "entropy", "kl", "before", "step 3", "0.250", "0.750",
                   "rollout 5 tokens/s", "prompt", "City 0?", "Paris"):  # fmt: skip
         assert words in text, words
 
 
-def test_completions_cannot_reach_the_terminal():
+def test_control_characters_of_completions_do_not_reach_the_terminal():
     console = terminal(width=120)
     with view(console) as watch:
-        watch(make_step(1, texts=(HOSTILE, "Lima", "Oslo", "Oslo")))
+        send(watch, make_step(1, texts=(HOSTILE, "Lima", "Oslo", "Oslo")))
     text = written(console)
     assert "\x1b[2J" not in text
     assert "\u202e" not in text
     assert r"Paris\x1b[2J↵[bold red]x[/] \u202e" in text
 
 
-def test_log_records_go_above_the_frame_and_handlers_come_back(monkeypatch):
+def test_log_records_are_printed_above_the_frame_and_handlers_are_restored(monkeypatch):
     console = terminal()
-    torn = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", torn)
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
     ours = logging.getLogger("dqo")
-    handler = logging.StreamHandler()  # takes sys.stderr
+    handler = logging.StreamHandler()  # writes to sys.stderr
     monkeypatch.setattr(ours, "handlers", [handler])
     with view(console):
         logging.getLogger("dqo.somewhere").warning("tiny spread [red]")
-    assert torn.getvalue() == ""
+    assert stderr.getvalue() == ""
     assert "tiny spread [red]" in written(console)
     assert ours.handlers == [handler]
 
 
-def test_a_failure_leaves_the_terminal_in_order():
+def test_an_error_ends_the_live_view_and_shows_the_cursor():
     console = terminal()
     with pytest.raises(RuntimeError), view(console) as watch:
-        watch(make_step(1))
+        send(watch, make_step(1))
         raise RuntimeError
     assert "stopped" in written(console)
-    assert written(console).rstrip().endswith("\x1b[?25h")  # the cursor is back
+    assert written(console).rstrip().endswith("\x1b[?25h")  # shows the cursor
 
 
-def test_sparkline():
+def test_sparkline_scales_averages_and_leaves_gaps():
     nan = float("nan")
     assert sparkline([0.0, 7.0, 3.0], 10) == "▁█▄"
     assert sparkline([1.0, 1.0], 10) == "▄▄"
     assert sparkline([nan, 1.0, 2.0], 10) == " ▁█"
     assert sparkline([nan], 10) == ""
-    assert sparkline([9.0, 0.0, 0.0, 7.0, 7.0], 3) == "█▁▆"  # 9 | 0 0 | 7 7: from the newest
+    assert sparkline([9.0, 0.0, 0.0, 7.0, 7.0], 3) == "█▁▆"  # groups 9 | 0 0 | 7 7
 
 
-def test_a_scene_before_the_first_step():
+def test_a_frame_before_the_first_step():
     scene = Scene(title="t", place="p", steps=4, began=0.0, metrics={}, before={}, latest={})
     console = piped()
     console.print(frame(replace(scene, doing="loading"), width=80, now=3.0))

@@ -6,7 +6,7 @@ from tests.reward.tasks import PROMPTS, FixedPrompts
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, request):
-    """Where the test stands, with ``my_module.py`` beside it."""
+    """The test's working folder; ``my_module.py`` in it has the text of the test module's ``MODULE``."""
     (tmp_path / "my_module.py").write_text(request.module.MODULE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -14,7 +14,7 @@ def folder(tmp_path, monkeypatch, request):
 
 @pytest.fixture
 def build(folder):
-    """Python rewards, closed after the test."""
+    """Builds Python rewards and closes them after the test."""
     built = []
 
     def build(function, prompts=PROMPTS, **changes) -> Python:

@@ -1,4 +1,4 @@
-"""A task of fixed prompts for the rewards' tests, and completions of two of them."""
+"""A task with fixed prompts for the tests of rewards, and completions of two prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tests.factories import make_rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class FixedPrompts:
-    """Checks that a finished completion is the column ``answer``; without that column it has no check."""
+    """Its check compares a finished completion with the column ``answer``; without that column it has no check."""
 
     prompts: tuple[Prompt, ...]
 

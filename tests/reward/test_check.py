@@ -32,20 +32,20 @@ def test_truncated_completions_are_masked():
     assert rewards.valid_PK.tolist() == [[True, False, True], [True, False, True]]
     assert rewards.total_PK.tolist() == [[0.75, 0.0, 0.25], [0.75, 0.0, 0.25]]
     assert torch.equal(ROLLOUTS.finished_B.view(2, 3), rewards.valid_PK)
-    assert torch.equal(rewards.parts["check"].isnan(), ~rewards.valid_PK)  # and not even checked
+    assert torch.equal(rewards.parts["check"].isnan(), ~rewards.valid_PK)  # NaN: the check was not called
 
 
-def test_a_task_without_a_check_is_refused_before_any_work():
+def test_a_task_without_a_check_is_refused_at_construction():
     with pytest.raises(ConfigError, match="reward=python"):
         Check(FixedPrompts(prompts=(prompt(0),)), mask_truncated_completions=False)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, 1e39])
-def test_a_verdict_that_is_no_number_names_the_prompt(number):
+def test_a_verdict_that_is_not_finite_names_the_prompt(number):
     class Broken(FixedPrompts):
         def check(self, prompt, text, finished):
             return replace(Verdict(reward=0.0, correct=False), reward=number if prompt.position == 4 else 1.0)
 
-    with pytest.raises(StageError, match=r"gave (nan|inf|1e\+39)") as caught:
+    with pytest.raises(StageError, match=r"returned (nan|inf|1e\+39)") as caught:
         Check(Broken(prompts=PROMPTS), mask_truncated_completions=False).score(ROLLOUTS)
     assert caught.value.positions == (4,)

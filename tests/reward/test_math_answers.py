@@ -11,7 +11,7 @@ from dqo.stages import Reward
 from tests.factories import make_rollouts
 from tests.reward.tasks import FixedPrompts, prompt
 
-HANG = "it is $100000000!$"  # sympy computes it, without end and inside C
+HANG = "it is $100000000!$"  # sympy computes this number, which never ends, inside C code
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def build():
         reward.close()
 
 
-def scored(reward: Math, prompts: list[Prompt], *groups: list[str], **kwargs):
+def rewards_of(reward: Math, prompts: list[Prompt], *groups: list[str], **kwargs):
     texts = [text for group in groups for text in group]
     return reward.score(make_rollouts(texts, len(groups[0]), prompts=prompts, **kwargs))
 
@@ -38,7 +38,7 @@ def scored(reward: Math, prompts: list[Prompt], *groups: list[str], **kwargs):
 def test_equal_answers_of_any_form(build):
     prompts = [prompt(0, answer="72"), prompt(1, answer=r"\frac{1}{2}"), prompt(2, answer=1000)]
     reward = build(prompts)
-    rewards = scored(
+    rewards = rewards_of(
         reward,
         prompts,
         ["The answer is 72.", r"so $\boxed{72}$", "71", "I do not know"],
@@ -64,26 +64,26 @@ def test_answers_as_data_sets_write_them(build):
         ("50%", r"$50\%$", "5"),
     ]
     prompts = [prompt(i, answer=answer) for i, (answer, _, _) in enumerate(cases)]
-    assert scored(build(prompts), prompts, *[list(texts) for _, *texts in cases]).total_PK.tolist() == [[1, 0]] * 8
+    assert rewards_of(build(prompts), prompts, *[list(texts) for _, *texts in cases]).total_PK.tolist() == [[1, 0]] * 8
 
 
-def test_a_hang_stops_the_run_or_costs_its_completion_alone(build):
+def test_a_hang_stops_the_run_or_invalidates_its_completion_only(build):
     prompts = [prompt(5, answer="72"), prompt(6, answer="8")]
     groups = ["72", HANG, "71"], ["8", HANG, "8"]
     with pytest.raises(StageError, match=r"math-verify failed on 'it is .100000000!.': no answer within 0.5") as caught:
-        scored(build(prompts, timeout=0.5), prompts, *groups)
+        rewards_of(build(prompts, timeout=0.5), prompts, *groups)
     assert caught.value.positions == (5,)
     reward = build(prompts, timeout=0.5, on_error="mask")
-    rewards = scored(reward, prompts, *groups)
+    rewards = rewards_of(reward, prompts, *groups)
     assert rewards.total_PK.tolist() == [[1, 0, 0], [1, 0, 1]]
     assert rewards.valid_PK.tolist() == [[True, False, True]] * 2 and rewards.parts["math"][:, 1].isnan().all()
     assert reward.counters() == {"math/errors": 2, "math/timeouts": 2, "math/unparsed": 0, "math/restarts": 2}
 
 
-def test_a_number_for_what_hangs_and_repeated_texts_hang_once(build):
+def test_a_number_for_hangs_and_equal_texts_hang_once(build):
     prompts = [prompt(5, answer="72")]
-    reward = build(prompts, timeout=0.5, on_error="-0.5")
-    rewards = scored(reward, prompts, [HANG, "72", HANG, HANG])
+    reward = build(prompts, timeout=0.5, on_error=-0.5)
+    rewards = rewards_of(reward, prompts, [HANG, "72", HANG, HANG])
     assert rewards.total_PK.tolist() == [[-0.5, 1, -0.5, -0.5]] and rewards.valid_PK.all()
     assert rewards.correct_PK is not None and rewards.correct_PK.tolist() == [[False, True, False, False]]
     assert (reward.counters()["math/errors"], reward.counters()["math/restarts"]) == (3, 1)
@@ -91,40 +91,32 @@ def test_a_number_for_what_hangs_and_repeated_texts_hang_once(build):
 
 def test_truncated_completions_are_masked(build):
     prompts = [prompt(0, answer="7")]
-    rewards = scored(build(prompts, mask_truncated_completions=True), prompts, ["7", "7"], finished=[True, False])
+    rewards = rewards_of(build(prompts, mask_truncated_completions=True), prompts, ["7", "7"], finished=[True, False])
     assert rewards.valid_PK.tolist() == [[True, False]] and rewards.total_PK.tolist() == [[1, 0]]
     assert rewards.correct_PK is not None and rewards.correct_PK.tolist() == [[True, False]]
 
 
 def test_a_masked_completion_is_not_judged(build):
-    """It may hang, and have no answer: nothing is counted."""
+    """A masked completion that would hang, or has no answer, is not counted."""
     prompts = [prompt(0, answer="7")]
     reward = build(prompts, mask_truncated_completions=True)
-    rewards = scored(reward, prompts, ["7", HANG, "I do not know"], finished=[True, False, False])
+    rewards = rewards_of(reward, prompts, ["7", HANG, "I do not know"], finished=[True, False, False])
     assert rewards.parts["math"].isnan().tolist() == [[False, True, True]]
     assert not any(reward.counters().values())
 
 
-def test_answers_that_are_none_name_their_prompt_whatever_is_tolerated(build):
+def test_a_right_answer_that_cannot_be_parsed_names_its_prompt_whatever_on_error_is(build):
     reward = build([prompt(8, answer="7")], on_error="mask")
     for answer, message in [("Paris", "no answer in 'Paris'"), ("", "no answer"), ([7], r"\[7\]"), (None, "None")]:
         prompts = [prompt(8, answer="7"), prompt(9, answer=answer)]
         with pytest.raises(StageError, match=message) as caught:
-            scored(reward, prompts, ["7"], ["7"])
+            rewards_of(reward, prompts, ["7"], ["7"])
         assert caught.value.positions == (9,)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"answer_column": "gold"}, "reward.answer_column=gold: there is no such column; there are answer"),
-        ({"timeout": -1.0}, "reward.timeout=-1.0: seconds above 0"),
-        ({"on_error": "zero"}, "reward.on_error=zero: allowed are raise, mask and numbers"),
-    ],
-)
-def test_mistakes_are_found_before_any_work(build, changes, message):
-    with pytest.raises(ConfigError, match=message):
-        build([prompt(0, answer="7")], **changes)
+def test_a_column_that_is_not_there_is_found_at_construction(build):
+    with pytest.raises(ConfigError, match=r"reward.answer_column=gold: there is no such column; there are answer"):
+        build([prompt(0, answer="7")], answer_column="gold")
 
 
 def test_gsm8ks_own_solutions_are_right(build):
@@ -134,4 +126,4 @@ def test_gsm8ks_own_solutions_are_right(build):
     rows = [json.loads(line) for line in path.read_text().splitlines()[:100]]
     prompts = [prompt(i, answer=row["answer"].rpartition("#### ")[2]) for i, row in enumerate(rows)]
     texts = [[row["answer"], "The answer is -12345."] for row in rows]
-    assert scored(build(prompts), prompts, *texts).total_PK.tolist() == [[1, 0]] * 100
+    assert rewards_of(build(prompts), prompts, *texts).total_PK.tolist() == [[1, 0]] * 100

@@ -1,11 +1,11 @@
-"""Functions that misbehave: each in its own way, each with its own outcome."""
+"""User functions that misbehave, and the message and counters for each of them."""
 
 import re
 
 import pytest
 
 from dqo.errors import StageError
-from dqo.reward.sandbox.process import SandboxError
+from dqo.reward.sandbox.sandbox import SandboxError
 from tests.factories import make_rollouts
 from tests.reward.tasks import PROMPTS, ROLLOUTS
 
@@ -77,7 +77,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_failures_are_masked_counted_and_told_once(build, caplog, name):
+def test_failures_are_masked_counted_and_logged_once(build, caplog, name):
     reward = build(name, timeout=0.5 if name == "hangs" else 5.0, on_error="mask", memory_gb=1.0)
     rewards = reward.score(ROLLOUTS)
     assert not rewards.valid_PK.any() and not rewards.total_PK.any() and rewards.parts[name].isnan().all()
@@ -88,21 +88,21 @@ def test_failures_are_masked_counted_and_told_once(build, caplog, name):
     assert re.search(FAILURES[name], record.message)
 
 
-def test_arguments_that_are_changed_are_the_functions_own(build):
+def test_a_function_changes_only_its_own_copy_of_the_arguments(build):
     texts = tuple(ROLLOUTS.texts)
     parts = build(["my_module.clears", "my_module.score"]).score(ROLLOUTS).parts
     assert parts["clears"].eq(1).all() and parts["score"].tolist() == [[1, 2, 1], [1, 1, 3]]
     assert ROLLOUTS.texts == texts and PROMPTS[0].columns == {"answer": "w1", "id": 7}
 
 
-def test_a_function_that_moves_away_stays_findable(build, folder):
+def test_a_function_that_changes_its_folder_is_still_found(build, folder):
     reward = build("my_module.py:crowded", on_error="mask")
     assert [reward.score(ROLLOUTS).total_PK[0, 0].item() for _ in range(2)] == [3, 3]  # the second time from moved/a
     assert reward.counters()["crowded/errors"] == 0
 
 
-def test_what_it_says_of_a_masked_completion_is_nothing(build):
-    """Completion 1 is truncated: its NaN neither stops the run nor is counted, and costs no other anything."""
+def test_values_for_masked_completions_are_ignored(build):
+    """Completion 1 is truncated: its NaN does not stop the run, is not counted and changes no other completion."""
     with pytest.raises(StageError, match="returned nan for row 1"):
         build("truncated_fail").score(ROLLOUTS)
     reward = build("truncated_fail", mask_truncated_completions=True)
@@ -115,7 +115,7 @@ def test_what_it_says_of_a_masked_completion_is_nothing(build):
     reward.score(ROLLOUTS)
     assert reward.counters()["raises/errors"] == 5
     cut = make_rollouts(["w1"] * 3, 3, prompts=PROMPTS[:1], finished=[False] * 3)
-    assert not build("raises", mask_truncated_completions=True).score(cut).valid_PK.any()  # was not asked
+    assert not build("raises", mask_truncated_completions=True).score(cut).valid_PK.any()  # the function was not called
 
 
 @pytest.mark.parametrize("name", ["short", "leaves"])
@@ -126,7 +126,7 @@ def test_failures_stop_the_run_by_default(build, name):
     assert isinstance(caught.value.__cause__, SandboxError) == (name == "leaves")
 
 
-def test_a_bad_value_costs_its_row_alone(build):
+def test_a_bad_value_invalidates_its_row_only(build):
     with pytest.raises(StageError, match="returned nan for row 2 of 6") as caught:
         build("nan").score(ROLLOUTS)
     assert caught.value.positions == (3, 4)
@@ -136,8 +136,8 @@ def test_a_bad_value_costs_its_row_alone(build):
     assert rewards.total_PK.tolist() == [[1, 1, 0], [1, 1, 0]] and reward.counters()["nan/errors"] == 2
 
 
-def test_a_number_in_place_of_failures(build):
-    reward = build(["my_module.nan", "my_module.score"], on_error="-1", correct_above=-10.0)
+def test_failures_get_the_number_of_on_error(build):
+    reward = build(["my_module.nan", "my_module.score"], on_error=-1.0, correct_above=-10.0)
     rewards = reward.score(ROLLOUTS)
     assert rewards.valid_PK.all()
     assert rewards.parts["nan"].tolist() == [[1, 1, -1], [1, 1, -1]]
@@ -152,7 +152,7 @@ def test_later_failures_are_only_counted(build, caplog):
     assert len(caplog.records) == 1 and reward.counters()["short/errors"] == 18
 
 
-def test_after_a_time_out_the_function_is_used_again(build):
+def test_after_a_timeout_the_function_is_called_again(build):
     reward = build("first_time_hangs", timeout=0.5, on_error="mask")
     assert not reward.score(ROLLOUTS).valid_PK.any()
     assert reward.score(ROLLOUTS).total_PK.tolist() == [[1] * 3] * 2

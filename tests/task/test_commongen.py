@@ -1,4 +1,4 @@
-"""CommonGen on small files in upstream's format, on its faults, and on the real ones where they are at hand."""
+"""CommonGen on small files in upstream's format, on faulty files, and on the real files if they are present."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from dqo.errors import ConfigError
 from dqo.task.commongen import CommonGen
 from tests.factories import word_tokenizer
+from tests.task.builders import with_rendering
 
 REAL = Path(__file__).parents[2] / "../shared/data/commongen"
 TRAIN = [
@@ -31,7 +32,7 @@ def write(folder: Path, train=TRAIN, dev=DEV) -> Path:
 
 
 def task(folder: Path, **keys) -> CommonGen:
-    keys = {"seed": 0, "max_completion_length": 40, "chat_template": True, "held_out": 2, **keys}
+    keys = with_rendering({"held_out": 2, **keys}, max_completion_length=40)
     return CommonGen(word_tokenizer(["word"]), 256, data_dir=str(folder), **keys)
 
 
@@ -44,7 +45,7 @@ def test_rows_are_concept_sets(tmp_path):
     assert {frozenset(p.columns["concepts"]) for p in subject.held_out()} == {
         frozenset({"chair", "dog", "sit"}),
         frozenset({"cat", "park"}),
-    }  # not ball, dog, park: trained on
+    }  # not {ball, dog, park}, which is a training set
 
 
 def test_held_out_sets_are_the_same_for_every_seed(tmp_path):
@@ -54,7 +55,7 @@ def test_held_out_sets_are_the_same_for_every_seed(tmp_path):
     assert len(first) == 4
 
 
-def test_demonstrations_are_references_as_sentences(tmp_path):
+def test_demonstrations_get_capital_and_full_stop(tmp_path):
     pairs = task(write(tmp_path)).demonstrations(40, 0)
     assert {text for _, text in pairs} == {
         "A dog runs to the ball in the park.",
@@ -87,20 +88,19 @@ def test_missing_file(tmp_path):
         task(tmp_path)
 
 
-def test_files_that_do_not_belong_together(tmp_path):
+def test_files_whose_lines_do_not_match(tmp_path):
     folder = write(tmp_path)
     (folder / "commongen.dev.tgt.txt").write_text("one line\n", "utf-8")
     with pytest.raises(ConfigError, match=r"dev.src_alpha.txt, line 2: .*commongen.dev.tgt.txt.*line by line"):
         task(folder)
 
 
-@pytest.mark.parametrize("held_out", [0, 3])
-def test_held_out_out_of_range(tmp_path, held_out):
-    with pytest.raises(ConfigError, match=f"task.held_out={held_out}: 1 to 2 can be; type task.held_out=2"):
-        task(write(tmp_path), held_out=held_out)
+def test_more_held_out_than_there_are(tmp_path):
+    with pytest.raises(ConfigError, match=r"task.held_out=3: 1 to 2 can be; type task.held_out=2"):
+        task(write(tmp_path), held_out=3)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the upstream files are not at hand")
+@pytest.mark.skipif(not REAL.exists(), reason="needs the shared data folder")
 def test_real_files():
     subject = task(REAL, held_out=991)
     trained = {frozenset(row.columns["concepts"]) for row in subject._training}
@@ -108,6 +108,6 @@ def test_real_files():
     assert len(trained) == len(subject._training) == 26_749
     assert not trained & {frozenset(p.columns["concepts"]) for p in held_out}
     assert {len(p.columns["concepts"]) for p in held_out[:200]} == {3, 4, 5}
-    # People's sentences pass the check; those of the training split are all known words.
+    # Human sentences pass the check; all words of the training split's sentences are known.
     pairs = subject.demonstrations(1000, 0)
     assert sum(subject.check(p, text, True).correct for p, text in pairs) >= 920

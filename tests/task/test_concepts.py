@@ -1,11 +1,10 @@
-"""The grammar, that prompts have many right answers, and what counts as one."""
+"""The grammar, the number of right answers of a prompt, and the check of an answer."""
 
 import itertools
 import random
 
 import pytest
 
-from dqo.errors import ConfigError
 from dqo.task.concepts import RESERVED, Concepts
 from dqo.task.language.grammar import DETERMINER, Grammar
 from tests.factories import word_tokenizer
@@ -31,11 +30,11 @@ def test_vocabulary_is_complete_and_words_have_one_class(grammar):
     assert len(set(classed)) == len(classed)
     literals = set(itertools.chain(*grammar.templates)) - set(grammar.classes)
     assert sorted({*classed, *literals, ":"}) == grammar.words
-    assert not set(grammar.classes) & set(grammar.words)  # or "food" would be a food
+    assert not set(grammar.classes) & set(grammar.words)  # else the text "food" would match the class food
     assert 120 <= len(grammar.words) <= 160
 
 
-def test_no_word_asks_for_an(grammar):
+def test_no_word_after_a_starts_with_a_vowel(grammar):
     pairs = {pair for template in grammar.templates for pair in itertools.pairwise(template)}
     after_a = [name for determiner, name in pairs if determiner == DETERMINER]
     assert len(after_a) > 5
@@ -75,7 +74,7 @@ def test_no_sentences(grammar, text):
 
 
 def test_every_kind_of_prompt_has_dozens_of_short_answers(grammar, task):
-    """By brute force: the templates from the shortest on, filled with the concepts and two more words of each class."""
+    """Brute force: the templates by length, filled with the concepts and two more words of each class."""
     prompts = {tuple(sorted(grammar.class_of(w) for w in p.columns["concepts"])): p for p in task.held_out()}
     assert len(prompts) == len({tuple(sorted(kind)) for kind in grammar._kinds})
     for kind, prompt in prompts.items():
@@ -85,13 +84,13 @@ def test_every_kind_of_prompt_has_dozens_of_short_answers(grammar, task):
             for name, of_class in grammar.classes.items()
         }
         right, template = set(), ()
-        for template in itertools.chain(*grammar._by_length(kind)):
+        for template in itertools.chain(*grammar._templates_by_length(kind)):
             texts = map(" ".join, itertools.product(*(words.get(slot, [slot]) for slot in template)))
             right |= {task.key(prompt, text) for text in texts if task.check(prompt, text, True).correct}
             if len(right) >= 24:
                 break
         assert len(right) >= 24, (concepts, sorted(right))
-        assert len(template) <= 11, "and these are short"
+        assert len(template) <= 11, "the answers are not short"
 
 
 def test_prompts_have_hundreds_of_right_answers(grammar, task):
@@ -138,13 +137,7 @@ def test_demonstrations_are_noisy_as_documented(task):
     pairs = task.demonstrations(3000, 0)
     assert pairs[:50] == task.demonstrations(50, 0)
     missing = [not set(p.columns["concepts"]) <= set(text.split()) for p, text in pairs]
-    # Swapped: 1/3. Dropped: 1/6, of which about 3 in 13 take a concept away.
+    # A concept is replaced: 1/3. A word is dropped: 1/6, and about 3 in 13 words are concepts.
     assert sum(missing) / 3000 == pytest.approx(1 / 3 + 2 / 3 * 1 / 6 * 3 / 13, abs=0.03)
     right = sum(task.check(p, text, True).correct for p, text in pairs) / 3000
     assert right == pytest.approx(2 / 3 * 5 / 6, abs=0.04)
-
-
-@pytest.mark.parametrize("held_out", [0, RESERVED + 1])
-def test_held_out_out_of_range(grammar, held_out):
-    with pytest.raises(ConfigError, match=f"task.held_out={held_out}: 1 to {RESERVED} can be; type task.held_out=200"):
-        concepts(grammar, held_out=held_out)

@@ -1,4 +1,4 @@
-"""GSM8K on small files in upstream's format, on their faults, and on the real ones where they are at hand."""
+"""GSM8K on small files in upstream's format, on faulty files, and on the real files if they are present."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from dqo.errors import ConfigError
 from dqo.task.gsm8k import Gsm8k
 from tests.factories import word_tokenizer
+from tests.task.builders import with_rendering
 
 REAL = Path(__file__).parents[2] / "../shared/data/gsm8k"
 TRAIN = [
@@ -27,7 +28,7 @@ def write(folder: Path, train=TRAIN, test=TEST) -> Path:
 
 
 def task(folder: Path | None, **keys) -> Gsm8k:
-    keys = {"seed": 0, "max_completion_length": 40, "chat_template": True, "held_out": 2, **keys}
+    keys = with_rendering({"held_out": 2, **keys}, max_completion_length=40)
     return Gsm8k(word_tokenizer(["word"]), 1024, data_dir=None if folder is None else str(folder), **keys)
 
 
@@ -93,7 +94,7 @@ def test_key_is_the_way_of_calculating(tmp_path):
 @pytest.mark.parametrize(
     ("text", "value"), [("0.03/4", "3/400"), ("1,000/8", "125"), ("7/0", "None"), ("9" * 5000, "None")]
 )
-def test_what_a_policy_may_write_for_a_number(tmp_path, text, value):
+def test_fractions_division_by_zero_and_endless_digits(tmp_path, text, value):
     subject = task(write(tmp_path))
     prompt, _ = subject.draw(0, 1)
     assert subject.key(prompt[0], text) == value
@@ -103,8 +104,11 @@ def test_what_a_policy_may_write_for_a_number(tmp_path, text, value):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "What?"}, r'train.jsonl, line 3: "question" and "answer" are needed as text; it has question'),
-        ({"question": 3, "answer": "#### 3"}, r"train.jsonl, line 3: .* it has question, answer"),
+        (
+            {"question": "What?"},
+            r'train.jsonl, line 3: "question" and "answer" are needed as text; the row has question',
+        ),
+        ({"question": 3, "answer": "#### 3"}, r"train.jsonl, line 3: .* the row has question, answer"),
         ({"question": "What?", "answer": "It is 3."}, r"train.jsonl, line 3: the answer does not end in"),
         ({"question": "What?", "answer": "#### three"}, r"train.jsonl, line 3: the answer does not end in"),
         ([1], r"train.jsonl, line 3: an array, but an object"),
@@ -120,13 +124,12 @@ def test_missing_folder(tmp_path):
         task(tmp_path / "none")
 
 
-@pytest.mark.parametrize("held_out", [0, 3])
-def test_held_out_out_of_range(tmp_path, held_out):
-    with pytest.raises(ConfigError, match=f"task.held_out={held_out}: the test split has 2 rows; type task.held_out=2"):
-        task(write(tmp_path), held_out=held_out)
+def test_more_held_out_than_there_are(tmp_path):
+    with pytest.raises(ConfigError, match=r"task.held_out=3: the test split has 2 rows; type task.held_out=2"):
+        task(write(tmp_path), held_out=3)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the upstream files are not at hand")
+@pytest.mark.skipif(not REAL.exists(), reason="needs the shared data folder")
 def test_real_files():
     subject = task(REAL, held_out=1319)
     assert len(subject.held_out()) == 1319

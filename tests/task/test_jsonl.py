@@ -1,4 +1,4 @@
-"""A user's file: its forms, and a clear error for each of its faults."""
+"""A user's file: the forms it may have, and a clear error for each fault."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,9 @@ import pytest
 
 from dqo.errors import ConfigError
 from dqo.task.jsonl import Jsonl
+from dqo.task.reading.fields import Fields
 from tests.factories import word_tokenizer
+from tests.task.builders import with_rendering
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
 LINES = [{"prompt": f"question {n}", "answer": n, "topic": "sums"} for n in range(10)]
@@ -21,19 +23,20 @@ def write(folder: Path, lines, name: str = "my.jsonl") -> str:
 def task(path: str | None, *, context: int = 64, template_of_model: str | None = TEMPLATE, **keys) -> Jsonl:
     tokenizer = word_tokenizer(["question"])
     tokenizer.chat_template = template_of_model
-    given = {
-        "seed": 0, "max_completion_length": 8, "chat_template": True, "path": path, "eval_path": None, "held_out": 2,
+    columns = {
         "prompt_column": "prompt", "template": None, "system_prompt": None, "columns": None, "answer_column": None,
-        "completion_column": None, "skip_long": False,
+        "completion_column": None,
     }  # fmt: skip
-    return Jsonl(tokenizer, context, **{**given, **keys})
+    fields = Fields(**{name: keys.pop(name, value) for name, value in columns.items()})
+    given = {"path": path, "eval_path": None, "held_out": 2, "skip_long": False, **keys}
+    return Jsonl(tokenizer, context, fields=fields, **with_rendering(given, max_completion_length=8))
 
 
 def contents(subject: Jsonl) -> set:
     return {p.content for p in subject.draw(0, len(subject._training))[0]}
 
 
-def test_split_is_the_file_s_not_the_seed_s(tmp_path):
+def test_split_does_not_depend_on_the_seed(tmp_path):
     path = write(tmp_path, LINES)
     first, second = task(path), task(path, seed=1)
     held_out = [p.content for p in first.held_out()]
@@ -43,7 +46,7 @@ def test_split_is_the_file_s_not_the_seed_s(tmp_path):
     assert [p.content for p in first.draw(0, 8)[0]] != [p.content for p in second.draw(0, 8)[0]]
 
 
-def test_same_prompt_in_several_lines_is_on_one_side(tmp_path):
+def test_lines_with_the_same_prompt_stay_together(tmp_path):
     subject = task(write(tmp_path, [*LINES, *LINES[:5]]), held_out=9)
     (left,) = contents(subject)
     assert left not in [p.content for p in subject.held_out()]
@@ -124,8 +127,8 @@ USER = {"role": "user", "content": "hello"}
 @pytest.mark.parametrize(
     ("line", "keys", "message"),
     [
-        ({"question": "q"}, {}, r'line 11: there is no "prompt", only question; type task.prompt_column=NAME'),
-        ({}, {}, r'line 11: there is no "prompt", only nothing'),
+        ({"question": "q"}, {}, r'line 11: there is no field "prompt", only question; type task.prompt_column=NAME'),
+        ({}, {}, r'line 11: there is no field "prompt", only nothing'),
         ({"prompt": 3}, {}, r'line 11: "prompt" is a number; text or a list of messages is needed'),
         ({"prompt": None}, {}, r'line 11: "prompt" is null'),
         ({"prompt": {"role": "user"}}, {}, r'line 11: "prompt" is an object'),
@@ -135,7 +138,7 @@ USER = {"role": "user", "content": "hello"}
         ({"prompt": [{"role": "user"}]}, {}, "line 11: .*message 1"),
         ({"prompt": [USER, {"role": "bot", "content": "x"}]}, {}, "message 2: role 'bot' is none of system, user"),
         ({"prompt": [{"role": "user", "content": None}]}, {}, "message 1: the content is null; text is needed"),
-        ({"prompt": [USER, {"role": "assistant", "content": "x"}]}, {}, "ends with the assistant's words"),
+        ({"prompt": [USER, {"role": "assistant", "content": "x"}]}, {}, "ends with a message of the assistant"),
         (
             {"prompt": [USER]},
             {"chat_template": False},
@@ -150,19 +153,19 @@ USER = {"role": "user", "content": "hello"}
         (
             {"prompt": "new"},
             {"answer_column": "answer"},
-            r'there is no "answer", only prompt; type task.answer_column=',
+            r'there is no field "answer", only prompt; type task.answer_column=',
         ),
         ({"prompt": "new", "answer": [1]}, {"answer_column": "answer"}, r'"answer" \(task.answer_column\) is an array'),
         (
             {"prompt": "new", "answer": True},
             {"answer_column": "answer"},
-            "is a truth value; text or a number",
+            "is a boolean; text or a number",
         ),
         ({"prompt": "new"}, {"completion_column": "answer"}, r"line 11: .* type task.completion_column="),
         (
             {"prompt": "new"},
             {"columns": {"a": "answer"}},
-            r'there is no "answer", only prompt; type task.columns.a=',
+            r'there is no field "answer", only prompt; type task.columns.a=',
         ),
         (
             {"prompt": "new"},
@@ -181,7 +184,7 @@ def test_wrong_line(tmp_path, line, keys, message):
     assert "\n" not in str(raised.value)
 
 
-def test_template_that_is_no_template(tmp_path):
+def test_template_with_a_syntax_error(tmp_path):
     with pytest.raises(ConfigError, match=r"task.template: unexpected .*type task.template='\{\{ question \}\}'"):
         task(write(tmp_path, LINES), template="{{ question")
 
@@ -201,7 +204,6 @@ def test_template_is_sandboxed(tmp_path):
         ),
         (10, 64, r"task.held_out=64"),
         (1, 1, r"has 1 different prompts .* add lines, or task.eval_path=FILE"),
-        (10, 0, r"task.held_out=0: .* type task.held_out=64"),
     ],
 )
 def test_held_out_that_leaves_nothing(tmp_path, lines, held_out, message):

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from dqo.credit.gating.gate import Gate, passing
+from dqo.credit.gating.gate import Gate, Gating
 from dqo.errors import ConfigError
 from tests.credit.groups import group
 
@@ -20,19 +20,31 @@ VALID = [[True, True, True, False]]
         (Gate.threshold, -1.0, [True, True, True, False]),
     ],
 )
-def test_who_passes(gate, threshold, expected):
+def test_each_gate_passes_its_completions(gate, threshold, expected):
     _, rewards = group(REWARDS, VALID)
-    assert passing(rewards, gate, threshold).tolist() == [expected]
+    assert Gating(gate=gate, threshold=threshold).mask(rewards).tolist() == [expected]
 
 
-def test_a_reward_without_a_notion_of_correct_passes_the_other_gates():
+def test_only_gate_correct_needs_a_reward_that_says_what_is_correct():
     _, rewards = group(REWARDS, VALID)
     rewards = replace(rewards, correct_PK=None)
-    assert passing(rewards, Gate.none, None).tolist() == VALID
-    assert passing(rewards, Gate.threshold, 1.0).tolist() == [[False, False, True, False]]
+    assert Gating(gate=Gate.none, threshold=None).mask(rewards).tolist() == VALID
+    assert Gating(gate=Gate.threshold, threshold=1.0).mask(rewards).tolist() == [[False, False, True, False]]
     with pytest.raises(ConfigError) as caught:
-        passing(rewards, Gate.correct, None)
+        Gating(gate=Gate.correct, threshold=None).mask(rewards)
     assert str(caught.value) == (
         "credit.gate=correct: this reward does not say which completions are correct; "
         "type credit.gate=threshold credit.threshold=0.5, or credit.gate=none"
     )
+
+
+@pytest.mark.parametrize(
+    ("gate", "threshold", "message"),
+    [
+        (Gate.threshold, None, r"credit\.threshold=null: .* type credit\.threshold=0\.5"),
+        (Gate.none, 0.5, r"credit\.threshold=0\.5: .* type credit\.gate=threshold, or credit\.threshold=null"),
+    ],
+)
+def test_a_threshold_and_its_gate_come_together(gate, threshold, message):
+    with pytest.raises(ConfigError, match=message):
+        Gating(gate=gate, threshold=threshold)

@@ -1,11 +1,12 @@
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from dqo.errors import ConfigError
 from dqo.learner.update.logprobs import plain_head, token_logprobs, use_shared_prompt
 from dqo.learner.update.packing import micro_batches
-from dqo.models.attention import NAME, use_dqo_attention
+from dqo.models.attention import ATTENTION_NAME, use_dqo_attention
 from tests.factories import make_experience, tiny_llama
 from tests.learner.builders import CPU, tiny_qwen2
 
@@ -13,7 +14,7 @@ MODELS = {"tied": tiny_llama, "untied": lambda: tiny_llama(tied=False), "qwen2":
 
 
 def by_definition(model, rollouts, temperature):
-    """One row at a time, all logits, log_softmax."""
+    """Log-probabilities and entropies of the sampled tokens: one row at a time, all logits, log_softmax."""
     logprobs, entropies = [], []
     for row in range(len(rollouts.texts)):
         tokens_T = rollouts.tokens_BT[row, : int(rollouts.lengths_B[row])]
@@ -27,7 +28,7 @@ def by_definition(model, rollouts, temperature):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_both_forms_are_the_definition_in_values_and_gradients(name, shared, temperature):
+def test_both_forms_equal_the_definition_in_values_and_gradients(name, shared, temperature):
     model, rollouts = MODELS[name](), make_experience(prompts=3, k=4).rollouts
     use_dqo_attention(model)
     (batch,) = micro_batches(rollouts, list(range(12)), budget=1000, shared=shared)
@@ -42,56 +43,59 @@ def test_both_forms_are_the_definition_in_values_and_gradients(name, shared, tem
         torch.autograd.grad((values_N * weights_N).sum(), list(model.parameters()))
         for values_N in (logprobs_N, expected_N)
     )
-    for parameter, of_form, of_definition in zip(model.parameters(), got, expected, strict=True):
-        assert of_definition.abs().max() > 1e-4, parameter.shape
-        torch.testing.assert_close(of_form, of_definition, rtol=0, atol=1e-5)
+    for parameter, gradient, expected_gradient in zip(model.parameters(), got, expected, strict=True):
+        assert expected_gradient.abs().max() > 1e-4, parameter.shape
+        torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_models_whose_attention_can_be_ours_are_let_through(name):
+def test_models_with_sdpa_attention_can_share_prompts(name):
     policy = MODELS[name]()
     use_shared_prompt(policy, CPU)
-    assert policy.config._attn_implementation == NAME
+    assert policy.config._attn_implementation == ATTENTION_NAME
 
 
-def test_gpt2_shares_prompts_too():
+def test_gpt2_can_share_prompts():
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=63, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2)
     use_shared_prompt(GPT2LMHeadModel(config).eval(), CPU)
 
 
-def test_a_model_that_computes_something_else_is_refused():
-    class Unplaced(LlamaForCausalLM):
+def test_a_model_with_other_logprobs_under_shared_prompts_is_refused():
+    class IgnoresPositions(LlamaForCausalLM):
         def forward(self, *args, position_ids=None, **kwargs):
             return super().forward(*args, **kwargs)
 
     torch.manual_seed(0)
-    model = Unplaced(LlamaConfig(vocab_size=63, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-                                 num_attention_heads=2, initializer_range=0.5))  # fmt: skip
-    with pytest.raises(ConfigError, match=r"Unplaced is .* nats off .*; type learner\.shared_prompt=false"):
+    model = IgnoresPositions(LlamaConfig(vocab_size=63, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+                                         num_attention_heads=2, initializer_range=0.5))  # fmt: skip
+    with pytest.raises(ConfigError, match=r"IgnoresPositions gives .* nats off .*; type learner\.shared_prompt=false"):
         use_shared_prompt(model.eval(), CPU)
 
 
-def test_a_model_that_takes_no_layout_is_refused():
-    class Closed(LlamaForCausalLM):
+def test_a_model_that_does_not_take_shared_prompt_is_refused():
+    class WithoutKeyword(LlamaForCausalLM):
         def forward(self, input_ids, attention_mask, logits_to_keep, use_cache, position_ids=None):
             return super().forward(
                 input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=logits_to_keep, use_cache=use_cache
             )
 
-    model = Closed(tiny_llama().config)
-    with pytest.raises(ConfigError, match=r"Closed cannot take .*'shared_prompt'.*; type learner\.shared_prompt=false"):
+    model = WithoutKeyword(tiny_llama().config)
+    message = r"WithoutKeyword cannot take .*'shared_prompt'.*; type learner\.shared_prompt=false"
+    with pytest.raises(ConfigError, match=message):
         use_shared_prompt(model.eval(), CPU)
 
 
 def test_other_attention_is_refused():
     model = tiny_llama()
     model.set_attn_implementation("eager")
-    with pytest.raises(ConfigError, match=r"by eager; .*shared_prompt=false or model\.attn_implementation=sdpa"):
+    with pytest.raises(
+        ConfigError, match=r"uses eager attention; .*shared_prompt=false or model\.attn_implementation=sdpa"
+    ):
         use_shared_prompt(model, CPU)
 
 
-def test_a_sliding_window_is_refused_since_our_mask_would_switch_it_off():
+def test_a_sliding_window_is_refused_since_the_shared_mask_would_switch_it_off():
     config = MistralConfig(vocab_size=63, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
                            num_attention_heads=2, num_key_value_heads=2, sliding_window=8)  # fmt: skip
     with pytest.raises(ConfigError, match=r"sliding_attention.*type learner\.shared_prompt=false"):
@@ -100,13 +104,13 @@ def test_a_sliding_window_is_refused_since_our_mask_would_switch_it_off():
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("held", [1, 5, 7])
-def test_a_head_applied_in_parts_gives_the_same(shared, temperature, held):
-    """Log-probabilities, entropies and every parameter's gradient, the tied head's too."""
+@pytest.mark.parametrize("max_logit_rows", [1, 5, 7])
+def test_a_head_that_runs_in_chunks_gives_the_same(shared, temperature, max_logit_rows):
+    """The same log-probabilities, entropies and gradients of all parameters, the tied head included."""
     rollouts = make_experience(prompts=3, k=4).rollouts
     (batch,) = micro_batches(rollouts, list(range(12)), budget=1000, shared=shared)
     results = []
-    for settings in ({}, {"held": held}):
+    for settings in ({}, {"max_logit_rows": max_logit_rows}):
         policy = tiny_llama()
         use_dqo_attention(policy)
         head = plain_head(policy, CPU)
@@ -116,12 +120,27 @@ def test_a_head_applied_in_parts_gives_the_same(shared, temperature, held):
         )
         (logprobs_N * torch.linspace(-1, 1, len(logprobs_N))).sum().backward()
         results.append([logprobs_N, entropies_N, *(p.grad for p in policy.parameters())])
-    for whole, parts in zip(*results, strict=True):
-        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    for whole, chunked in zip(*results, strict=True):
+        torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("cap", [0.5, 30.0])  # Gemma's is 30: far above the logits of a model that has learned little
-def test_logits_that_are_capped_are_computed_as_a_whole(cap):
+def test_a_head_runs_in_chunks_inside_a_peft_model_and_keeps_no_hook():
+    torch.manual_seed(0)
+    policy = tiny_llama()
+    use_dqo_attention(policy)
+    head = plain_head(policy, CPU)
+    model = get_peft_model(policy, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    (batch,) = micro_batches(make_experience(prompts=3, k=4).rollouts, list(range(12)), budget=1000, shared=True)
+    whole, chunked = (
+        token_logprobs(model, batch, temperature=1.0, device=CPU, head=head, max_logit_rows=rows) for rows in (1000, 5)
+    )
+    for expected, got in zip(whole, chunked, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert not head._forward_pre_hooks and not head._forward_hooks
+
+
+@pytest.mark.parametrize("cap", [0.5, 30.0])  # Gemma's cap is 30, far above the logits of an untrained model
+def test_a_head_whose_logits_are_capped_is_not_plain(cap):
     policy = tiny_llama()
     forward = policy.forward
 

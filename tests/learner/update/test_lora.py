@@ -23,18 +23,18 @@ def trained(policy, experience, **settings):
 
 @pytest.mark.parametrize("make_policy", [tiny_llama, lambda: tiny_llama(tied=False), tiny_qwen2])
 @pytest.mark.parametrize("target_modules", [None, ["q_proj", "down_proj"]])
-def test_merged_weights_compute_what_the_adapters_compute(make_policy, target_modules, experience):
+def test_merged_weights_give_the_same_outputs_as_the_adapters(make_policy, target_modules, experience):
     learner = trained(make_policy(), experience, lora_target_modules=target_modules)
     tokens = experience.rollouts.tokens_BT
     fresh = make_policy()
     start = fresh(input_ids=tokens).logits
-    fresh.load_state_dict(dict(learner.weights()))  # every name, no other
+    fresh.load_state_dict(dict(learner.weights()))  # fails for a missing or unknown name
     with_adapters, merged = learner.model(input_ids=tokens).logits, fresh(input_ids=tokens).logits
     torch.testing.assert_close(merged, with_adapters, rtol=0, atol=1e-4)
     assert (merged - start).abs().max() > 0.1
 
 
-def test_streaming_the_weights_does_not_touch_the_model(experience):
+def test_merged_weights_do_not_change_the_model(experience):
     learner = trained(tiny_llama(), experience)
     before = {name: tensor.clone() for name, tensor in learner.policy.state_dict().items()}
     first, second = dict(learner.weights()), dict(learner.weights())
@@ -42,7 +42,7 @@ def test_streaming_the_weights_does_not_touch_the_model(experience):
     assert_same(before, learner.policy.state_dict(), atol=0)
 
 
-def test_only_the_adapters_learn(experience):
+def test_only_the_adapters_are_trained(experience):
     start = dict(tiny_llama().named_parameters())
     learner = trained(tiny_llama(), experience, lora_target_modules=["q_proj"])
     weights = dict(learner.weights())
@@ -52,7 +52,7 @@ def test_only_the_adapters_learn(experience):
         assert parameter.requires_grad == ("lora_" in name)
 
 
-def test_the_reference_is_the_base_with_its_adapters_off(experience):
+def test_the_reference_is_the_base_model_without_adapters(experience):
     plain = make_learner(tiny_llama(), loss=clip(beta=0.1))
     learner = trained(tiny_llama(), experience, loss=clip(beta=0.1))
     reference_BT = learner.estimate(experience.rollouts).ref_logprobs_BT
@@ -60,7 +60,7 @@ def test_the_reference_is_the_base_with_its_adapters_off(experience):
     assert learn(learner, experience)["kl"] > 1e-4
 
 
-def test_dropout_is_active_in_the_update_alone(experience):
+def test_lora_dropout_is_active_only_in_the_update(experience):
     without, noisy = (trained(tiny_llama(), experience, lora_dropout=p, num_iterations=2) for p in (0.0, 0.5))
     without, again = dict(without.weights()), dict(noisy.weights())
     assert max((without[name] - again[name]).abs().max() for name in without) > 1e-3
@@ -70,19 +70,19 @@ def test_dropout_is_active_in_the_update_alone(experience):
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [True, False])
-def test_checkpointing_reaches_the_adapters(gradient_checkpointing, experience):
+def test_gradient_checkpointing_trains_the_adapters(gradient_checkpointing, experience):
     learner = trained(tiny_llama(), experience, gradient_checkpointing=gradient_checkpointing)
     assert all(p.abs().max() > 0 for name, p in learner.policy.named_parameters() if "lora_B" in name)
 
 
-def test_a_module_that_is_not_there_is_refused_with_those_that_are(policy):
+def test_an_unknown_module_is_refused_with_the_list_of_modules(policy):
     with pytest.raises(
-        ConfigError, match=r"no 'query' in LlamaForCausalLM; type learner\.lora_target_modules=\[q_proj,k_proj"
+        ConfigError, match=r"no 'query' in LlamaForCausalLM; type learner\.lora_target_modules=all-linear"
     ):
         make_learner(policy, lora_r=4, lora_target_modules=["q_proj", "query"])
 
 
 @pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
-def test_head_and_embedding_are_refused(policy, module):
-    with pytest.raises(ConfigError, match=r"tied to another weight; type learner\.lora_target_modules=\[q_proj,"):
+def test_head_and_embedding_as_target_modules_are_refused(policy, module):
+    with pytest.raises(ConfigError, match=r"tied to another weight; type learner\.lora_target_modules=all-linear"):
         make_learner(policy, lora_r=4, lora_target_modules=["q_proj", module])

@@ -1,13 +1,12 @@
-"""What code may do to the process it runs in, and to the ones beside it."""
+"""Functions that disturb their own process or other processes."""
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from dqo.reward.sandbox.process import Kind, Sandbox, SandboxError
-from tests.reward.sandbox.test_process import gone
+from dqo.reward.sandbox.sandbox import Kind, Sandbox, SandboxError
+from tests.helpers.processes import gone
 
 MODULE = """
 import os, subprocess, sys, time
@@ -50,27 +49,26 @@ def sandbox(folder):
     sandbox.close()
 
 
-def test_the_kernel_takes_the_worker_first_where_memory_ends(sandbox):
+def test_the_kernel_kills_the_worker_before_the_trainer_when_memory_runs_out(sandbox):
     assert sandbox.call("my_module:oom_score") == 1000 > int(Path("/proc/self/oom_score_adj").read_text())
 
 
-def test_a_fork_that_comes_back_does_not_answer_the_next_call(sandbox):
+def test_a_fork_that_returns_does_not_answer_the_next_call(sandbox):
     assert sandbox.call("my_module:fork_and_return") == "of the worker"
     assert [sandbox.call("my_module:echo", i=i) for i in range(3)] == [{"i": i} for i in range(3)]
-    assert sandbox.call("my_module:rest", seconds=0.4) is None  # past the fork's answer
+    assert sandbox.call("my_module:rest", seconds=0.4) is None  # until after the fork's answer
     assert sandbox.restarts == 0
 
 
-def test_an_exit_is_seen_though_a_child_holds_the_pipes(folder):
+def test_an_exit_is_noticed_while_a_child_holds_the_pipes(folder):
     sandbox = Sandbox(timeout=60.0)
-    start = time.monotonic()
     with pytest.raises(SandboxError, match="ended with exit code 3") as caught:
         sandbox.call("my_module:fork_and_leave")
-    assert caught.value.kind is Kind.EXIT and time.monotonic() - start < 10
+    assert caught.value.kind is Kind.EXIT  # not TIMEOUT
     sandbox.close()
 
 
-def test_a_child_in_a_session_of_its_own_goes_too(folder):
+def test_a_child_in_its_own_session_is_killed_too(folder):
     sandbox = Sandbox(timeout=1.0)
     with pytest.raises(SandboxError, match="no answer within 1 seconds"):
         sandbox.call("my_module:session_and_hang", path=str(folder / "child"))
@@ -78,13 +76,13 @@ def test_a_child_in_a_session_of_its_own_goes_too(folder):
     sandbox.close()
 
 
-def test_closing_stdin_and_stdout_or_moving_away_disturbs_nobody(sandbox, folder):
+def test_closing_stdin_and_stdout_or_changing_the_folder_does_no_harm(sandbox, folder):
     assert sandbox.call("my_module:close_everything_standard") is None
     assert sandbox.call("my_module:move") == "/" and Path.cwd() == folder
     assert sandbox.call("my_module:echo", a=1) == {"a": 1} and sandbox.restarts == 0
 
 
-def test_a_line_without_an_end_is_passed_on_in_pieces(sandbox, monkeypatch):
+def test_an_endless_line_is_forwarded_in_pieces(sandbox, monkeypatch):
     class Shown:
         longest = total = 0
 
@@ -97,7 +95,7 @@ def test_a_line_without_an_end_is_passed_on_in_pieces(sandbox, monkeypatch):
     assert Shown.total == 3_000_000 and Shown.longest <= 1 << 16
 
 
-def test_an_endless_message_is_cut(sandbox):
+def test_a_very_long_message_is_cut(sandbox):
     with pytest.raises(SandboxError) as caught:
         sandbox.call("my_module:complain_at_length")
     assert len(str(caught.value)) < 2000

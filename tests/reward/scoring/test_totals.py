@@ -6,8 +6,8 @@ from dqo.reward.scoring.totals import total
 from tests.factories import make_rollouts
 
 
-def test_the_sum_is_trls():
-    """The lines of trl 1.16 (GRPOTrainer, sum_then_normalize) on the same parts."""
+def test_the_sum_equals_trls():
+    """The reference is copied from trl 1.16 (GRPOTrainer, sum_then_normalize)."""
     generator = torch.Generator().manual_seed(0)
     parts = {name: torch.randn(2, 3, generator=generator) for name in "abc"}
     for i, part in enumerate(parts.values()):

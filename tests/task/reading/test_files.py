@@ -1,15 +1,14 @@
-"""Reading lines, JSON lines and the hub."""
+"""Readers of lines, JSON lines and the hub."""
 
-import http.server
 import json
-import threading
 
 import pytest
 
 from dqo.errors import ConfigError
 from dqo.task import commongen, gsm8k
-from dqo.task.reading.files import _reachable, read_hub, read_jsonl, read_lines
+from dqo.task.reading.files import read_hub, read_jsonl, read_lines
 from tests.factories import word_tokenizer
+from tests.task.builders import with_rendering
 
 
 def test_byte_order_mark_crlf_and_blank_lines(tmp_path):
@@ -25,7 +24,7 @@ def test_byte_order_mark_crlf_and_blank_lines(tmp_path):
         (b"\n \n", "the file is empty"),
         (b'{"a": 1}\n{"a": \n', r"line 2: not JSON \(Expecting value, column"),
         (b"{'a': 1}\n", r"line 1: not JSON"),
-        (b'[\n{"a": 1}\n]\n', r"line 1: not JSON .*looks like one JSON array, write one object a line"),
+        (b'[\n{"a": 1}\n]\n', r"line 1: not JSON .*looks like one JSON array, write one object per line"),
         (b'[{"a": 1}]\n', "line 1: an array, but an object"),
         (b'{"a": 1}\n"text"\n', "line 2: text, but an object"),
         (b"null\n", "line 1: null, but an object"),
@@ -34,14 +33,14 @@ def test_byte_order_mark_crlf_and_blank_lines(tmp_path):
         ('{"a": 1}\n'.encode("utf-16"), "line 1: not UTF-8"),
     ],
 )
-def test_faults_name_the_line(tmp_path, content, message):
+def test_errors_name_the_line(tmp_path, content, message):
     path = tmp_path / "my.jsonl"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=f"my.jsonl(, |: ){message}"):
         read_jsonl(path, key="task.path=FILE")
 
 
-def test_no_file_and_a_folder(tmp_path):
+def test_missing_file_and_folder_in_place_of_a_file(tmp_path):
     with pytest.raises(ConfigError, match=r"my.jsonl: No such file or directory; type task.path=FILE"):
         read_lines(tmp_path / "my.jsonl", key="task.path=FILE")
     with pytest.raises(ConfigError, match=r": Is a directory; type task.path=FILE"):
@@ -50,7 +49,7 @@ def test_no_file_and_a_folder(tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No hub, and an empty cache."""
+    """The hub cannot be reached, and the cache of ``datasets`` is empty."""
     import datasets.config
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -65,13 +64,13 @@ def offline(monkeypatch, tmp_path):
     ],
 )
 def test_hub_out_of_reach(offline, task, files):
-    keys = {"seed": 0, "max_completion_length": 8, "chat_template": True, "data_dir": None, "held_out": 2}
+    keys = with_rendering({"data_dir": None, "held_out": 2}, max_completion_length=8)
     with pytest.raises(ConfigError, match=rf"the hub is out of reach \(.*\); type task.data_dir=FOLDER with {files}"):
         task(word_tokenizer(["a"]), 64, **keys)
 
 
 def test_hub_data_set(offline, tmp_path):
-    """A folder stands in for the hub: datasets reads both the same way."""
+    """A local folder replaces the hub: ``datasets`` reads both the same way."""
     folder = tmp_path / "data"
     folder.mkdir()
     for split in ("train", "test"):
@@ -80,13 +79,3 @@ def test_hub_data_set(offline, tmp_path):
     assert (train, test) == ([{"question": "train", "answer": "#### 1"}], [{"question": "test", "answer": "#### 1"}])
     with pytest.raises(ConfigError, match=r"type task.data_dir=FOLDER with x"):
         read_hub(str(folder), None, ["dev"], files="x")
-
-
-def test_reachable_is_whatever_answers():
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # answers 501 to HEAD
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    assert _reachable(address)
-    server.shutdown()
-    server.server_close()
-    assert not _reachable(address)

@@ -1,4 +1,4 @@
-"""The prompt stream, the rendering, and the length check that every task shares."""
+"""What every task shares: the prompt stream, the rendering, and the length check."""
 
 import logging
 import random
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from dqo.errors import ConfigError
 from dqo.stages import Task, Verdict
 from dqo.task.reading.rows import Row, RowTask
+from dqo.task.reading.settings import Rendering
 from tests.factories import word_tokenizer
 
 TEMPLATE = (
@@ -34,9 +35,7 @@ def task(
     return Plain(
         tokenizer or word_tokenizer(WORDS),
         context,
-        seed=seed,
-        max_completion_length=longest,
-        chat_template=chat,
+        Rendering(seed=seed, max_completion_length=longest, chat_template=chat),
         training=rows(7) if training is None else training,
         held_out=rows(2, "eval") if held_out is None else held_out,
         skip_long=skip_long,
@@ -50,14 +49,14 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """The worst case of the length bound: one token a byte, and one for the space that it puts in front."""
+    """The worst case of the length bound: one token per byte, and one for the space that it adds in front."""
     vocabulary = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-def rendered(subject: Plain) -> str:
+def prompt_text(subject: Plain) -> str:
     return str(word_tokenizer(WORDS).decode(list(subject.draw(0, 1)[0][0].tokens)))
 
 
@@ -99,16 +98,16 @@ def test_held_out_prompt_that_is_trained_on():
 def test_text_is_one_user_message():
     tokenizer = chat_tokenizer()
     one = [Row(content="a b", source="x")]
-    assert rendered(task(one, tokenizer=tokenizer, chat=True)) == "<user> a b <assistant>"
-    assert rendered(task(one, tokenizer=tokenizer, chat=False)) == "a b"
-    assert rendered(task(one, chat=True)) == "a b"  # this model has no template
+    assert prompt_text(task(one, tokenizer=tokenizer, chat=True)) == "<user> a b <assistant>"
+    assert prompt_text(task(one, tokenizer=tokenizer, chat=False)) == "a b"
+    assert prompt_text(task(one, chat=True)) == "a b"  # this model has no template
 
 
 def test_messages_keep_their_roles():
     tokenizer = chat_tokenizer()
     messages = ({"role": "system", "content": "c"}, {"role": "user", "content": "a"})
     subject = task([Row(content=messages, source="x")], tokenizer=tokenizer, chat=True)
-    assert rendered(subject) == "<system> c <user> a <assistant>"
+    assert prompt_text(subject) == "<system> c <user> a <assistant>"
     assert subject.draw(0, 1)[0][0].content == messages
 
 
@@ -122,7 +121,7 @@ def test_messages_without_a_template(tokenizer, chat, fix):
         task([*rows(3), messages], tokenizer=tokenizer, chat=chat)
 
 
-def test_template_that_refuses_is_named_before_any_work():
+def test_a_failing_chat_template_is_reported_at_construction():
     messages = Row(
         content=({"role": "user", "content": "a"}, {"role": "tool", "content": "b"}), source="my.jsonl, line 9"
     )
@@ -165,8 +164,8 @@ def test_long_prompts_are_left_out_and_counted(caplog):
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_length_bound_misses_nothing(chat):
-    """The rows that are not tokenised must be ones that fit: one token a byte, letters of one to four bytes."""
+def test_length_bound_misses_no_long_prompt(chat):
+    """Every row that is not tokenised must fit: one token per byte, characters of one to four bytes."""
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = TEMPLATE
     chooser = random.Random(0)
@@ -191,7 +190,7 @@ def test_only_rows_that_can_be_too_long_are_tokenised(monkeypatch):
     assert len(calls) < 10
 
 
-def test_demonstrations_are_pure_and_of_training_rows():
+def test_demonstrations_are_pure_and_from_training_rows():
     answered = [Row(content=f"a {n}", source="x", demonstrations=(f"yes {n}", f"no {n}")) for n in range(5)]
     subject = task([*answered, Row(content="no answer", source="x")])
     pairs = subject.demonstrations(40, 3)
@@ -202,7 +201,7 @@ def test_demonstrations_are_pure_and_of_training_rows():
     assert all(str(prompt.content)[-1] == text[-1] for prompt, text in pairs)
 
 
-def test_task_without_demonstrations_says_where_there_are_some():
+def test_task_without_demonstrations_says_what_to_type():
     with pytest.raises(ConfigError, match=r"task.completion_column=NAME"):
         task().demonstrations(3, 0)
 

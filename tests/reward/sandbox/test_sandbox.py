@@ -1,6 +1,5 @@
-"""Real processes, with functions of modules written for the test."""
+"""Real worker processes, with functions of a module written for the test."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -13,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dqo.reward.sandbox.process import Kind, Sandbox, SandboxError
+from dqo.reward.sandbox.sandbox import Kind, Sandbox, SandboxError
+from tests.helpers.processes import alive, gone
 
 MODULE = """
 import os, signal, subprocess, sys, time
@@ -65,20 +65,6 @@ def sandbox(folder):
     sandbox.close()
 
 
-def alive(pid: int) -> bool:
-    """Whether the process runs; a zombie does not."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def gone(pid: int, seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not alive(pid)
-
-
 def test_values_of_any_size_and_alphabet_come_back(sandbox):
     values = {"text": "é\n\u2028\ud800", "big": "x" * 3_000_000, "numbers": [1.5, None, True, {"a": []}]}
     assert sandbox.call("helpful:echo", **values) == values
@@ -100,7 +86,7 @@ def test_starts_fast_and_imports_nothing_heavy(folder):
     assert not {"torch", "numpy", "jaxtyping", "transformers"} & set(modules)
 
 
-def test_an_exception_names_its_last_lines_and_the_worker_lives_on(sandbox):
+def test_an_exception_names_its_last_frames_and_the_worker_keeps_running(sandbox):
     before = sandbox.call("helpful:pid")
     with pytest.raises(
         SandboxError, match=r"ZeroDivisionError: division by zero \(helpful.py:\d+ in divide: return inner"
@@ -111,13 +97,12 @@ def test_an_exception_names_its_last_lines_and_the_worker_lives_on(sandbox):
     assert (sandbox.call("helpful:pid"), sandbox.restarts) == (before, 0)
 
 
-def test_a_hanging_call_is_killed_with_its_children_and_the_next_works(folder):
+def test_a_hanging_call_is_killed_with_its_children_and_the_next_call_works(folder):
     sandbox = Sandbox(timeout=1.0)
     before = sandbox.call("helpful:pid")
-    start = time.monotonic()
     with pytest.raises(SandboxError, match="no answer within 1 seconds") as caught:
         sandbox.call("helpful:child_and_hang", path=str(folder / "child"))
-    assert caught.value.kind is Kind.TIMEOUT and time.monotonic() - start < 3
+    assert caught.value.kind is Kind.TIMEOUT
     assert gone(before) and gone(int((folder / "child").read_text()))
     assert sandbox.call("helpful:pid") != before and sandbox.restarts == 1
     sandbox.close()
@@ -131,14 +116,14 @@ def test_a_hanging_call_is_killed_with_its_children_and_the_next_works(folder):
         ("complain", {}, "exit code 7 .last line printed: the reason"),
     ],
 )
-def test_an_exit_is_told_from_a_time_out(sandbox, function, arguments, message):
+def test_an_exit_differs_from_a_timeout(sandbox, function, arguments, message):
     with pytest.raises(SandboxError, match=message) as caught:
         sandbox.call(f"helpful:{function}", **arguments)
     assert caught.value.kind is Kind.EXIT and sandbox.restarts == 1
     assert sandbox.call("helpful:echo", a=1) == {"a": 1}
 
 
-def test_what_it_prints_is_shown_and_its_stdin_is_empty(sandbox, capfd):
+def test_output_is_forwarded_and_stdin_is_empty(sandbox, capfd):
     assert sandbox.call("helpful:talk") == ""
     sandbox.close()
     shown, deadline = "", time.monotonic() + 5
@@ -155,7 +140,7 @@ def test_a_memory_limit_is_an_exception(folder):
     sandbox.close()
 
 
-def test_a_value_that_json_lacks_is_an_exception(sandbox):
+def test_a_value_that_json_cannot_express_is_an_exception(sandbox):
     with pytest.raises(SandboxError, match="set is not JSON serializable"):
         sandbox.call("helpful:unsayable")
     with pytest.raises(TypeError):
@@ -163,7 +148,7 @@ def test_a_value_that_json_lacks_is_an_exception(sandbox):
     assert sandbox.restarts == 0
 
 
-def test_a_worker_that_died_between_two_calls_is_replaced(sandbox):
+def test_a_worker_that_ended_between_two_calls_is_replaced(sandbox):
     before = sandbox.call("helpful:pid")
     os.kill(before, signal.SIGKILL)
     assert gone(before)
@@ -181,7 +166,7 @@ def test_setup_runs_in_every_worker(folder):
     sandbox.close()
 
 
-def test_threads_share_one_worker_without_mixing_answers(sandbox):
+def test_threads_share_one_worker_and_get_their_own_answers(sandbox):
     together = threading.Barrier(2)
 
     def ask(name):
@@ -200,11 +185,11 @@ def test_a_worker_outlives_the_thread_that_first_called(sandbox):
     thread = threading.Thread(target=lambda: pids.append(sandbox.call("helpful:pid")))
     thread.start()
     thread.join()
-    assert not gone(pids[0], 0.2)  # the parent-death signal follows the thread that forks
+    assert not gone(pids[0], 0.2)  # Linux sends the parent-death signal when the forking thread ends
     assert sandbox.call("helpful:pid") == pids[0]
 
 
-def test_close_and_forgetting_end_the_worker(folder):
+def test_close_and_garbage_collection_end_the_worker(folder):
     sandbox = Sandbox(timeout=5.0)
     first = sandbox.call("helpful:pid")
     sandbox.close()
@@ -216,7 +201,7 @@ def test_close_and_forgetting_end_the_worker(folder):
 
 PARENT = """
 import sys, threading
-from dqo.reward.sandbox.process import Sandbox
+from dqo.reward.sandbox.sandbox import Sandbox
 sandbox = Sandbox(timeout=100.0)
 print(sandbox.call("helpful:pid"), flush=True)
 if sys.argv[1] == "hang":
@@ -225,7 +210,7 @@ if sys.argv[1] == "hang":
 
 
 @pytest.mark.parametrize(("then", "code"), [("hang", -signal.SIGKILL), ("exit", 0)])
-def test_the_worker_goes_away_with_its_parent(folder, then, code):
+def test_the_worker_ends_with_its_parent(folder, then, code):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", PARENT, then], env=environment, **pipes) as parent:
@@ -239,9 +224,9 @@ def test_the_worker_goes_away_with_its_parent(folder, then, code):
     assert gone(worker)
 
 
-def test_what_it_started_goes_away_when_the_trainer_is_killed(folder):
+def test_children_of_the_worker_end_when_the_trainer_is_killed(folder):
     code = """
-from dqo.reward.sandbox.process import Sandbox
+from dqo.reward.sandbox.sandbox import Sandbox
 sandbox = Sandbox(timeout=100.0)
 print(sandbox.call("helpful:child"), flush=True)
 sandbox.call("helpful:hang")

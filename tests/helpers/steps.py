@@ -1,22 +1,25 @@
 """A step and an evaluation with known numbers."""
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 
 from dqo.evaluation import Answers, Evaluation
+from dqo.metrics.training import describe
 from dqo.records import Experience, Prompt, Rewards, Step, Targets
 from tests.factories import make_rollouts
 
 HOSTILE = (
-    "Paris\x1b[2J\n[bold red]x[/] \u202e"  # clears the screen, breaks the line, styles itself, turns the line round
+    "Paris\x1b[2J\n[bold red]x[/] \u202e"  # clears the screen, breaks the line, has markup, reverses the direction
 )
 
 
 def make_step(number: int = 1, *, texts: tuple[str, ...] = ("Paris", "Paris", "Lima", HOSTILE)) -> Step:
-    """Two groups of two: the first collapsed, in the second one right, one wrong, cut and invalid.
+    """Two groups of two completions. The first group is collapsed and correct; in the second both are wrong, and the
+    last completion is truncated and invalid.
 
-    Rewards 1 1 | .5 (0); credits .4 .4 | .6 (.2); "style" does not apply to completion 1.
+    Rewards 1 1 | .5 (0); credits .4 .4 | .6 (0); the part "style" does not apply to completion 1.
     """
     prompts = tuple(Prompt(position=p, tokens=(3, 4), content=f"City {p}?", columns={}) for p in range(2))
     rollouts = make_rollouts(texts, 2, prompts=prompts, finished=[True, True, True, False])
@@ -40,11 +43,18 @@ def make_step(number: int = 1, *, texts: tuple[str, ...] = ("Paris", "Paris", "L
         targets=Targets(advantages_BT=advantages_BT),
         report={"loss": 0.1, "entropy": 1.5, "kl": math.nan},
         seconds={"rollout": 2.0, "embed": 3.0, "reward": 0.5, "credit": 0.25, "learner": 1.0, "sync": 0.75},
+        elapsed=5.0,
     )
 
 
+def send(observer: Callable[[Step, Mapping[str, float]], None], step: Step) -> None:
+    """Call an observer with a step and its metrics at alpha = 1."""
+    observer(step, describe(step, alpha=1.0))
+
+
 def make_evaluation(share: float = 0.5, *, text: str = "Paris") -> Evaluation:
-    """Two prompts × 4 answers, the given share of them correct; one metric undefined."""
+    """Two prompts with 4 answers each; ``share`` of the answers is correct and is the value of every metric but one,
+    which is undefined."""
     prompts = [Prompt(position=p, tokens=(3,), content=f"City {p}?", columns={}) for p in range(2)]
     right = round(4 * share)
     answers = tuple(

@@ -13,13 +13,13 @@ EXPERIENCES = [make_experience(prompts=2, k=3, seed=seed) for seed in range(4)]
 
 
 def make(**settings):
-    torch.manual_seed(7)  # of fresh adapters
+    torch.manual_seed(7)  # seed of new adapters
     optim = adamw(learning_rate=0.01, schedule=Schedule.cosine, steps=4)
     return make_learner(tiny_llama(), optim=optim, loss=clip(beta=0.05), num_iterations=2, **settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"lora_r": 4}], ids=["full", "lora"])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, settings):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, settings):
     whole, first, second = make(**settings), make(**settings), make(**settings)
     uninterrupted = [learn(whole, experience) for experience in EXPERIENCES]
     for experience in EXPERIENCES[:2]:
@@ -36,10 +36,11 @@ def test_the_files_hold_named_fp32_tensors_and_json(tmp_path):
     learner = make()
     learn(learner, EXPERIENCES[0])
     learner.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "parameters.safetensors", "moments.safetensors", "learner.json",
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")} == {
+        "policy/parameters.safetensors", "policy/moments.safetensors", "learner.json",
     }  # fmt: skip
-    parameters, moments = load_file(tmp_path / "parameters.safetensors"), load_file(tmp_path / "moments.safetensors")
+    folder = tmp_path / "policy"
+    parameters, moments = load_file(folder / "parameters.safetensors"), load_file(folder / "moments.safetensors")
     names = dict(tiny_llama().named_parameters())
     assert parameters.keys() == names.keys()
     assert moments.keys() == {f"{key}/{name}" for name in names for key in ("exp_avg", "exp_avg_sq", "step")}
@@ -47,9 +48,15 @@ def test_the_files_hold_named_fp32_tensors_and_json(tmp_path):
     assert json.loads((tmp_path / "learner.json").read_text()) == {"version": 1}
 
 
-def test_lora_saves_its_adapters_alone(tmp_path):
+def test_a_checkpoint_of_another_version_says_that_a_new_run_is_needed(tmp_path):
+    (tmp_path / "learner.json").write_text('{"version": 1}')
+    with pytest.raises(ConfigError, match=r"has no policy/: another version of dqo.*; start a new run with run_dir="):
+        make().load(tmp_path)
+
+
+def test_lora_saves_only_its_adapters(tmp_path):
     make(lora_r=4).save(tmp_path)
-    assert all(".lora_" in name for name in load_file(tmp_path / "parameters.safetensors"))
+    assert all(".lora_" in name for name in load_file(tmp_path / "policy" / "parameters.safetensors"))
 
 
 def test_before_the_first_update_there_are_no_moments(tmp_path):
@@ -62,7 +69,7 @@ def test_before_the_first_update_there_are_no_moments(tmp_path):
 @pytest.mark.parametrize(
     ("saved", "loading"), [({"lora_r": 4}, {"lora_r": 8}), ({}, {"lora_r": 4}), ({"lora_r": 4}, {})]
 )
-def test_another_shape_of_learner_is_refused(tmp_path, saved, loading):
+def test_a_checkpoint_with_other_parameters_is_refused(tmp_path, saved, loading):
     make(**saved).save(tmp_path)
     learner = make(**loading)
     before = {name: tensor.clone() for name, tensor in learner.weights()}

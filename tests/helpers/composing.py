@@ -1,0 +1,24 @@
+"""A configuration composed in this process, as a command composes it."""
+
+from hydra import compose, initialize_config_dir
+
+from dqo.config import conf_dir
+from dqo.config.schema import Config
+from dqo.config.typed import check
+
+SMALL = (
+    "model=tiny", "task=concepts", "rollout=fake", "embed=fake", "credit=dpp", "warm_start=false", "steps=1",
+    "prompts_per_step=2", "k=4", "eval.prompts=2", "eval.n=4", "device=cpu", "run_dir=run",
+)  # fmt: skip
+
+
+def composed(*overrides: str, base: tuple[str, ...] = SMALL) -> Config:
+    """``dqo-train OVERRIDES`` around a small run without a model that samples."""
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        return check(compose("train", [*base, *overrides]))
+
+
+def with_class(config: Config, group: str, cls: type, **settings) -> Config:
+    """The configuration with a class of one's own as the stage of a group."""
+    node = {"_target_": f"{cls.__module__}.{cls.__qualname__}", **settings}
+    return config.model_copy(update={group: node})

@@ -1,0 +1,76 @@
+"""What the launcher does with a run folder, without a worker."""
+
+import pytest
+
+from dqo.errors import ConfigError
+from dqo.files.ownership import own
+from dqo.run import launch
+from dqo.run.workers import WRONG_INPUT
+
+
+@pytest.fixture
+def owned(tmp_path):
+    """A run folder with a note of the user's in it, and who owns it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    ownership = own(tmp_path / "run")
+    yield ownership
+    ownership.release()
+
+
+def launched(ownership, code: int, *, begin: bool) -> int:
+    """A run that writes metrics.jsonl and ends with ``code``."""
+    folder = ownership.folder
+
+    def run() -> int:
+        if begin:
+            ownership.begin()
+        (folder / "metrics.jsonl").write_text("{}\n")
+        return code
+
+    texts = {folder / "config.yaml": "steps: 2\n"}
+    return launch._run_owned(ownership, texts, {*folder.iterdir()}, run)
+
+
+def names(ownership) -> set[str]:
+    return {path.name for path in ownership.folder.iterdir()}
+
+
+def test_a_run_that_is_refused_before_it_begins_leaves_the_folder_as_it_was(owned):
+    assert launched(owned, WRONG_INPUT, begin=False) == WRONG_INPUT
+    assert names(owned) == {".lock", "notes.txt"}
+
+
+def test_exit_code_2_after_the_run_has_begun_takes_nothing_away(owned):
+    """A user's class that calls sys.exit(2), or argparse in it."""
+    assert launched(owned, WRONG_INPUT, begin=True) == 1
+    assert names(owned) == {".lock", "notes.txt", "config.yaml", "metrics.jsonl"}
+
+
+def test_a_folder_that_vanishes_keeps_the_exit_code_of_its_run(owned):
+    folder = owned.folder
+
+    def run() -> int:
+        folder.rename(folder.with_name("moved"))
+        folder.write_text("a file in its place")
+        return 1
+
+    texts = {folder / "config.yaml": "steps: 2\n"}
+    assert launch._run_owned(owned, texts, {*folder.iterdir()}, run) == 1
+
+
+def test_a_refused_resume_gets_its_old_configuration_back(owned):
+    config = owned.folder / "config.yaml"
+    config.write_text("steps: 1\n")
+    owned.begin()  # the run before
+    owned.sign()
+    launched(owned, WRONG_INPUT, begin=False)
+    assert config.read_text() == "steps: 1\n" and names(owned) == {".lock", "notes.txt", "config.yaml"}
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path):
+    (tmp_path / "policy").mkdir()
+    with pytest.raises(ConfigError, match=r"holds a run already \(policy\); type resume=.* to go on, or another"):
+        launch._refuse_to_write_over(tmp_path, ("config.yaml", "policy"), resumable=True)
+    with pytest.raises(ConfigError, match=r"holds a run already \(policy\); type another run_dir=$"):
+        launch._refuse_to_write_over(tmp_path, ("policy",), resumable=False)

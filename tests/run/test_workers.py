@@ -1,0 +1,44 @@
+"""How many workers a run gets."""
+
+import pytest
+
+from dqo.run import workers
+from dqo.run.workers import environments, worker_count
+from tests.helpers.composing import composed, with_class
+
+
+class Everywhere:
+    """A learner of one's own that runs on several ranks."""
+
+    multi_rank = True
+
+    def __init__(self, policy): ...
+
+
+def test_one_worker_without_a_gpu_and_as_many_as_typed_with_nproc(monkeypatch):
+    monkeypatch.setattr(workers, "has_gpu", lambda: False)
+    assert worker_count(composed()) == 1
+    assert worker_count(composed("nproc=3")) == 3
+
+
+@pytest.mark.parametrize(("gpus", "prompts", "count"), [(2, 4, 2), (3, 4, 2), (8, 4, 4), (3, 5, 1), (1, 4, 1)])
+def test_one_worker_a_gpu_as_far_as_prompts_can_be_shared_out(monkeypatch, gpus, prompts, count):
+    monkeypatch.setattr(workers, "has_gpu", lambda: True)
+    monkeypatch.setattr(workers, "_gpus", lambda: gpus)
+    config = composed(f"prompts_per_step={prompts}", "device=auto")
+    assert worker_count(with_class(config, "learner", Everywhere)) == count
+    assert worker_count(config) == 1  # torch_single is one process
+    assert worker_count(with_class(composed(f"prompts_per_step={prompts}"), "learner", Everywhere)) == 1  # device=cpu
+
+
+def test_a_launcher_that_has_started_us_decides(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert workers.launched() and worker_count(composed("nproc=2")) == 4
+
+
+def test_workers_get_torchruns_variables_and_share_the_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert environments(1) == [{}]
+    first, second = environments(2)
+    assert (first["RANK"], second["RANK"], first["WORLD_SIZE"]) == ("0", "1", "2")
+    assert first["MASTER_PORT"] == second["MASTER_PORT"] and first["OMP_NUM_THREADS"] == second["OMP_NUM_THREADS"]
