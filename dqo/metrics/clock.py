@@ -22,7 +22,7 @@ class Clock:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By stage."""
+        """Seconds by stage."""
         return {stage: _covered(spans) for stage, spans in self._spans.items()}
 
     @property
