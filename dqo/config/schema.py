@@ -1,5 +1,5 @@
-"""Types and ranges of the top-level keys; the values are in conf/train.yaml. A group's types and ranges are those of
-its class's constructor, which ``dqo.config.typed`` reads. Imports no stage, and so no torch."""
+"""Types and ranges of the top-level keys; the values are in conf/train.yaml. The constructor of a
+group's class holds the types and ranges of the group's keys (``dqo.config.typed``). Imports no stage, so no torch."""
 
 from typing import Annotated, Any, Literal
 

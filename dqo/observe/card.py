@@ -33,7 +33,7 @@ def model_card(
     hub_name: str | None = None,
     license: str | None = None,
 ) -> str:
-    """The model card as Markdown. ``command``: what the user typed; ``hub_name`` and ``license``: those of the base
+    """The model card as Markdown. ``command``: what the user typed; ``hub_name`` and ``license`` of the base
     model, if known.
 
     Answers are model output: they stand in a code fence that they cannot close, with control characters escaped.

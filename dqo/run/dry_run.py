@@ -46,7 +46,7 @@ def _print(config: Config, policy: Policy, stages: Stages, total: int) -> None:
 
 
 def _memory(stages: Stages) -> str:
-    """What the stages say of their memory. Example: ``memory: rollout 0.54 GB (weights 0.54); learner …``."""
+    """One line with each stage's memory. Example: ``memory: rollout 0.54 GB (weights 0.54); learner …``."""
     parts = []
     for f in fields(stages):
         if isinstance(stage := getattr(stages, f.name), HasMemory):

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -67,7 +67,7 @@ def start(
             count = 1 if launched() else workers
             return _run_owned(ownership, texts, there, lambda: _run(command, folder, ownership, count, resumable))
         finally:
-            with contextlib.suppress(FileNotFoundError):  # the whole folder was taken away
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the folder was removed or replaced
                 if not had_lock and {*folder.iterdir()} == there:  # nothing came of it
                     lock_of(folder).unlink()
             ownership.release()
@@ -77,7 +77,7 @@ def start(
                 path.rmdir()
 
 
-def _run_owned(ownership: Ownership, texts: Mapping[Path, str], there: set[Path], run) -> int:
+def _run_owned(ownership: Ownership, texts: Mapping[Path, str], there: set[Path], run: Callable[[], int]) -> int:
     """Write the texts, run, and restore the folder if the run was refused before it began. ``there``: what the folder
     held before. Exit code 2 alone does not prove a refusal, since a user's class may exit with it: once the run has
     begun, nothing is removed, and the code is 1."""
