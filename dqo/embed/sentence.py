@@ -1,6 +1,7 @@
 """``embed=sentence``: embeddings by a sentence-transformers model from a folder, the hub, or a package."""
 
 import logging
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
+from transformers import PreTrainedModel
 
 from dqo.errors import ConfigError
 from dqo.models.folders import HubUnreachable, first_line, hub_folder, no_progress_bars, packaged_files
@@ -24,6 +26,12 @@ log = logging.getLogger(__name__)
 
 PROBE = "Encoders are told apart by what they make of this sentence."
 SAME_ENCODER = 0.99  # cosine of two embeddings of PROBE; devices and dtypes change it by less than 0.001
+UNKNOWN_SHARE = 0.2  # a text with a larger share of tokens that the encoder does not know is counted
+UNSEEN = {
+    "truncated": "exceed the encoder's limit of {limit} tokens: truncated",
+    "unknown": "have more than a fifth of tokens that the encoder does not know (emoji, other scripts) and cannot tell "
+    "apart; type embed.model=NAME of an encoder that knows them",
+}
 
 
 class Sentence:
@@ -40,10 +48,10 @@ class Sentence:
         max_seq_length: Annotated[int | None, Field(ge=1, examples=["null"])],
         dtype: Dtype,
     ):
-        self._batch_size, self._lock, self._warned = batch_size, threading.Lock(), False
+        self._batch_size, self._lock = batch_size, threading.Lock()
+        self._counts = {"truncated": 0, "unknown": 0}
         self._encoder = _load(_folder(model, packaged), model, device, dtype.on(device))
-        if max_seq_length is not None:
-            self._encoder.max_seq_length = max_seq_length
+        _limit_length(self._encoder, max_seq_length)
 
     def state_dict(self) -> dict[str, Any]:
         """The embedding of one fixed sentence, so that a resumed run notices another encoder."""
@@ -61,16 +69,21 @@ class Sentence:
 
     def encode(self, rollouts: Rollouts) -> Float[Tensor, "prompts k dim"]:
         """Embeddings (P, k, dim) of length 1, float32, on the CPU; NaN or 0 where the encoder returned a vector that is
-        not finite or is 0. Logs a warning, once, if texts are longer than the encoder's limit.
+        not finite or is 0. Counts the texts that the encoder does not see whole, and logs a warning at the first.
 
         Judge threads call this concurrently; thread-safe by a lock. Not a collective.
         """
         distinct: list[str] = sorted(set(rollouts.texts), key=lambda text: (len(text), text))
         with self._lock:
-            self._warn_if_truncated(distinct)
+            self._count_unseen(distinct)
         embeddings_ND = self._unit_embeddings(distinct)
         rows = {text: n for n, text in enumerate(distinct)}
         return embeddings_ND[[rows[text] for text in rollouts.texts]].view(len(rollouts.prompts), rollouts.k, -1)
+
+    def counters(self) -> dict[str, int]:
+        """Distinct texts encoded so far that were truncated, and that have unknown tokens. Thread-safe."""
+        with self._lock:
+            return dict(self._counts)
 
     def memory(self) -> dict[str, int]:
         """Bytes of the encoder, by what they are for."""
@@ -83,16 +96,24 @@ class Sentence:
             )
         return normalize(raw_ND.float().cpu(), dim=1)
 
-    def _warn_if_truncated(self, texts: Sequence[str]) -> None:
-        """Log once that texts are truncated: texts that are equal up to the encoder's limit get equal embeddings."""
-        limit = self._encoder.max_seq_length
-        if self._warned or limit is None:
-            return
-        long = [text for text in texts if len(text) > limit - 2]  # at most one token per character, and 2 special ones
-        cut = sum(len(ids) > limit for ids in self._encoder.tokenizer(long, verbose=False)["input_ids"]) if long else 0
-        if cut:
-            log.warning("%d of %d texts exceed the encoder's limit of %d tokens: truncated", cut, len(texts), limit)
-            self._warned = True
+    def _count_unseen(self, texts: Sequence[str]) -> None:
+        """Count the texts that are truncated, and those with tokens that the encoder does not know: texts that differ
+        in nothing else get equal embeddings. Log each kind once."""
+        tokenizer, limit = self._encoder.tokenizer, self._encoder.max_seq_length or math.inf
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        long = [text for text in texts if len(text) > limit - 2]  # at most one token a character, and 2 special ones
+        asked = texts if unknown is not None else long
+        tokens = tokenizer(list(asked), verbose=False)["input_ids"] if asked else []
+        special = tokenizer.num_special_tokens_to_add() if tokens else 0
+        shares = [ids.count(unknown) / max(1, len(ids) - special) for ids in tokens]
+        found = {
+            "truncated": sum(len(ids) > limit for ids in tokens),
+            "unknown": sum(share > UNKNOWN_SHARE for share in shares),
+        }
+        for name, count in found.items():
+            if count and not self._counts[name]:
+                log.warning("%d of %d texts %s", count, len(texts), UNSEEN[name].format(limit=limit))
+            self._counts[name] += count
 
 
 def _folder(model: str, packaged: str | None) -> Path:
@@ -126,3 +147,36 @@ def _load(folder: Path, model: str, device: torch.device, dtype: torch.dtype) ->
         cause = f"no sentence encoder could be read ({first_line(error)})"
         raise ConfigError(f"embed.model={model}: {cause}; type embed.model=FOLDER or a name on the hub") from error
     return encoder.eval()
+
+
+def _limit_length(encoder: SentenceTransformer, wanted: int | None) -> None:
+    """Set the length in tokens at which texts are truncated; None keeps the encoder's own, as far as it has positions.
+    Raises ConfigError for a length that the encoder cannot use."""
+    model, own = encoder.transformers_model, encoder.max_seq_length
+    positions = positions_of(model) if model is not None else None  # None: static embeddings
+    if wanted is None:
+        if positions is not None and (own is None or own > positions):
+            log.info("embed.model: texts are truncated at %d tokens, the encoder's positions", positions)
+            encoder.max_seq_length = positions
+        return
+    if positions is not None and wanted > positions:
+        raise ConfigError(
+            f"embed.max_seq_length={wanted}: the encoder was made for {positions} tokens at most; type "
+            f"embed.max_seq_length={positions}, or null for its own limit ({min(own or positions, positions)})"
+        )
+    count = getattr(encoder.tokenizer, "num_special_tokens_to_add", int)()
+    if wanted <= count:
+        raise ConfigError(
+            f"embed.max_seq_length={wanted}: the encoder adds {count} tokens to each text, which leaves none for the "
+            "text; type embed.max_seq_length=null"
+        )
+    encoder.max_seq_length = wanted
+
+
+def positions_of(model: PreTrainedModel) -> int | None:
+    """The longest text in tokens that an encoder has positions for; None without a limit (T5)."""
+    for module in model.modules():
+        if isinstance(table := getattr(module, "position_embeddings", None), torch.nn.Embedding):
+            first = getattr(module, "padding_idx", None)  # RoBERTa, MPNet: positions begin behind the padding's
+            return table.num_embeddings - (first + 1 if isinstance(first, int) else 0)
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ CONTENTS = {
     "checkpoints": "where resume= continues",
     "config.yaml": "the resolved configuration",
 }
+SWEEP = "alpha=0,0.5,1,2"
+OWN_KEYS = ("alpha", "run_dir", "resume", "dry_run")  # of this run alone, or swept
 LONGEST_PROMPT = 300  # characters; a longer prompt is left out of the command
 HEADLINE = (
     "reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "cosine_distance/correct", "logdet", "vendi",
@@ -43,7 +45,9 @@ def write_summary(path: Path, *, settings: Mapping[str, Any], before: Evaluation
     path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
-def print_end(console: Console, *, run_dir: Path, steps: int, before: Evaluation, after: Evaluation) -> None:
+def print_end(
+    console: Console, *, run_dir: Path, steps: int, before: Evaluation, after: Evaluation, typed: Sequence[str] = ()
+) -> None:
     """Print the two evaluations side by side, the run's files, and commands to type next."""
     console.print()
     console.print(_comparison(before, after))
@@ -54,19 +58,23 @@ def print_end(console: Console, *, run_dir: Path, steps: int, before: Evaluation
             places.add_row(Text(str(run_dir / name), "bold"), Text(meaning, "dim"))
     console.print(places)
     console.print(Text("\nnext", "bold"))
-    for what, command in next_commands(run_dir, steps, after):
+    for what, command in next_commands(run_dir, steps, after, typed):
         console.print(Text.assemble((f"  # {what}\n", "dim"), f"  {command}"), soft_wrap=True)
 
 
-def next_commands(run_dir: Path, steps: int, evaluation: Evaluation) -> list[tuple[str, str]]:
-    """(purpose, shell command) of what a user may want to type next."""
+def next_commands(
+    run_dir: Path, steps: int, evaluation: Evaluation, typed: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """(purpose, shell command) of what a user may want to type next. ``typed``: the overrides of the run's command
+    line."""
     commands = []
     if (run_dir / "policy").exists():
         sampling = f"python -c {shlex.quote(_sampling_code(run_dir, evaluation))}"
         commands.append(("eight answers of the trained model", sampling))
     if (run_dir / "checkpoints").exists():
         commands.append(("go on training", f"dqo-train resume={shlex.quote(str(run_dir))} steps={2 * steps}"))
-    commands.append(("quality against diversity", "dqo-train -m alpha=0,0.5,1,2"))
+    kept = [text for text in typed if text.lstrip("+").partition("=")[0] not in OWN_KEYS]
+    commands.append(("quality against diversity", shlex.join(["dqo-train", "-m", SWEEP, *kept])))
     return commands
 
 

@@ -66,13 +66,20 @@ def write_report(job: Job, session: Session, before: Evaluation, after: Evaluati
 
 def print_report(console: Console, job: Job, before: Evaluation, after: Evaluation) -> None:
     """Before and after side by side, the run's files, and commands to type next."""
-    print_end(console, run_dir=job.folder, steps=job.config.steps, before=before, after=after)
+    if job.ownership:  # the others' console is silent
+        print_end(
+            console, run_dir=job.folder, steps=job.config.steps, before=before, after=after, typed=_typed(job)
+        )  # fmt: skip
 
 
 def _card(job: Job, session: Session, before: Evaluation, after: Evaluation) -> str:
-    typed = [text for text in saved_overrides(job.folder) if not text.startswith("hydra.")]
     return model_card(
         name=job.folder.name, base_model=session.policy.name, task=task_name(job.config),
-        command=shlex.join(["dqo-train", *typed]), before=before, after=after,
+        command=shlex.join(["dqo-train", *_typed(job)]), before=before, after=after,
         **job.config.model_dump(include={"alpha", "beta", "k", "steps", "learning_rate"}),
     )  # fmt: skip
+
+
+def _typed(job: Job) -> list[str]:
+    """The overrides of the run's command line, without Hydra's own."""
+    return [text for text in saved_overrides(job.folder) if not text.startswith("hydra.")]

