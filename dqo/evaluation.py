@@ -1,8 +1,9 @@
 """Evaluation of a policy: quality and diversity of n completions of each held-out prompt."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,12 +12,14 @@ from dqo import distributed
 from dqo.contracts import check_embeddings, check_rewards
 from dqo.errors import StageError
 from dqo.metrics.diversity import cosine_distance, distinct_n, logdet, vendi
+from dqo.metrics.names import pass_sizes
 from dqo.metrics.quality import distinct_correct_of, pass_at
 from dqo.records import Prompt, Rewards, Rollouts
 from dqo.stages import Collectors
 
-PASS_AT = (1, 2, 5, 10, 20, 50, 100)  # pass@n is reported for these n and for the number of completions
 DISTINCT_OF = 10  # ``distinct_correct`` is the expectation for this number of completions
+# metrics whose expectation does not depend on n, the number of completions of each prompt (see ``comparable``)
+ANY_N = ("n", "prompts", "reward", "cosine_distance", "valid", "finished", "mean_length")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +47,44 @@ class Evaluation:
         """All completions, prompt by prompt."""
         return [text for answers in self.answers for text in answers.texts]
 
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The held-out prompts, in the order of the answers."""
+        return [answers.prompt for answers in self.answers]
 
-def evaluate(stages: Collectors, prompts: Sequence[Prompt], *, n: int, seed: int) -> Evaluation:
+
+def comparable(key: str, n: int, other: int) -> bool:
+    """Whether a metric over ``n`` completions of each prompt can be compared with the same metric over ``other``.
+
+    Those that name their number can: ``pass@5`` is the same quantity for 10 and for 40 completions.
+    """
+    if key == "distinct_correct":
+        return min(n, DISTINCT_OF) == min(other, DISTINCT_OF)
+    return n == other or key in ANY_N or key.startswith(("pass@", "distinct_correct@"))
+
+
+def evaluate(
+    stages: Collectors,
+    prompts: Sequence[Prompt],
+    *,
+    n: int,
+    seed: int,
+    observe: Callable[[int], Any] = lambda count: None,
+) -> Evaluation:
     """Metrics and answers of n completions of each prompt, the same on all ranks. No stage changes its state.
 
     Collective on the main channel; each rank samples its share of the prompts. Completions are embedded even if the
-    credit uses no embeddings. Raises ValueError without prompts, and StageError if a stage fails: its positions count
-    within the held-out prompts.
+    credit uses no embeddings. ``observe`` gets the number of prompts that were judged since its last call. Raises
+    ValueError without prompts, and StageError if a stage fails: its positions count within the held-out prompts.
     """
     if not prompts:
         raise ValueError("no prompts to evaluate")
     try:
         mine = prompts[distributed.rank() :: distributed.world_size()]
-        judged = [
-            group for rollouts in stages.rollout.generate(mine, k=n, seed=seed) for group in _judge(stages, rollouts)
-        ]
+        judged = []
+        for rollouts in stages.rollout.generate(mine, k=n, seed=seed):
+            judged += _judge(stages, rollouts)
+            observe(len(rollouts.prompts))
     except StageError as error:
         raise StageError(error.stage, f"evaluating: {error.message}", positions=error.positions) from error
     judged = [group for part in distributed.all_gather(judged) for group in part]
@@ -66,7 +92,7 @@ def evaluate(stages: Collectors, prompts: Sequence[Prompt], *, n: int, seed: int
     return Evaluation(
         n=n,
         seed=seed,
-        metrics=_means([metrics for _, metrics in judged]),
+        metrics={"n": float(n), "prompts": float(len(judged)), **_means([metrics for _, metrics in judged])},
         answers=tuple(answers for answers, _ in judged),
     )
 
@@ -75,7 +101,8 @@ def _judge(stages: Collectors, rollouts: Rollouts) -> list[tuple[Answers, dict[s
     """Answers and metrics of each group."""
     rewards, embeddings_PKD = stages.reward.score(rollouts), stages.embed.encode(rollouts)
     check_rewards(rollouts, rewards)
-    check_embeddings(rollouts, rewards.valid_PK, embeddings_PKD)
+    empty_PK = rollouts.empty_PK
+    check_embeddings(rollouts, rewards.valid_PK & ~empty_PK, embeddings_PKD)
     groups = []
     for p in range(len(rollouts.prompts)):
         answers = _answers(stages, rollouts, rewards, p)
@@ -85,7 +112,8 @@ def _judge(stages: Collectors, rollouts: Rollouts) -> list[tuple[Answers, dict[s
             "finished": float(rollouts.finished_B[rows].float().mean()),
             "mean_length": float(rollouts.sampled_BT[rows].sum(1).float().mean()),
         }
-        groups.append((answers, {**_quality(answers), **_diversity(answers, embeddings_PKD[p]), **form}))
+        diversity = _diversity(answers, embeddings_PKD[p], empty_PK[p].tolist())
+        groups.append((answers, {**_quality(answers), **diversity, **form}))
     return groups
 
 
@@ -103,11 +131,11 @@ def _answers(stages: Collectors, rollouts: Rollouts, rewards: Rewards, p: int) -
 
 def _quality(answers: Answers) -> dict[str, float]:
     m, few = len(answers.texts), min(DISTINCT_OF, len(answers.texts))
-    sizes = sorted({n for n in PASS_AT if n <= m} | {m})
     right = (
         None if answers.correct is None else [key for key, ok in zip(answers.keys, answers.correct, strict=True) if ok]
     )
     known = [reward for reward in answers.rewards if not math.isnan(reward)]
+    sizes = pass_sizes(m)
     return {
         "reward": sum(known) / len(known) if known else math.nan,
         "reward_best": max(known, default=math.nan),
@@ -119,15 +147,15 @@ def _quality(answers: Answers) -> dict[str, float]:
     }
 
 
-def _diversity(answers: Answers, embeddings_KD: Float[Tensor, "k dim"]) -> dict[str, float]:
+def _diversity(answers: Answers, embeddings_KD: Float[Tensor, "k dim"], empty_K: Sequence[bool]) -> dict[str, float]:
     """Diversity of the valid completions, and under ``…/correct`` of the correct ones, so that noise cannot pass for
-    diversity."""
-    valid = [i for i, reward in enumerate(answers.rewards) if not math.isnan(reward)]
+    diversity. Empty ones are left out: an embedding of no text is unlike any other."""
+    valid = [i for i, reward in enumerate(answers.rewards) if not math.isnan(reward) and not empty_K[i]]
     metrics = _of_group([answers.texts[i] for i in valid], embeddings_KD[valid])
     if answers.correct is None:
         correct = dict.fromkeys([*metrics, "compared"], math.nan)
     else:
-        rows = [i for i, ok in enumerate(answers.correct) if ok]
+        rows = [i for i, ok in enumerate(answers.correct) if ok and not empty_K[i]]
         correct = {**_of_group([answers.texts[i] for i in rows], embeddings_KD[rows]), "compared": float(len(rows) > 1)}
     return {**metrics, **{f"{name}/correct": value for name, value in correct.items()}}
 

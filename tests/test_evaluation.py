@@ -69,3 +69,12 @@ def test_no_prompts_are_refused():
     stages, _ = scripted_stages({0: ["Paris"]})
     with pytest.raises(ValueError, match="no prompts"):
         evaluate(stages, [], n=2, seed=0)
+
+
+def test_empty_completions_are_no_diversity():
+    """An embedding of no text is unlike any other: two cities and two empty answers would be three answers."""
+    stages, prompts = scripted_stages({0: ["Rome", "Rome", "", " \n"]})
+    metrics = evaluate(stages, prompts, n=4, seed=0).metrics
+    assert metrics["vendi"] == pytest.approx(1)
+    assert metrics["logdet"] == pytest.approx(math.log(3), abs=1e-5)
+    assert metrics["cosine_distance"] == pytest.approx(0, abs=1e-6)

@@ -1,12 +1,10 @@
 """advantage=joint: reward and credit are added to one score, then normalized as in GRPO."""
 
-from dqo.advantage.groups.normalization import (
-    ScaleRewards,
-    TinySpreadWarning,
-    has_differences,
-    normalized_deviations,
-    token_targets,
-)
+from jaxtyping import Float
+from torch import Tensor
+
+from dqo.advantage.groups.normalization import ScaleRewards, TinySpreadWarning, normalized, token_targets
+from dqo.metrics.ties import score_deviations
 from dqo.records import Estimates, Experience, Targets
 
 
@@ -22,20 +20,25 @@ class Joint:
     0.0 too.
     """
 
+    compares_within_group = True
+
     def __init__(self, *, scale_rewards: ScaleRewards):
         self.scale_rewards, self._warning = scale_rewards, TinySpreadWarning()
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
         """Advantages (batch, tokens) for one step, 0.0 where not sampled. A collective for ``scale_rewards=batch``."""
-        rewards = experience.rewards
-        scores_PK = rewards.total_PK.double() + alpha * experience.credits_PK
+        rewards, deviations_PK = experience.rewards, _deviations(experience, alpha)
         if self.scale_rewards == ScaleRewards.group and alpha > 0:
-            self._warning.check(scores_PK, rewards.valid_PK)
-        return token_targets(
-            normalized_deviations(scores_PK, rewards.valid_PK, self.scale_rewards), experience.rollouts
-        )
+            self._warning.check(deviations_PK, rewards.valid_PK)
+        scores_PK = rewards.total_PK.double() + alpha * experience.credits_PK
+        advantages_PK = normalized(deviations_PK, scores_PK, rewards.valid_PK, self.scale_rewards)
+        return token_targets(advantages_PK, experience.rollouts)
 
     def has_signal(self, experience: Experience, *, alpha: float) -> bool:
         """Whether the valid scores s_i of any group differ by more than rounding. Not a collective."""
-        rewards = experience.rewards
-        return has_differences(rewards.total_PK.double() + alpha * experience.credits_PK, rewards.valid_PK)
+        return bool(_deviations(experience, alpha).any())
+
+
+def _deviations(experience: Experience, alpha: float) -> Float[Tensor, "prompts k"]:
+    rewards = experience.rewards
+    return score_deviations(rewards.total_PK, experience.credits_PK, rewards.valid_PK, alpha)

@@ -1,12 +1,7 @@
 """advantage=separate: reward and credit are normalized separately, then added."""
 
-from dqo.advantage.groups.normalization import (
-    ScaleRewards,
-    TinySpreadWarning,
-    has_differences,
-    normalized_deviations,
-    token_targets,
-)
+from dqo.advantage.groups.normalization import ScaleRewards, TinySpreadWarning, normalized, token_targets
+from dqo.metrics.ties import credit_deviations, group_deviations
 from dqo.records import Estimates, Experience, Targets
 
 
@@ -22,21 +17,26 @@ class Separate:
     0.0 too.
     """
 
+    compares_within_group = True
+
     def __init__(self, *, scale_rewards: ScaleRewards):
         self.scale_rewards, self._warning = scale_rewards, TinySpreadWarning()
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
         """Advantages (batch, tokens) for one step, 0.0 where not sampled. A collective for ``scale_rewards=batch``."""
-        rewards = experience.rewards
-        if self.scale_rewards == ScaleRewards.group and alpha > 0:
-            self._warning.check(experience.credits_PK, rewards.valid_PK)
-        quality_PK = normalized_deviations(rewards.total_PK, rewards.valid_PK, self.scale_rewards)
-        diversity_PK = normalized_deviations(experience.credits_PK, rewards.valid_PK, self.scale_rewards)
+        total_PK, credits_PK = experience.rewards.total_PK, experience.credits_PK
+        valid_PK, scale = experience.rewards.valid_PK, self.scale_rewards
+        diversity_PK = credit_deviations(credits_PK, valid_PK)
+        if scale == ScaleRewards.group and alpha > 0:
+            self._warning.check(diversity_PK, valid_PK)
+        quality_PK = normalized(group_deviations(total_PK, valid_PK), total_PK, valid_PK, scale)
+        diversity_PK = normalized(diversity_PK, credits_PK, valid_PK, scale)
         return token_targets(quality_PK + alpha * diversity_PK, experience.rollouts)
 
     def has_signal(self, experience: Experience, *, alpha: float) -> bool:
-        """Whether the valid rewards, or for alpha > 0 the credits, of any group differ. Not a collective."""
+        """Whether the valid rewards, or for alpha > 0 the credits, of any group differ by more than rounding. Not a
+        collective."""
         rewards = experience.rewards
-        return has_differences(rewards.total_PK, rewards.valid_PK) or (
-            alpha > 0 and has_differences(experience.credits_PK, rewards.valid_PK)
-        )
+        quality_PK = group_deviations(rewards.total_PK, rewards.valid_PK)
+        diversity_PK = alpha * credit_deviations(experience.credits_PK, rewards.valid_PK)
+        return bool((quality_PK != 0).any() or (diversity_PK != 0).any())

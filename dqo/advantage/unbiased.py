@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dqo import distributed
-from dqo.advantage.groups.normalization import TIE_TOLERANCE, group_deviations, token_targets
+from dqo.advantage.groups.normalization import token_targets
+from dqo.metrics.ties import TIE_TOLERANCE, group_deviations
 from dqo.records import Estimates, Experience, Targets
 
 
@@ -18,8 +19,9 @@ class Unbiased:
 
     The reward has the leave-one-out baseline of RLOO (arXiv 2402.14740). The credit depends on the whole group, so its
     baseline b must not: b is the running mean of the credit over earlier steps; in the first step, for each group, the
-    mean over the other groups of the batch (0.0 if there are none). No division by a standard deviation. The expected
-    gradient is that of E[sum of r_i + alpha * log det(L + I)] for ``credit=dpp``, at k = 2 too.
+    mean over the other groups of the batch (0.0 if there are none). No division by a standard deviation. With
+    ``loss=dr_grpo``, whose tokens have constant weights, the expected gradient is that of E[sum of r_i + alpha * log
+    det(L + I)] for ``credit=dpp``, but for a constant factor, at k = 2 too.
 
     Invalid completions get 0.0 and are left out. A group's only valid completion gets 0.0 too, since its reward has no
     baseline, and its credit does not enter b.
@@ -42,7 +44,7 @@ class Unbiased:
         """Whether any advantage is not 0. Equal credits have a signal if they differ from the baseline. Does not update
         the baseline; not a collective."""
         total, count = _credit_sum(experience)
-        return bool((self._advantages(experience, alpha, total=total, count=count).abs() > TIE_TOLERANCE).any())
+        return bool(self._advantages(experience, alpha, total=total, count=count).any())
 
     def state_dict(self) -> dict[str, Any]:
         """The running mean, JSON-serializable."""
@@ -64,6 +66,8 @@ class Unbiased:
         )
         credits_PK = experience.credits_PK.double()
         diversity_PK = credits_PK - self._baselines(credits_PK, compared_PK, total, count)
+        rounding_PK = TIE_TOLERANCE * credits_PK.abs().clamp(min=1)
+        diversity_PK = diversity_PK.masked_fill(diversity_PK.abs() <= rounding_PK, 0.0)
         return (quality_PK + alpha * diversity_PK).masked_fill(~compared_PK, 0.0)
 
     def _baselines(

@@ -14,21 +14,27 @@ class Metric(StrEnum):
     """Distance between unit vectors a and b."""
 
     euclidean = "euclidean"  # |a - b|, 0 to 2
-    cosine = "cosine"  # 1 - a·b, 0 to 2
+    cosine = "cosine"  # 1 - a·b = |a - b|² / 2, 0 to 2
 
 
 class Distance:
-    """c_i = mean distance of completion i to the other completions that pass the gate, as ``metric`` defines it; 0.0
-    where i does not pass, or no other completion passes.
+    """c_i = mean distance of completion i to the other completions that pass the gate and are not empty, as ``metric``
+    defines it; 0.0 where i does not pass or is empty, or no other completion counts.
 
     Its maximum is a few far corners: two clusters at the ends of an arc get more than an even spread along the arc.
     ``dpp`` with an rbf kernel prefers the even spread.
     """
 
     uses_embeddings = True
+    pairs_tie = True  # d(1, 2) = d(2, 1)
 
     def __init__(self, *, metric: Metric, gating: Gating):
         self.metric, self.gating = metric, gating
+
+    @property
+    def description(self) -> str:
+        """For the model card."""
+        return f"the mean {self.metric} distance of its embedding to the others of its group{self.gating.description}"
 
     def assign(
         self, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "prompts k dim"] | None
@@ -36,14 +42,13 @@ class Distance:
         """Credits from unit-length embeddings, float32. Pure; not a collective. Raises ConfigError for ``gate=correct``
         with a reward that does not say what is correct."""
         assert embeddings_PKD is not None
-        embeddings_PKD = embeddings_PKD.float()
+        embeddings_PKD, exact = embeddings_PKD.double(), "donot_use_mm_for_euclid_dist"
+        # torch's faster mode (a matrix product) gives duplicates a distance of 1e-4, and 1 - a·b one of 1e-7
+        distances_PKK = torch.cdist(embeddings_PKD, embeddings_PKD, compute_mode=exact)
         if self.metric == Metric.cosine:
-            distances_PKK = 1 - embeddings_PKD @ embeddings_PKD.mT
-        else:  # torch's faster mode (a matrix product) gives duplicates a distance of 1e-4
-            exact = "donot_use_mm_for_euclid_dist"
-            distances_PKK = torch.cdist(embeddings_PKD, embeddings_PKD, compute_mode=exact)
-        passes_PK = self.gating.mask(rewards)
-        pairs_PKK = passes_PK[:, :, None] & passes_PK[:, None, :]
-        pairs_PKK &= ~torch.eye(passes_PK.shape[1], dtype=torch.bool)
+            distances_PKK = distances_PKK.square() / 2
+        earning_PK = self.gating.mask(rewards) & ~rollouts.empty_PK
+        pairs_PKK = earning_PK[:, :, None] & earning_PK[:, None, :]
+        pairs_PKK &= ~torch.eye(earning_PK.shape[1], dtype=torch.bool)
         others_PK = pairs_PKK.sum(-1).clamp(min=1)
-        return distances_PKK.masked_fill(~pairs_PKK, 0.0).sum(-1) / others_PK
+        return (distances_PKK.masked_fill(~pairs_PKK, 0.0).sum(-1) / others_PK).float()

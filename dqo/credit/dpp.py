@@ -29,7 +29,8 @@ class Precision(StrEnum):
 
 
 class Dpp:
-    """c_i = log det(L + I) - log det(L_-i + I) in nats, over the completions that pass the gate; 0.0 for the others.
+    """c_i = log det(L + I) - log det(L_-i + I) in nats, over the completions that pass the gate and are not empty; 0.0
+    for the others.
 
     On unit-length embeddings, without quality and (for ``polynomial``) at offset 0, c_i is between log(1 + 1/k) and
     log 2; the only completion that passes earns log 2. ``quality=reward`` is the paper's L_ψ without π_ref (ours): a
@@ -37,6 +38,7 @@ class Dpp:
     """
 
     uses_embeddings = True
+    pairs_tie = True  # c_1 - c_2 = log(1 + L_11) - log(1 + L_22): lengths, which quality scales, and no similarity
 
     def __init__(
         self,
@@ -54,6 +56,13 @@ class Dpp:
         self.quality, self.quality_temperature = quality, quality_temperature
         self.dtype, self.gating = getattr(torch, dtype), gating
 
+    @property
+    def description(self) -> str:
+        """For the model card."""
+        scaled = ", lengths scaled by the reward" if self.quality == Quality.reward else ""
+        kernel = f"{self.kernel} kernel{scaled}"
+        return f"what it adds to the log-determinant of its group's embeddings ({kernel}){self.gating.description}"
+
     def assign(
         self, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "prompts k dim"] | None
     ) -> Float[Tensor, "prompts k"]:
@@ -68,7 +77,8 @@ class Dpp:
             quality_PK = (rewards.total_PK.to(self.dtype) / (2 * self.quality_temperature)).exp()
         kernel_PKK = self._kernel_matrix(embeddings_PKD.to(self.dtype), quality_PK)
         try:
-            credits_PK = leave_one_out_credits(kernel_PKK, self.gating.mask(rewards))
+            earning_PK = self.gating.mask(rewards) & ~rollouts.empty_PK
+            credits_PK = leave_one_out_credits(kernel_PKK, earning_PK, check=False)
         except KernelError as error:
             positions = [rollouts.prompts[p].position for p in error.prompts]
             raise StageError("credit", f"the kernel {error.reason}", positions=positions) from error

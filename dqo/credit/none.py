@@ -11,6 +11,7 @@ class NoCredit:
     """c_i = 0.0 for every completion."""
 
     uses_embeddings = False
+    pays_nothing = True
 
     def assign(
         self, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "prompts k dim"] | None

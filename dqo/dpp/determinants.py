@@ -1,58 +1,56 @@
 """log det(L + I), and the leave-one-out credit of each item.
 
 Both functions take ``valid_PK``. Rows and columns of invalid items are set to zero: their credit is exactly 0.0 and
-they do not change the credits of the others, whatever their values are.
+they do not change the credits of the others, whatever their values are. Both compute in float64 and return the input's
+dtype (float32 for a narrower one): what remains is the rounding of the kernel's entries.
 """
 
 import torch
 from torch import Tensor
 
-CHUNK = 2**21  # kernel entries per elimination, chosen to fit a CPU's cache (scripts/bench_credit.py)
-ACCURACY = 1e-3  # nats; the rounding error of a credit is about the dtype's epsilon times the largest entry of L
+from dqo.dpp.checks import as_kernels, refuse, working_dtype
 
-
-class KernelError(ValueError):
-    """Some kernels cannot be factored in their dtype. ``prompts``: indices of their sets, with flattened leading
-    dimensions."""
-
-    def __init__(self, reason: str, prompts: tuple[int, ...]):
-        """``reason`` completes the sentence "kernel of prompts 1, 3 …"."""
-        self.reason, self.prompts = reason, prompts
-        super().__init__(f"kernel of prompt{'s' * (len(prompts) > 1)} {', '.join(map(str, prompts))} {reason}")
+CHUNK = 2**20  # kernel entries per elimination, chosen to fit a CPU's cache (scripts/bench_credit.py)
+ACCURACY = 1e-3  # nats; rounding L's entries moves a credit by at most the dtype's epsilon times the largest one
+ARITHMETIC = 16  # kernel and elimination by this many epsilons of float64, times the root of K; measured up to K = 512
 
 
 def log_det(kernel_PKK: Tensor, valid_PK: Tensor | None = None) -> Tensor:
     """log det(L + I) in nats, (…), of kernels (…, K, K); differentiable. 0.0 for a set without valid items.
 
-    Raises KernelError where L is not finite, not positive definite, or too large for a result accurate to ACCURACY.
+    Accurate to K * ACCURACY. Raises ValueError for a wrong shape or dtype, KernelError where L is not finite, not
+    symmetric, not positive semi-definite, or too large for its dtype.
     """
-    kernel_BKK = _masked_kernels(kernel_PKK, valid_PK)
+    kernel_BKK, dtype = as_kernels(kernel_PKK, valid_PK), working_dtype("kernel", kernel_PKK)
     identity_KK = torch.eye(kernel_BKK.shape[-1], dtype=kernel_BKK.dtype, device=kernel_BKK.device)
     factor_BKK, failed_B = torch.linalg.cholesky_ex(kernel_BKK + identity_KK)
     pivots_BK = factor_BKK.diagonal(dim1=-2, dim2=-1).square()
-    volumes_B = pivots_BK.log().sum(-1)
-    _check_factored(kernel_BKK, (failed_B == 0) & volumes_B.isfinite())
-    return volumes_B.reshape(kernel_PKK.shape[:-2])
+    _check_accuracy(kernel_BKK, dtype, failed_B == 0)
+    return pivots_BK.log().sum(-1).reshape(kernel_PKK.shape[:-2]).to(dtype)
 
 
 @torch.no_grad()
-def leave_one_out_credits(kernel_PKK: Tensor, valid_PK: Tensor | None = None) -> Tensor:
+def leave_one_out_credits(kernel_PKK: Tensor, valid_PK: Tensor | None = None, *, check: bool = True) -> Tensor:
     """The leave-one-out credit of each item in nats, (…, K), from kernels (…, K, K):
 
         c_i = log det(L + I) - log det(L_-i + I) = -log [(L + I)^-1]_ii
 
     (arXiv 2509.04784; the second form is ours.) One factorization gives all K credits. A credit is used like a reward,
-    so no gradient flows through it. For a unit diagonal log(1 + 1/K) <= c_i <= log 2.
+    so no gradient flows through it. For a unit diagonal log(1 + 1/K) <= c_i <= log 2. Valid items of a set whose
+    credits differ by less than rounding in the kernel moves them, as identical items' do, get one and the same.
 
-    Raises KernelError where L is not finite, not positive definite, or too large for a result accurate to ACCURACY.
+    Accurate to ACCURACY. Raises ValueError for a wrong shape or dtype, KernelError where L is not finite, not
+    symmetric, not positive semi-definite, or too large for its dtype. ``check=False``, for what ``kernel_matrix`` made,
+    leaves out the costly ones of these checks: symmetric, positive semi-definite.
     """
-    kernel_BKK = _masked_kernels(kernel_PKK, valid_PK)
+    kernel_BKK, dtype = as_kernels(kernel_PKK, valid_PK, check=check), working_dtype("kernel", kernel_PKK)
     size = max(1, CHUNK // max(1, kernel_BKK.shape[-1] ** 2))
     inverses, pivots = zip(*(_eliminate(part_BKK) for part_BKK in kernel_BKK.split(size)), strict=True)
     credits_KB, pivots_KB = -torch.cat(inverses, dim=1).log(), torch.cat(pivots, dim=1)
-    _check_factored(kernel_BKK, ((pivots_KB > 0) & credits_KB.isfinite()).all(0))
-    credits_PK = credits_KB.mT.reshape(kernel_PKK.shape[:-1]).contiguous()
-    return credits_PK if valid_PK is None else credits_PK.masked_fill(~valid_PK, 0.0)
+    _check_accuracy(kernel_BKK, dtype, ((pivots_KB > 0) & credits_KB.isfinite()).all(0))
+    valid_KB = None if valid_PK is None else valid_PK.reshape(-1, len(credits_KB)).mT
+    credits_KB = _merge_ties(credits_KB, valid_KB, _rounding(kernel_BKK, dtype))
+    return credits_KB.mT.to(dtype).reshape(kernel_PKK.shape[:-1]).contiguous()
 
 
 def _eliminate(kernel_BKK: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,33 +74,27 @@ def _eliminate(kernel_BKK: Tensor) -> tuple[Tensor, Tensor]:
     return inverse_KB, pivots_KB
 
 
-def _masked_kernels(kernel_PKK: Tensor, valid_PK: Tensor | None) -> Tensor:
-    """Kernels (B, K, K) in float32 or float64, 0 in the rows and columns of invalid items."""
-    *_, rows, columns = kernel_PKK.shape if kernel_PKK.ndim >= 2 else (-1, -2)
-    if rows != columns:
-        raise ValueError(f"kernel of shape {tuple(kernel_PKK.shape)}: (…, items, items) is needed")
-    if valid_PK is not None:
-        if valid_PK.shape != kernel_PKK.shape[:-1] or valid_PK.dtype != torch.bool:
-            raise ValueError(
-                f"valid is {valid_PK.dtype} of shape {tuple(valid_PK.shape)}: torch.bool of shape "
-                f"{tuple(kernel_PKK.shape[:-1])} is needed"
-            )
-        kernel_PKK = kernel_PKK.masked_fill(~(valid_PK[..., :, None] & valid_PK[..., None, :]), 0.0)
-    kernel_PKK = kernel_PKK.to(torch.promote_types(kernel_PKK.dtype, torch.float32))
-    return kernel_PKK.reshape(kernel_PKK.shape[:-2].numel(), rows, columns)
+def _merge_ties(credits_KB: Tensor, valid_KB: Tensor | None, rounding_B: Tensor) -> Tensor:
+    """The credits, 0.0 where invalid; one number for a set whose valid ones differ by no more than ``rounding_B``."""
+    if not len(credits_KB):
+        return credits_KB
+    high_KB = credits_KB if valid_KB is None else credits_KB.masked_fill(~valid_KB, -torch.inf)
+    low_KB = credits_KB if valid_KB is None else credits_KB.masked_fill(~valid_KB, torch.inf)
+    highest_B, lowest_B = high_KB.amax(0), low_KB.amin(0)
+    merged_KB = torch.where(highest_B - lowest_B <= rounding_B, (highest_B + lowest_B) / 2, credits_KB)
+    return merged_KB if valid_KB is None else merged_KB.masked_fill(~valid_KB, 0.0)
 
 
-def _check_factored(kernel_BKK: Tensor, factored_B: Tensor) -> None:
-    entries_BK = kernel_BKK.diagonal(dim1=-2, dim2=-1)  # a kernel's largest entry is on its diagonal
-    good_B = factored_B & (entries_BK * torch.finfo(kernel_BKK.dtype).eps <= ACCURACY).all(-1)
-    if good_B.all():  # the only synchronization with the device
-        return
-    dtype = str(kernel_BKK.dtype).removeprefix("torch.")
-    infinite_B = ~kernel_BKK.isfinite().flatten(1).all(-1)
-    bad_B = infinite_B if infinite_B.any() else ~good_B
-    if infinite_B.any():
-        reason = f"is not finite in {dtype}: an embedding has length 0 or contains NaN, or a quality is too large"
-    else:
-        advice = "compute it in float64 (credit.dtype=float64)" if dtype == "float32" else "it may be no kernel"
-        reason = f"is not positive definite in {dtype} (largest entry {entries_BK[bad_B].max():.3g}); {advice}"
-    raise KernelError(reason, tuple(bad_B.nonzero().flatten().tolist()))
+def _rounding(kernel_BKK: Tensor, dtype: torch.dtype) -> Tensor:
+    """How far rounding moves a credit, in nats, (B,): of L's entries to ``dtype``, and in the arithmetic."""
+    entries_BK = kernel_BKK.detach().diagonal(dim1=-2, dim2=-1)  # a kernel's largest entry is on its diagonal
+    largest_B = entries_BK.amax(-1) if entries_BK.shape[-1] else entries_BK.new_zeros(len(entries_BK))
+    eps = torch.finfo(dtype).eps + ARITHMETIC * entries_BK.shape[-1] ** 0.5 * torch.finfo(entries_BK.dtype).eps
+    return eps * largest_B.clamp(min=1)
+
+
+def _check_accuracy(kernel_BKK: Tensor, dtype: torch.dtype, factored_B: Tensor) -> None:
+    wider, shorter = "compute it in float64 (credit.dtype=float64)", "make its vectors shorter (its qualities smaller)"
+    advice = wider if dtype == torch.float32 else shorter
+    reason = f"is not positive definite in {{dtype}} (largest entry {{largest}}); {advice}"
+    refuse(kernel_BKK, factored_B & (_rounding(kernel_BKK, dtype) <= ACCURACY), reason, dtype)

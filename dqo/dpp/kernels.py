@@ -6,6 +6,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from dqo.dpp.checks import working_dtype
+
 
 class Kernel(StrEnum):
     """Kinds of ``kernel_matrix``. On vectors of length 1 the diagonal is 1 (``polynomial``: if offset is 0)."""
@@ -28,36 +30,55 @@ def kernel_matrix(
 
     ``sigma`` (rbf) is in the unit of the embeddings; ``degree`` and ``offset`` belong to polynomial. With
     ``quality_PK`` (…, K) the result is L_ψ, ψ = quality · φ: L[i, j] times quality_i quality_j (arXiv 2509.04784;
-    direction is meaning, length is quality). A vector of length 0 has no cosine: its row and column are NaN.
+    direction is meaning, length is quality). Computed in float64, returned in the inputs' dtype, float32 at least;
+    whole numbers are taken as float32.
 
-    Raises ValueError for an unknown kind, parameters that give no positive semi-definite kernel, and wrong shapes.
+    A vector or a quality that is not finite, and a vector of length 0, which has no cosine, make their row and column
+    NaN. No gradient flows through it: where ``log_det`` masks it, the others' gradients are as without it.
+
+    Raises ValueError for an unknown kind, parameters that give no positive semi-definite kernel, wrong shapes, and
+    complex numbers.
     """
-    if embeddings_PKD.ndim < 2:
+    if embeddings_PKD.ndim < 2 or not embeddings_PKD.shape[-1]:
         raise ValueError(f"embeddings of shape {tuple(embeddings_PKD.shape)}: (…, items, width) is needed")
-    embeddings_PKD = embeddings_PKD.to(torch.promote_types(embeddings_PKD.dtype, torch.float32))
-    kernel_PKK = embeddings_PKD @ embeddings_PKD.mT
-    squares_PK = kernel_PKK.diagonal(dim1=-2, dim2=-1)
+    if quality_PK is not None and quality_PK.shape != embeddings_PKD.shape[:-1]:
+        shape = tuple(embeddings_PKD.shape[:-1])
+        raise ValueError(f"quality of shape {tuple(quality_PK.shape)} for items of shape {shape}")
+    dtype = working_dtype("embeddings", embeddings_PKD)
+    if quality_PK is not None:
+        dtype = torch.promote_types(dtype, working_dtype("quality", quality_PK))
+    embeddings_PKD = embeddings_PKD.double()
+    lengths_PK = embeddings_PKD.detach().norm(dim=-1)
+    usable_PK = lengths_PK.isfinite() & ((lengths_PK > 0) | (kind != Kernel.cosine))
+    if quality_PK is not None:
+        usable_PK = usable_PK & quality_PK.isfinite()
+    embeddings_PKD = embeddings_PKD.where(usable_PK[..., None], 1.0)  # without NaN the others' gradients stay finite
+    kernel_PKK = _similarities(embeddings_PKD, kind, sigma=sigma, degree=degree, offset=offset)
+    if quality_PK is not None:
+        kernel_PKK = _weighted(kernel_PKK, quality_PK.double().where(usable_PK, 1.0))
+    kernel_PKK = kernel_PKK.masked_fill(~(usable_PK[..., :, None] & usable_PK[..., None, :]), torch.nan)
+    return kernel_PKK.to(dtype)
+
+
+def _similarities(embeddings_PKD: Tensor, kind: Kernel | str, *, sigma: float, degree: int, offset: float) -> Tensor:
     match kind:
         case Kernel.cosine:
-            kernel_PKK = _weighted(kernel_PKK, squares_PK.rsqrt())
+            kernel_PKK = embeddings_PKD @ embeddings_PKD.mT
+            return _weighted(kernel_PKK, kernel_PKK.diagonal(dim1=-2, dim2=-1).rsqrt())
         case Kernel.rbf:
             if not (math.isfinite(sigma) and sigma > 0):
                 raise ValueError(f"sigma={sigma}: a positive number is needed; pass sigma=0.4")
-            distances_PKK = squares_PK[..., :, None] + squares_PK[..., None, :] - 2 * kernel_PKK
-            kernel_PKK = (distances_PKK.clamp(min=0) / (-2 * sigma**2)).exp()  # rounding gives -1e-7 between duplicates
+            # the Gram product would lose the distances of near neighbors, which a small sigma is about
+            distances_PKK = torch.cdist(embeddings_PKD, embeddings_PKD, compute_mode="donot_use_mm_for_euclid_dist")
+            return ((distances_PKK / sigma).square() / -2).exp()
         case Kernel.polynomial:
-            if degree < 1:
+            if degree < 1 or degree != int(degree):
                 raise ValueError(f"degree={degree}: a whole number of 1 or more is needed; pass degree=2")
             if not (math.isfinite(offset) and offset >= 0):
                 raise ValueError(f"offset={offset}: 0 or more is needed; pass offset=0")
-            kernel_PKK = (kernel_PKK + offset) ** degree
+            return (embeddings_PKD @ embeddings_PKD.mT + offset) ** degree
         case _:
             raise ValueError(f"kind={kind}: one of {', '.join(Kernel)} is needed; pass kind=cosine")
-    if quality_PK is None:
-        return kernel_PKK
-    if quality_PK.shape != squares_PK.shape:
-        raise ValueError(f"quality of shape {tuple(quality_PK.shape)} for items of shape {tuple(squares_PK.shape)}")
-    return _weighted(kernel_PKK, quality_PK)
 
 
 def _weighted(kernel_PKK: Tensor, weights_PK: Tensor) -> Tensor:

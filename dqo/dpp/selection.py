@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dqo.dpp.checks import as_kernels, working_dtype
+
 
 @torch.no_grad()
 def greedy_map(kernel_PKK: Tensor, size: int) -> Tensor:
@@ -12,14 +14,15 @@ def greedy_map(kernel_PKK: Tensor, size: int) -> Tensor:
     O(K size²) per set (Chen, Zhang and Zhou 2018, arXiv 1709.05135, algorithm 1). On a CPU the first of equal items is
     picked.
 
-    Raises ValueError if ``size`` is not within 0 … K, or above the rank of a kernel: no set of that size has a volume.
+    Raises ValueError if ``size`` is not within 0 … K, or above the rank of a kernel: no set of that size
+    has a volume; and like ``log_det`` for what is no kernel.
     """
-    k = kernel_PKK.shape[-1]
+    eps, shape = torch.finfo(working_dtype("kernel", kernel_PKK)).eps, kernel_PKK.shape
+    kernel_PKK, k = as_kernels(kernel_PKK).reshape(shape), shape[-1]
     if not 0 <= size <= k:
         raise ValueError(f"size={size}: 0 to {k} can be picked of {k} items")
-    kernel_PKK = kernel_PKK.to(torch.promote_types(kernel_PKK.dtype, torch.float32))
     gains_PK = kernel_PKK.diagonal(dim1=-2, dim2=-1).clone()  # squared distance to the span of the picked items
-    least_P1 = gains_PK.sum(-1, keepdim=True) * torch.finfo(gains_PK.dtype).eps
+    least_P1 = gains_PK.sum(-1, keepdim=True) * eps
     rows_PSK = kernel_PKK.new_zeros(*gains_PK.shape[:-1], size, k)  # of the picked items' Cholesky factor
     picks_PS = torch.empty(rows_PSK.shape[:-1], dtype=torch.long, device=kernel_PKK.device)
     ranked_P1 = torch.ones_like(least_P1, dtype=torch.bool)

@@ -36,7 +36,9 @@ class Clip:
     ratio = policy / old policy; m = old policy / sampler, truncated or masked by ``importance_sampling_mode`` (see
     ``Mismatch``). KL = exp(d) - d - 1 with d = log reference - log policy (k3: unbiased and never negative).
     ``use_bias_correction_kl`` multiplies it by the ratio (arXiv 2512.02556), since the gradient of k3 alone is not the
-    gradient of the KL, even where the ratio is 1. Losses of micro-batches add up to the loss of the step, however the
+    gradient of the KL, even where the ratio is 1. With it, at token level, it is that of each next token's KL, at
+    prefixes as they were sampled; the KL of whole completions also changes with the prefixes, which no form here
+    contains. Losses of micro-batches add up to the loss of the step, however the
     step is split. Names and meanings are TRL's.
     """
 
@@ -84,8 +86,10 @@ class Clip:
 
         ``rows`` and ``tokens``: number of valid rows and of their sampled tokens in the whole step, over all ranks.
         ``grpo``: 1 / (rows * length), all completions have equal weight. ``dr_grpo``: 1 / (rows *
-        max_completion_length), no length bias. ``dapo``: 1 / tokens. ``bnpo``: also 1 / tokens here; TRL divides by the
-        tokens of each micro-batch. Masked completions do not count in ``rows``; in TRL they do.
+        max_completion_length), no length bias: where all rows are valid, the only form whose expected gradient is the
+        policy gradient. ``dapo``: 1 / tokens, a bias that vanishes with many groups, since the number of tokens depends
+        on what was sampled. ``bnpo``: also 1 / tokens here; TRL divides by the tokens of each micro-batch. Masked
+        completions do not count in ``rows``; in TRL they do.
         """
         trained_BT = sampled_BT & valid_B[:, None]
         if self.loss_type == LossType.grpo:

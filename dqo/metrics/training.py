@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dqo.metrics.ties import group_deviations, score_deviations
 from dqo.records import Experience, Step
 
 
@@ -24,13 +25,13 @@ def describe(step: Step, alpha: float) -> dict[str, float]:
 def _reward_metrics(experience: Experience, alpha: float) -> dict[str, float]:
     rewards = experience.rewards
     total_PK, valid_PK, correct_PK = rewards.total_PK.double(), rewards.valid_PK, rewards.correct_PK
-    scores_PK = total_PK + alpha * experience.credits_PK
+    differences_PK = score_deviations(total_PK, experience.credits_PK, valid_PK, alpha)
     valid = total_PK[valid_PK]
     return {
         "reward": _mean(valid),
         "reward_std": float(valid.std()) if len(valid) > 1 else math.nan,
-        "frac_reward_zero_std": _tied(total_PK, valid_PK),
-        "frac_score_zero_std": _tied(scores_PK, valid_PK),
+        "frac_reward_zero_std": _equal(group_deviations(total_PK, valid_PK)),
+        "frac_score_zero_std": _equal(differences_PK),
         "correct": math.nan if correct_PK is None else _mean((correct_PK & valid_PK).float()),
         "invalid": float((~valid_PK).sum()),
         **{
@@ -55,6 +56,7 @@ def _completion_metrics(experience: Experience) -> dict[str, float]:
         "completions/max_length": float(lengths_B.max()),
         "completions/clipped_ratio": _mean((~rollouts.finished_B).float()),
         "completions/distinct": sum(distinct) / len(distinct) if distinct else math.nan,
+        "completions/empty": float(rollouts.empty_PK.sum()),
         "num_tokens": float(lengths_B.sum()),
     }
 
@@ -103,6 +105,6 @@ def _spread(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "promp
     return float(_range(values_PK, valid_PK).nanmean())
 
 
-def _tied(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> float:
+def _equal(deviations_PK: Float[Tensor, "prompts k"]) -> float:
     """Share of groups without signal: all valid values are equal, or there are fewer than two."""
-    return _mean((~(_range(values_PK, valid_PK) > 1e-6)).float())
+    return _mean((deviations_PK == 0).all(1).float())

@@ -80,3 +80,16 @@ def test_gate_correct_needs_a_reward_that_says_what_is_correct():
     rollouts, rewards = group([[0.0, 1.0, 1.0]])
     with pytest.raises(ConfigError, match=r"credit\.gate=correct: this reward does not say"):
         distance(gate=Gate.correct).assign(rollouts, replace(rewards, correct_PK=None), COMPASS_PKD)
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_an_empty_completion_earns_nothing_and_is_no_neighbor(metric):
+    rollouts, rewards = group([[0.0, 0.0, 0.0]])
+    rollouts = replace(rollouts, texts=("w1", "", "w2"))
+    credits_PK = distance(metric).assign(rollouts, rewards, COMPASS_PKD)
+    assert credits_PK[0].tolist() == pytest.approx([2.0, 0.0, 2.0])  # east and west
+
+
+def test_equal_completions_have_a_cosine_distance_of_exactly_0():
+    same_PKD = unit_vectors(1, 1, 384).expand(1, 5, 384)
+    assert distance(Metric.cosine).assign(*group([[0.0] * 5]), same_PKD).tolist() == [[0.0] * 5]

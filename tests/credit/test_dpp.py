@@ -96,3 +96,28 @@ def test_gate_correct_needs_a_reward_that_says_what_is_correct():
     rollouts, rewards = group([[0.0, 1.0]])
     with pytest.raises(ConfigError, match=r"type credit\.gate=threshold credit\.threshold=0\.5"):
         dpp(gate=Gate.correct).assign(rollouts, replace(rewards, correct_PK=None), unit_vectors(1, 2, 6))
+
+
+EMPTY = ["", " ", "\n\t", "\u200b", "\ufeff \u2060", "\x00"]
+
+
+@pytest.mark.parametrize("text", EMPTY)
+@pytest.mark.parametrize("changes", [{}, {"kernel": Kernel.rbf}, {"quality": Quality.reward}, {"gate": Gate.correct}])
+def test_an_empty_completion_earns_nothing_though_it_differs_from_all_others(changes, text):
+    rollouts, rewards = group([[1.0, 1.0, 1.0, 1.0]])
+    rollouts = replace(rollouts, texts=("w1", text, "w1 w2", "w1"))
+    embeddings_PKD = unit_vectors(1, 4, 6)
+    credits_PK = dpp(**changes).assign(rollouts, rewards, embeddings_PKD)
+    assert credits_PK[0, 1] == 0
+    alone_PK = dpp(**changes).assign(*group([[1.0] * 3]), embeddings_PKD[:, [0, 2, 3]])
+    torch.testing.assert_close(credits_PK[:, [0, 2, 3]], alone_PK)
+
+
+def test_a_group_of_empty_completions_earns_nothing_and_a_lone_text_in_it_log_2():
+    rollouts, rewards = group([[1.0] * 3] * 2)
+    rollouts = replace(rollouts, texts=("", " ", "", "", "w1", ""))
+    embeddings_PKD = unit_vectors(2, 3, 6)
+    embeddings_PKD[0, 0] = 0  # encoders without a token to look at
+    embeddings_PKD[1, 0] = math.nan
+    credits_PK = dpp().assign(rollouts, rewards, embeddings_PKD)
+    assert credits_PK.tolist() == [[0.0] * 3, [0.0, pytest.approx(math.log(2)), 0.0]]

@@ -31,13 +31,50 @@ def test_quality_weighted_credits_equal_the_drop_of_log_det_when_a_row_is_delete
     torch.testing.assert_close(leave_one_out_credits(kernel_PKK), credits_by_deletion(kernel_PKK), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("k", [8, 64])
-def test_float32_is_accurate_to_2e_6(k):
-    embeddings_PKD = unit_vectors(20, k, 384)
-    credits_PK = leave_one_out_credits(kernel_matrix(embeddings_PKD.float()))
-    assert credits_PK.dtype == torch.float32
-    exact_PK = credits_by_deletion(kernel_matrix(embeddings_PKD))
-    torch.testing.assert_close(credits_PK.double(), exact_PK, rtol=0, atol=2e-6)
+def hard_groups(k, seed):
+    """Unit vectors in float32: random, of low rank, near duplicates, duplicates, clusters."""
+    base_D = unit_vectors(1, 384, seed=seed)
+    yield unit_vectors(k, 384, seed=seed).float()
+    yield unit_vectors(k, 3, seed=seed).float()
+    for distance in (1e-2, 1e-4):
+        yield torch.nn.functional.normalize(base_D + distance * unit_vectors(k, 384, seed=seed + 1), dim=-1).float()
+    yield base_D.expand(k, -1).float()
+    yield unit_vectors(max(1, k // 8), 384, seed=seed)[torch.arange(k) % max(1, k // 8)].float()
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        {"kind": "cosine"}, *({"kind": "rbf", "sigma": sigma} for sigma in (0.4, 0.1, 0.01, 0.001)),
+        {"kind": "polynomial", "degree": 3, "offset": 1.0},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("k", "scale"), [(2, 1.0), (2, 700.0), (8, 1.0), (8, 700.0), (64, 1.0), (64, 30.0), (512, 1.0)]
+)
+def test_float32_is_accurate_to_epsilon_times_the_largest_entry(k, scale, kernel):
+    for vectors_KD in hard_groups(k, seed=k):
+        quality_K = torch.full((k,), math.sqrt(scale))
+        kernel_KK = kernel_matrix(vectors_KD, quality_PK=quality_K, **kernel)
+        exact_KK = kernel_matrix(vectors_KD.double(), quality_PK=quality_K.double(), **kernel) + eye(k)
+        rounding = torch.finfo(torch.float32).eps * max(1.0, kernel_KK.diagonal().max().item())
+        credits_K, volume = leave_one_out_credits(kernel_KK), log_det(kernel_KK)
+        assert credits_K.dtype == volume.dtype == torch.float32
+        exact_K = -torch.linalg.inv(exact_KK).diagonal().log()
+        torch.testing.assert_close(credits_K.double(), exact_K, rtol=1e-6, atol=rounding)
+        torch.testing.assert_close(volume.double(), torch.logdet(exact_KK), rtol=1e-6, atol=rounding * k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", [{"kind": "cosine"}, {"kind": "rbf", "sigma": 0.001}, {"kind": "polynomial"}])
+@pytest.mark.parametrize("k", [2, 3, 7, 9, 64])
+def test_identical_items_have_equal_credits_whatever_their_length(k, kernel, dtype):
+    largest = 0.9 * determinants.ACCURACY / torch.finfo(dtype).eps / (1 if dtype == torch.float32 else 1 + 16 * k**0.5)
+    for seed, length in enumerate([1.0, 17.0, 1e3, 0.3 * largest, largest]):
+        quality_PK = torch.full((3, k), math.sqrt(length), dtype=dtype)
+        vectors_PKD = unit_vectors(3, 1, 384, seed=seed, dtype=dtype).expand(3, k, 384)
+        credits_PK = leave_one_out_credits(kernel_matrix(vectors_PKD, quality_PK=quality_PK, **kernel))
+        assert spread(credits_PK).tolist() == [0.0] * 3
 
 
 def test_log_det_is_of_the_kernel_plus_identity():
@@ -182,6 +219,28 @@ def test_log_det_is_differentiable():
     kernel_PKK = kernel_matrix(unit_vectors(2, 4, 3)).requires_grad_()
     log_det(kernel_PKK).sum().backward()
     torch.testing.assert_close(kernel_PKK.grad, torch.linalg.inv(kernel_PKK.detach() + eye(4)))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "rbf", "polynomial"])
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf, 1e200])
+def test_the_gradient_beside_a_masked_vector_is_as_without_it(kind, value):
+    """A vector of length 0 has no cosine: its row is NaN, which no gradient may carry to the others."""
+    vectors_PKD, keep = unit_vectors(2, 4, 3), [0, 2, 3]
+    beside_PKD, alone_PKD = vectors_PKD.clone(), vectors_PKD[:, keep].clone().requires_grad_()
+    beside_PKD[:, 1] = value
+    beside_PKD.requires_grad_()
+    valid_PK = torch.tensor([True, False, True, True]).expand(2, -1)
+    log_det(kernel_matrix(beside_PKD, kind=kind), valid_PK).sum().backward()
+    log_det(kernel_matrix(alone_PKD, kind=kind)).sum().backward()
+    assert beside_PKD.grad is not None and alone_PKD.grad is not None
+    torch.testing.assert_close(beside_PKD.grad[:, keep], alone_PKD.grad)
+    assert not beside_PKD.grad[:, 1].any()
+
+
+def test_the_gradient_beside_a_masked_quality_that_is_not_finite_is_clean():
+    vectors_KD, quality_K = unit_vectors(3, 4), torch.tensor([1.0, math.inf, 2.0], requires_grad=True)
+    log_det(kernel_matrix(vectors_KD, quality_PK=quality_K), torch.tensor([True, False, True])).backward()
+    assert quality_K.grad is not None and quality_K.grad.isfinite().all() and quality_K.grad[1] == 0
 
 
 # Errors

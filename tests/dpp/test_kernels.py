@@ -81,6 +81,7 @@ def test_kernels_are_differentiable():
         ({"kind": "rbf", "sigma": math.nan}, "sigma=nan: a positive number"),
         ({"kind": "polynomial", "degree": 0}, "degree=0: a whole number of 1 or more"),
         ({"kind": "polynomial", "offset": -0.5}, "offset=-0.5: 0 or more"),
+        ({"quality_PK": torch.ones(4, 5, dtype=torch.complex64)}, r"quality is torch\.complex64: real numbers"),
         ({"quality_PK": torch.ones(3)}, r"quality of shape \(3,\) for items of shape \(4, 5\)"),
     ],
 )
@@ -92,3 +93,33 @@ def test_wrong_arguments_are_refused(arguments, message):
 def test_a_single_vector_is_refused():
     with pytest.raises(ValueError, match=r"shape \(7,\): \(…, items, width\)"):
         kernel_matrix(VECTORS_PKD[0, 0])
+
+
+def test_complex_embeddings_and_embeddings_without_a_width_are_refused():
+    with pytest.raises(ValueError, match=r"embeddings is torch\.complex64: real numbers"):
+        kernel_matrix(torch.ones(2, 3, dtype=torch.complex64))
+    with pytest.raises(ValueError, match=r"shape \(2, 0\)"):
+        kernel_matrix(torch.ones(2, 0))
+    assert kernel_matrix(torch.ones(3, 0, 4)).shape == (3, 0, 0)
+
+
+def test_whole_numbers_and_very_short_or_long_vectors_have_a_cosine():
+    kernel_KK = kernel_matrix(torch.tensor([[1, 0], [1, 1]]))
+    torch.testing.assert_close(kernel_KK, torch.tensor([[1.0, 0.5**0.5], [0.5**0.5, 1.0]]))
+    for length in (1e-30, 1e30):  # float32 cannot hold the square
+        torch.testing.assert_close(kernel_matrix(length * torch.tensor([[1.0, 0.0], [1.0, 1.0]])), kernel_KK)
+
+
+@pytest.mark.parametrize("sigma", [0.4, 0.01, 1e-4])
+def test_rbf_of_near_neighbors_is_exact_in_float32_at_a_small_sigma(sigma):
+    """|a|² + |b|² - 2 a·b would be wrong by 1e-7, which exp(-x / (2 sigma²)) turns into any number."""
+    vectors_KD = torch.nn.functional.normalize(unit_vectors(1, 384) + sigma * unit_vectors(20, 384, seed=1), dim=-1)
+    vectors_KD = vectors_KD.float()
+    exact_KK = (vectors_KD.double()[:, None] - vectors_KD.double()).norm(dim=-1).square().div(-2 * sigma**2).exp()
+    torch.testing.assert_close(kernel_matrix(vectors_KD, kind="rbf", sigma=sigma).double(), exact_KK, rtol=0, atol=1e-7)
+
+
+def test_a_quality_in_float64_makes_a_kernel_in_float64():
+    vectors_KD, quality_K = unit_vectors(3, 5).float(), torch.full((3,), 1e4, dtype=torch.float64)
+    exact_KK = 1e8 * kernel_matrix(vectors_KD.double())
+    torch.testing.assert_close(kernel_matrix(vectors_KD, quality_PK=quality_K), exact_KK, rtol=1e-14, atol=0)

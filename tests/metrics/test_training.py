@@ -26,6 +26,7 @@ def test_metrics_equal_hand_computed_values():
         "completions/max_length": 4.0,
         "completions/clipped_ratio": 0.25,
         "completions/distinct": 1.0,  # of the valid ones
+        "completions/empty": 0.0,
         "num_tokens": 10.0,
         "credit": 1.4 / 3,
         "credit_spread": 0.0,
@@ -39,6 +40,13 @@ def test_metrics_equal_hand_computed_values():
     }
     assert {key: metrics[key] for key in expected} == pytest.approx(expected, rel=1e-6)
     assert metrics["seconds/embed"] == 3.0
+
+
+def test_empty_completions_are_counted():
+    step = make_step()
+    experience = step.experience
+    silent = replace(experience, rollouts=replace(experience.rollouts, texts=("Paris", "", "\n", "\u200b")))
+    assert describe(replace(step, experience=silent), alpha=1.0)["completions/empty"] == 3.0
 
 
 def test_undefined_metrics_are_nan_and_keys_do_not_depend_on_the_data():

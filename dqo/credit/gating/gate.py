@@ -37,6 +37,13 @@ class Gating:
                 "credit.gate=threshold, or credit.threshold=null"
             )
 
+    @property
+    def description(self) -> str:
+        """Which completions earn credit, as the end of a sentence; empty where all can."""
+        if self.gate == Gate.threshold:
+            return f", among completions with a reward of at least {self.threshold:g}"
+        return ", among the correct completions" if self.gate == Gate.correct else ""
+
     def mask(self, rewards: Rewards) -> Bool[Tensor, "prompts k"]:
         """True where a completion is valid and passes the gate. The others get credit 0 and are left out of the kernel
         or the mean distance.
