@@ -28,21 +28,22 @@ def check_rewards(rollouts: Rollouts, rewards: Rewards) -> None:
     _refuse("rollout", problem, rollouts, rewards.valid_PK & broken_B.view(shape))
 
 
-def check_embeddings(rollouts: Rollouts, valid_PK: Tensor, embeddings_PKD: Tensor) -> None:
-    """Raises StageError unless each valid completion has an embedding of length 1."""
+def check_embeddings(rollouts: Rollouts, counted_PK: Tensor, embeddings_PKD: Tensor) -> None:
+    """Raises StageError unless each completion that counts has an embedding of length 1."""
     shape = (len(rollouts.prompts), rollouts.k)
     if embeddings_PKD.ndim != 3:
         raise StageError("embed", f"embeddings of shape {tuple(embeddings_PKD.shape)}: (prompts, k, dim) is needed")
     _check_shape("embed", "embeddings", embeddings_PKD[:, :, 0], shape)
     unit_PK = (embeddings_PKD.float().norm(dim=-1) - 1).abs() < UNIT_TOLERANCE
-    _refuse("embed", "no finite embedding of length 1", rollouts, valid_PK & ~unit_PK)
+    _refuse("embed", "no finite embedding of length 1", rollouts, counted_PK & ~unit_PK)
 
 
-def checked_credits(rollouts: Rollouts, valid_PK: Tensor, credits_PK: Tensor) -> Tensor:
-    """The credits (P, k), 0.0 where invalid. Raises StageError for a valid completion whose credit is not finite."""
+def checked_credits(rollouts: Rollouts, earning_PK: Tensor, credits_PK: Tensor) -> Tensor:
+    """The credits (P, k), 0.0 for completions that cannot earn any: invalid or empty ones. Raises StageError for one of
+    the others whose credit is not finite."""
     _check_shape("credit", "credits", credits_PK, (len(rollouts.prompts), rollouts.k))
-    _refuse("credit", "the credit is not finite", rollouts, valid_PK & ~credits_PK.isfinite())
-    return credits_PK.masked_fill(~valid_PK, 0.0)
+    _refuse("credit", "the credit is not finite", rollouts, earning_PK & ~credits_PK.isfinite())
+    return credits_PK.masked_fill(~earning_PK, 0.0)
 
 
 def failure_counts(stages: Collectors, earlier: Mapping[str, int] | None = None) -> dict[str, int]:

@@ -128,9 +128,10 @@ def _encode(stages: Stages, clock: Clock, rollouts: Rollouts):
 def _credit(stages: Stages, clock: Clock, rollouts: Rollouts, scored: Future, encoded: Future) -> Experience:
     rewards, embeddings_PKD = scored.result(), encoded.result()
     check_rewards(rollouts, rewards)
+    earning_PK = rewards.valid_PK & ~rollouts.empty_PK
     if embeddings_PKD is not None:
-        check_embeddings(rollouts, rewards.valid_PK, embeddings_PKD)
+        check_embeddings(rollouts, earning_PK, embeddings_PKD)
     with clock("credit"):
         credits_PK = stages.credit.assign(rollouts, rewards, embeddings_PKD)
-    credits_PK = checked_credits(rollouts, rewards.valid_PK, credits_PK)
+    credits_PK = checked_credits(rollouts, earning_PK, credits_PK)
     return Experience(rollouts=rollouts, rewards=rewards, embeddings_PKD=embeddings_PKD, credits_PK=credits_PK)

@@ -6,13 +6,17 @@ tokens; D embedding size; N sampled tokens. A field's suffix names its axes (``t
 record's tensors: copy them.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+NOTHING = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # Unicode categories of which nothing can be read: white space, zero-width …
 
 
 class Along(Enum):
@@ -40,6 +44,12 @@ class Prompt:
     content: str | tuple[Mapping[str, Any], ...]  # text or chat messages, as a reward function gets them
     columns: Mapping[str, Any]  # other fields of the data row (answer …): keyword arguments of a reward function
 
+    @property
+    def prefill(self) -> str:
+        """The assistant's words at the end of the prompt, with which every completion begins; mostly empty."""
+        last = {} if isinstance(self.content, str) else self.content[-1]
+        return (last.get("content") or "") if last.get("role") == "assistant" else ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
@@ -58,6 +68,13 @@ class Rollouts:
     finished_B: Bool[Tensor, " batch"] = field(metadata=PER_ROW)  # False: truncated at max_completion_length
     versions_B: Int[Tensor, " batch"] = field(metadata=PER_ROW)  # number of updates in the weights that sampled it
     texts: tuple[str, ...] = field(metadata=PER_ROW)  # for reward and encoder: no special tokens, nothing after the end
+
+    @property
+    def empty_PK(self) -> Bool[Tensor, "prompts k"]:
+        """True where there is nothing to read in a text: such a completion differs from all others, and earns nothing
+        for that."""
+        rows = [all(unicodedata.category(char) in NOTHING for char in text) for text in self.texts]
+        return torch.tensor(rows, dtype=torch.bool).view(len(self.prompts), self.k)
 
 
 @dataclass(frozen=True, kw_only=True)

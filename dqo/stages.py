@@ -206,7 +206,13 @@ class Embed(Protocol):
 
 @runtime_checkable
 class Credit(Protocol):
-    """Says how much each completion adds to the others of its group."""
+    """Says how much each completion adds to the others of its group.
+
+    Two optional attributes let a configuration that teaches no diversity be refused. ``pays_nothing = True``: all
+    credits are 0. ``pairs_tie = True``: in a group of two, similarity does not change the credits' difference. They
+    hold for the class that has ``assign``; a subclass with an ``assign`` of its own says them anew.
+    A third, ``description``, goes on after "each completion is paid for" in the model card.
+    """
 
     uses_embeddings: bool  # False: training does not call the encoder, and ``assign`` gets None
 
@@ -214,8 +220,8 @@ class Credit(Protocol):
         self, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "prompts k dim"] | None
     ) -> Float[Tensor, "prompts k"]:
         """One number per completion: what its group would lose without it (``credit=dpp``: nats of log-determinant,
-        arXiv 2509.04784). Groups are independent of one another, and invalid completions (``rewards.valid_PK`` False)
-        are left out: their own value is ignored.
+        arXiv 2509.04784). Groups are independent of one another. Invalid completions (``rewards.valid_PK`` False) and
+        empty ones (``rollouts.empty_PK``) are left out: their own value is ignored, they earn 0.0.
 
         Pure, float32, on the CPU; not a collective. Raises StageError for a group without a finite credit.
         """
@@ -224,7 +230,12 @@ class Credit(Protocol):
 
 @runtime_checkable
 class Advantage(Protocol):
-    """Turns rewards and credits into the numbers that the loss weighs tokens by."""
+    """Turns rewards and credits into the numbers that the loss weighs tokens by.
+
+    An optional attribute ``compares_within_group = True`` says that only differences within a group matter (but for a
+    scale that is common to the step): with a credit whose ``pairs_tie``, k=2 is refused. It holds for the class that
+    has ``__call__``.
+    """
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
         """Advantages (batch, tokens) for one step, 0.0 where nothing was sampled. A collective: it may keep running

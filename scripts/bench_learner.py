@@ -8,13 +8,13 @@ weights are random: speed does not depend on them. Refuses to start on a busy ma
 
 import argparse
 import sys
-from dataclasses import replace
 
 import measuring
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dqo.learner.torch_single import TorchSingle
+from dqo.learner.update.forms import Form
 from dqo.learner.update.packing import MicroBatch
 from dqo.learner.update.settings import LearnerSettings
 from dqo.loss.clip import Clip, Level, LossType
@@ -65,7 +65,7 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict
     reports: dict[str, dict] = {}
 
     def update(form: str) -> None:
-        learner.settings = replace(learner.settings, shared_prompt=form == "shared")
+        learner.form = Form(form)
         reports[form] = dict(learner.update(experience, Estimates(), targets))
 
     packed = learner._micro_batches(experience.rollouts, list(range(len(experience.rollouts.texts))))

@@ -32,7 +32,7 @@ SETTINGS = (
     "eval.n=4", "eval.every=4", "checkpoint.every=3", "checkpoint.keep_last=2", "log.live=false",
     "max_completion_length=12", "reward=check_and_python", "reward.parts.style.on_error=mask",
 )  # fmt: skip
-ADAPTERS = ("learner.lora_r=4", "learner.lora_dropout=0.1")  # in every second run: dropout uses torch's generator
+ADAPTERS = ("learner.lora_r=4", "learner.lora_dropout=0.1")  # in every second run
 REWARD = """
 def score(completions, **columns):
     lengths = [len(text.split()) for text in completions]

@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dqo.task.jsonl import Jsonl
 from dqo.task.reading.fields import Fields
-from dqo.task.reading.settings import Rendering
+from dqo.task.reading.settings import MessageRendering
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = (
@@ -171,10 +171,13 @@ def load_prompts(folder: Path, count: int) -> int:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="<eos>")
     before, start = psutil.Process().memory_info().rss, time.perf_counter()
     task = Jsonl(
-        tokenizer, 1 << 20, rendering=Rendering(seed=0, max_completion_length=10, chat_template=False),
+        tokenizer, 1 << 20, rendering=MessageRendering(
+            seed=0, max_completion_length=10, chat_template=False, chat_template_kwargs=None, date=None,
+            merge_messages=False,
+        ),
         fields=Fields(
             prompt_column="prompt", template=None, system_prompt=None, columns=None, answer_column=None,
-            completion_column=None,
+            completion_column=None, tools_column=None,
         ),
         path=str(path), eval_path=None, held_out=64, skip_long=False,
     )  # fmt: skip

@@ -144,3 +144,31 @@ def test_a_failing_reward_ends_the_run_with_its_own_error(stages):
 
     with pytest.raises(RuntimeError, match="reward server is gone"):
         observed(replace(stages, reward=Broken()), PLAN)
+
+
+def test_an_empty_completion_earns_nothing_by_any_credit_and_needs_no_embedding(stages):
+    class Silent(ShuffledRollout):
+        def generate(self, prompts, *, k, seed):
+            for rollouts in super().generate(prompts, k=k, seed=seed):
+                texts = tuple(" " if i % k == 1 else text for i, text in enumerate(rollouts.texts))
+                yield replace(rollouts, texts=texts)
+
+    class Equal(EvenReward):
+        def score(self, rollouts):
+            return super().score(replace(rollouts, texts=("w0",) * len(rollouts.texts)))
+
+    class Blind:
+        """Knows no vector for what has no words."""
+
+        def encode(self, rollouts):
+            words = replace(rollouts, texts=tuple(text.strip() or "w0" for text in rollouts.texts))
+            return stages.embed.encode(words).masked_fill(rollouts.empty_PK[..., None], 0.0)
+
+    class Everywhere(RareCredit):
+        def assign(self, rollouts, rewards, embeddings_PKD):
+            return torch.ones_like(rewards.total_PK)
+
+    steps = []
+    silent = replace(stages, rollout=Silent([]), reward=Equal(), embed=Blind(), credit=Everywhere())
+    train(silent, replace(PLAN, steps=1), [steps.append])
+    assert steps[0].experience.credits_PK.tolist() == [[1.0, 0.0, 1.0, 1.0]] * 3

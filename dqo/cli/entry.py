@@ -4,12 +4,17 @@ Exit codes: 0 done, 1 failed while running, 2 wrong input (nothing was trained),
 stage and no torch, and nothing but Hydra until a configuration has been composed.
 """
 
+import argparse
+import contextlib
+import json
 import logging
 import os
 import re
+import shlex
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -23,16 +28,17 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dqo.cli.commands import Command
+from dqo.cli.messages import readable
 from dqo.cli.report import report
+from dqo.cli.sweep import JobFailed, Sweep, SweepStopped, left_out
 from dqo.config import GROUPS, conf_dir
 from dqo.config.credentials import refuse_secrets
+from dqo.config.open_keys import with_plus
+from dqo.config.other_toolkits import in_our_words
 from dqo.errors import ConfigError
+from dqo.run.exit_codes import FAILED, STOPPED, WRONG_INPUT
 
 INPUT_ERRORS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError)
-
-
-class JobFailed(HydraException):
-    """A job of a sweep failed, and has already said why."""
 
 
 def run(command: Command) -> None:
@@ -41,20 +47,35 @@ def run(command: Command) -> None:
     if not {"", str(Path.cwd())} & {*sys.path}:
         sys.path.append(str(Path.cwd()))  # for the user's own classes; the worker has it, too
     logging.getLogger("hydra").setLevel(logging.CRITICAL)  # it logs an error before it raises it
-    code = 0
+    typed = _flags_first(sys.argv[1:])
+    sweep = Sweep(command, typed)
+    code = FAILED  # of an error that is shown with its traceback
     try:
-        refuse_secrets((key, value) for key, _, value in (argument.partition("=") for argument in sys.argv[1:]))
-        _refuse_lists(sys.argv[1:])
-        sys.argv[1:] = [_quoted(argument) for argument in _all_arguments(command, _flags_first(sys.argv[1:]))]
-        hydra.main(version_base="1.3", config_path=conf_dir(), config_name=command.name)(_job(command))()
-    except JobFailed:
-        code = 2
+        code = _run_hydra(command, typed, sweep)
+    finally:
+        if sweep.folder is not None:
+            code = sweep.end(code)
+        if code == STOPPED:  # what a plugin raises where its jobs are stopped is no fault
+            sys.exit(code)
+    sys.exit(code)
+
+
+def _run_hydra(command: Command, typed: list[str], sweep: Sweep) -> int:
+    """Exit code of the job, or of the sweep without regard to its jobs."""
+    try:
+        refuse_secrets((key, value) for key, _, value in (argument.partition("=") for argument in typed))
+        _refuse_flags(sys.argv[1:], _with_values(typed))
+        _refuse_lists(typed)
+        sys.argv[1:] = [_quoted(with_plus(argument)) for argument in _all_arguments(command, _with_values(typed))]
+        hydra.main(version_base="1.3", config_path=conf_dir(), config_name=command.name)(_job(command, sweep))()
+    except (JobFailed, SweepStopped):
+        return FAILED
     except INPUT_ERRORS as error:
         report(command.name, readable(error, command.name))
-        code = 2
+        return WRONG_INPUT
     except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+        return STOPPED
+    return 0
 
 
 def _all_arguments(command: Command, arguments: list[str]) -> list[str]:
@@ -66,44 +87,68 @@ def _all_arguments(command: Command, arguments: list[str]) -> list[str]:
     return with_saved_overrides(arguments)
 
 
-def _job(command: Command):
-    def job(config: DictConfig) -> None:
-        try:
-            code = _start(command, config)
-        except INPUT_ERRORS as error:
-            report(command.name, f"{readable(error, command.name)}{_which_job()}")
-            code = 2
-        if code and HydraConfig.get().mode is RunMode.RUN:
-            sys.exit(code)
-        if code:  # the other jobs of the sweep still run
-            raise JobFailed(f"exit code {code}")
+def _job(command: Command, sweep: Sweep):
+    def job(config: DictConfig) -> Any:
+        """The objective of a sweep's job; a single run ends with its exit code."""
+        if HydraConfig.get().mode is RunMode.RUN:
+            if code := _exit_code(command, config):
+                sys.exit(code)
+            return None
+        config.run_dir = os.path.relpath(HydraConfig.get().runtime.output_dir)
+        alone = shlex.join([f"dqo-{command.name}", *_overrides(), f"run_dir={config.run_dir}"])
+        return sweep.run_job(lambda stop: _exit_code(command, config, stop), alone, lambda: _objective(config))
 
     return job
 
 
-def _which_job() -> str:
-    hydra_now = HydraConfig.get()
-    if hydra_now.mode is RunMode.RUN:
-        return ""
-    return f"; job {hydra_now.job.num} of the sweep ({hydra_now.job.override_dirname}) was left out"
+def _exit_code(command: Command, config: DictConfig, stop: Path | None = None) -> int:
+    """Start a run; what is wrong with its input is reported. ``stop``: see ``launch.start``."""
+    try:
+        return _start(command, config, stop)
+    except INPUT_ERRORS as error:
+        report(command.name, f"{readable(error, command.name)}{left_out() if stop else ''}")
+        return WRONG_INPUT
 
 
-def _start(command: Command, config: DictConfig) -> int:
-    from dqo.config import resume
+def _objective(config: DictConfig) -> tuple[float | list[float] | None, str]:
+    """The metrics that ``objective`` names, from the run's summary.json, and what is wrong with them."""
+    summary = Path(config.run_dir) / "summary.json"
+    if config.objective is None or config.dry_run:
+        return None, ""
+    after = json.loads(summary.read_text("utf-8"))["after"]
+    names = [config.objective] if isinstance(config.objective, str) else list(config.objective)
+    if missing := next((name for name in names if after.get(name) is None), None):
+        return None, f"objective={missing}: {summary} has no value for it"
+    values = [after[name] for name in names]
+    return values[0] if isinstance(config.objective, str) else values, ""
+
+
+def _overrides() -> list[str]:
+    """What this run or job was started with, except the keys that name its folder; the user's conf folders included."""
+    from dqo.config.resume import OF_THE_FOLDER
+
+    typed = [text for text in HydraConfig.get().overrides.task if text.partition("=")[0] not in OF_THE_FOLDER]
+    return [*_search_path(), *typed]
+
+
+def _start(command: Command, config: DictConfig, stop: Path | None) -> int:
+    from dqo.config import paths, resume
     from dqo.config.typed import check
     from dqo.config.validate import validate
     from dqo.run import launch, workers
 
-    sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    if sweep:
-        config.run_dir = os.path.relpath(HydraConfig.get().runtime.output_dir)
     if config.resume is not None and not command.resumable:
         raise ConfigError(f"resume={config.resume}: dqo-{command.name} starts anew each time; leave resume out")
+    if config.objective is not None and not command.resumable:
+        raise ConfigError(f"objective={config.objective}: dqo-{command.name} evaluates nothing; leave objective out")
     if not command.multi_rank and (workers.launched() or config.nproc not in (None, 1)):
         raise ConfigError(f"dqo-{command.name} is one process; start it without torchrun and without nproc")
-    if settled := resume.settle(config, sweep=sweep):
+    if settled := resume.settle(config, sweep=stop is not None):
         print(f"dqo-{command.name}: {settled}", file=sys.stderr)
-    resolved = check(config)
+    resolved, here = check(config), Path(HydraConfig.get().runtime.cwd)
+    started_in = resume.started_in(resolved)
+    kept = {**paths.absolute_paths(resolved, here, moved_from=started_in), **resume.date_of_start(resolved)}
+    resolved = paths.with_values(resolved, kept)
     validate(resolved)
     if resolved.resume is not None:
         changed = resume.changes(config, resolved)
@@ -112,32 +157,103 @@ def _start(command: Command, config: DictConfig) -> int:
         if resume.is_complete(resolved, changed):
             print(f"dqo-{command.name}: {resolved.run_dir} is complete; type steps={2 * resolved.steps} to train on")
             return 0
-    overrides = [*_search_path(), *HydraConfig.get().overrides.task]
-    count = workers.worker_count(resolved) if command.multi_rank else 1
-    if count > 1:
-        workers.check_workers(resolved)
-    return launch.start(
-        command.name, resolved, overrides=overrides, workers=count, holds=command.holds, resumable=command.resumable
-    )
+    overrides = [*_search_path(), *paths.with_overrides(HydraConfig.get().overrides.task, kept)]
+    folder = here if started_in is None else _folder_of_start(command, started_in, here)
+    if folder != Path.cwd():
+        folders = {"run_dir": resolved.run_dir, "resume": resolved.resume}
+        resolved = resolved.model_copy(
+            update={key: text and str(Path(text).resolve()) for key, text in folders.items()}
+        )
+    with contextlib.chdir(folder):
+        count = workers.worker_count(resolved) if command.multi_rank else 1
+        if count > 1:
+            workers.check_workers(resolved)
+        return launch.start(
+            command.name, resolved, overrides=[*overrides, f"{resume.STARTED_IN}={folder}"], workers=count,
+            holds=command.holds, resumable=command.resumable, stop=stop,
+        )  # fmt: skip
+
+
+def _folder_of_start(command: Command, started_in: Path, here: Path) -> Path:
+    """The folder in which a resumed run works: that in which it was started, whose modules and files it reads."""
+    if started_in.is_dir():
+        if started_in != here:
+            print(f"dqo-{command.name}: going on in {started_in}, where the run was started", file=sys.stderr)
+        return started_in
+    print(f"dqo-{command.name}: {started_in}, where the run was started, is gone: going on in {here}", file=sys.stderr)
+    return here
 
 
 def _search_path() -> list[str]:
     """The user's own conf folders (--config-dir, hydra.searchpath) as an override, which ``resume=`` finds again."""
-    ours = ("hydra", "main", "schema")
-    folders = [source.path for source in HydraConfig.get().runtime.config_sources if source.provider not in ours]
-    paths = ", ".join("'file://{}'".format(folder.replace("'", r"\'")) for folder in folders)
-    return [f"hydra.searchpath=[{paths}]"] if folders else []
+    ours, runtime = ("hydra", "main", "schema"), HydraConfig.get().runtime
+    sources = [source for source in runtime.config_sources if source.provider not in ours]
+    places = [
+        f"file://{Path(runtime.cwd) / source.path}" if source.schema == "file" else f"{source.schema}://{source.path}"
+        for source in sources
+    ]
+    paths = ", ".join("'{}'".format(place.replace("'", r"\'")) for place in places)
+    return [f"hydra.searchpath=[{paths}]"] if places else []
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
     """The arguments with flags before overrides: Hydra's parser refuses ``k=4 --config-dir mine credit=mine``."""
-    takes = {name: action for action in get_args_parser()._actions for name in action.option_strings}
     flags, overrides = [], []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        action = takes.get(before)
-        is_value = action is not None and action.nargs != 0 and (not action.choices or argument in action.choices)
-        (flags if argument.startswith("-") or is_value else overrides).append(argument)
+        (flags if argument.startswith("-") or _is_value(before, argument) else overrides).append(argument)
     return flags + overrides
+
+
+def _with_values(arguments: list[str]) -> list[str]:
+    """The arguments, in which ``--info`` has a value: it would take the first override for it."""
+    complete = []
+    for argument, after in pairwise([*arguments, ""]):
+        action = _action(argument)
+        optional = action is not None and action.nargs == "?" and not _is_value(argument, after)
+        complete += [argument, str(action.const)] if action is not None and optional else [argument]
+    return complete
+
+
+def _is_value(flag: str, argument: str) -> bool:
+    """Whether an argument is the value of the flag before it."""
+    action = _action(flag)
+    if action is None or action.nargs == 0 or not argument:
+        return False
+    typo = action.nargs is None and "=" not in argument  # --cfg yaml: the parser will name it
+    return typo or argument in (action.choices or [argument])
+
+
+def _action(flag: str) -> argparse.Action | None:
+    """What Hydra's parser does with a flag, which it takes abbreviated, too: ``--multi``."""
+    names = {name: action for action in get_args_parser()._actions for name in action.option_strings}
+    matching = [name for name in names if flag.startswith("--") and name.startswith(flag)]
+    return names.get(flag) or (names[matching[0]] if len(matching) == 1 else None)
+
+
+def _refuse_flags(arguments: list[str], ordered: list[str]) -> None:
+    """Raises ConfigError for what Hydra's parser would refuse in many lines. Users of other toolkits know
+    ``--learning_rate 1e-5``. ``ordered``: the arguments with flags first."""
+    parser = get_args_parser()
+    flags = [name for action in parser._actions for name in action.option_strings]
+    for argument, after in pairwise([*arguments, "--"]):
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--") or any(flag.startswith(name) for flag in flags):  # argparse takes abbreviations
+            continue
+        if not equals and not after.startswith("-") and "=" not in after:
+            value = after
+        raise ConfigError(
+            f"{name}: there is no such flag; keys are typed without dashes; type {in_our_words(name[2:], value)}"
+        )
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; --hydra-help lists the flags")
+
+    parser.error = refuse
+    given = parser.parse_args(ordered)
+    if sum([given.run, given.multirun, given.cfg is not None, given.info is not None, given.shell_completion]) > 1:
+        raise ConfigError("of the flags --run, --multirun, --cfg, --info and --shell-completion, one is taken")
+    if given.resolve and given.cfg is None and not given.help:
+        raise ConfigError("--resolve belongs to --cfg; type --cfg job --resolve")
 
 
 def _refuse_lists(arguments: list[str]) -> None:
@@ -164,48 +280,3 @@ def _quoted(argument: str) -> str:
     except OverrideParseException:
         return f"{key}={QuotedString(text=value, quote=Quote.single).with_quotes()}"
     return argument
-
-
-def readable(error: BaseException, command: str) -> str:
-    """What is wrong and what to type, in one line, whichever library raised it."""
-    text = str(error).strip() or type(error).__name__
-    if isinstance(error, UnicodeDecodeError):
-        return f"{_not_utf8(error)} is not UTF-8 ({error.reason}); convert it"
-    if found := re.search(r"use \+experiment=(\S+)", text):  # a group of ours without an option of ours
-        return _no_option("experiment", found[1], [])
-    if found := re.match(r"Could not override '([^']+)'", text):
-        return f"unknown key {found[1]}{_close_keys(found[1], command)}"
-    if found := re.search(r"Could not find '([^']+)'", text):
-        group, _, option = found[1].rpartition("/")
-        return _no_option(group, option, re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE))
-    if found := re.match(r"Error parsing override '([^'=]+)'\s+missing EQUAL", text):
-        return f"{found[1]} has no value; type {found[1]}=VALUE"
-    if found := re.match(r"Ambiguous value for argument '(([^=]+)=([^']*))'", text):
-        return f"{found[1]}: several values need a sweep or a list; type -m {found[1]}, or {found[2]}=[{found[3]}]"
-    return text
-
-
-def _no_option(group: str, option: str, options: list[str]) -> str:
-    what = " | ".join(options) or f"OPTION with --config-dir FOLDER, where FOLDER/{group}/OPTION.yaml is"
-    return f"{group}={option}: there is no such option; type {group}={what}"
-
-
-def _not_utf8(error: UnicodeDecodeError) -> str:
-    """The file that cannot be decoded: Python does not say which, so look in the folders that were typed."""
-    folders = [Path(folder) for flag, folder in pairwise(sys.argv) if flag in ("--config-dir", "-cd")]
-    files = [path for folder in folders for path in folder.rglob("*.yaml")]
-    return next((str(path) for path in files if path.read_bytes().startswith(error.object)), "a YAML file")
-
-
-def _close_keys(key: str, command: str) -> str:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from dqo.config.refusal import suggestion
-    from dqo.config.typed import flat, plain
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        known = flat(plain(compose(command)))
-    node = key.rpartition(".")[0]
-    return suggestion(key, [k for k in known if not node or k.startswith(f"{node}.")] or list(known))

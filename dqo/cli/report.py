@@ -1,16 +1,23 @@
 """Error messages of a command: one line on stderr."""
 
+import os
 import sys
+from pathlib import Path
 
 from dqo.observe.visible import visible
 
 LONGEST = 1500  # characters; a message may quote a field's name, or an exception of the user's
 END = 400  # of them the last, which say what to type
+TOLD = "DQO_REPORTED"  # environment variable: a file that gets the messages as well, for the table of a sweep
 
 
 def report(command: str, text: str) -> None:
     """Print ``dqo-COMMAND: TEXT`` on stderr, in one line."""
-    print(f"dqo-{command}: {one_line(text)}", file=sys.stderr)
+    line = f"dqo-{command}: {one_line(text)}"
+    print(line, file=sys.stderr)
+    if file := os.environ.get(TOLD):
+        with Path(file).open("a", encoding="utf-8", errors="replace") as told:
+            told.write(f"{line}\n")
 
 
 def one_line(text: str) -> str:

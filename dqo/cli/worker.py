@@ -4,13 +4,17 @@ python -m dqo.cli.worker COMMAND RUN_DIR PARENT [LOCK]: the launcher's process i
 which rank 0 has, and none in a dry run. The environment says which rank this is, as torchrun's does.
 """
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:  # -m puts the working folder first: a user's random.py would win
+    sys.path.append(sys.path.pop(0))
+
 import ctypes
 import logging
 import os
 import pkgutil
 import shlex
 import signal
-import sys
 import traceback
 import warnings
 from pathlib import Path
@@ -27,9 +31,11 @@ from dqo.config.typed import load
 from dqo.errors import ConfigError, StageError
 from dqo.files.ownership import Ownership
 from dqo.observe.visible import VisibleFormatter, visible_lines
+from dqo.run.exit_codes import LOST_PEER, STOPPED, WRONG_INPUT
 from dqo.run.job import Job
+from dqo.run.repeating import AGAIN, COMES_AGAIN, is_again, keep, kept, may_pass, newest_checkpoint
 from dqo.run.stopping import Stopped, Stopping
-from dqo.run.workers import LOST_PEER, WRONG_INPUT, launched, log_path
+from dqo.run.workers import launched, log_path
 
 PR_SET_PDEATHSIG = 1
 
@@ -50,7 +56,7 @@ def main() -> None:
         code = run(command, _joined(command, folder), ownership, stopping)
     except Stopped as stopped:
         report(command.name, f"{stopped}{_how_to_go_on(command, ownership)}")
-        code = 130 if os.environ.get("RANK", "0") == "0" else 0  # rank 0 speaks for all
+        code = STOPPED if os.environ.get("RANK", "0") == "0" else 0  # rank 0 speaks for all
     sys.exit(code)
 
 
@@ -60,7 +66,7 @@ def run(command: Command, folder: Path, ownership: Ownership | None, stopping: S
 
     from dqo import distributed
 
-    job = None
+    job, before = None, kept(folder)
     try:
         job = Job(config=load(folder / "config.yaml"), folder=folder, ownership=ownership, stopping=stopping)
         if ownership:
@@ -70,19 +76,19 @@ def run(command: Command, folder: Path, ownership: Ownership | None, stopping: S
         if job is None or not job.has_begun:  # the launcher removes what was written
             report(command.name, _cause(error))
             return WRONG_INPUT
-        report(command.name, f"{_cause(error)}{_how_to_go_on(command, ownership)}")
+        report(command.name, f"{_cause(error)}{_how_to_go_on(command, ownership, error, before)}")
         return 1
     except (StageError, OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
-        kept = _keep_traceback(error, ownership)
-        report(command.name, f"{_cause(error)}{kept}{_how_to_go_on(command, ownership)}")
+        advice = _how_to_go_on(command, ownership, error, before)
+        report(command.name, f"{_cause(error)}{_keep_traceback(error, ownership)}{advice}")
         return 1
     except Exception as error:  # noqa: BLE001 - the end of the process: a fault of ours or of a user's class, shown whole
         if distributed.is_lost_peer(error):
             report(command.name, "another worker is gone")
             return LOST_PEER
-        kept = _keep_traceback(error, ownership)
+        advice, where = _how_to_go_on(command, ownership, error, before), _keep_traceback(error, ownership)
         print(visible_lines("".join(traceback.format_exception(error))), end="", file=sys.stderr)
-        report(command.name, f"{type(error).__name__}: {error}{kept}{_how_to_go_on(command, ownership)}")
+        report(command.name, f"{type(error).__name__}: {error}{where}{advice}")
         return 1
     return 0
 
@@ -132,23 +138,35 @@ def _keep_traceback(error: Exception, ownership: Ownership | None) -> str:
     """Write the traceback to error.txt of the run folder, if that is ours and can be written; says where it is."""
     if ownership is None:
         return ""
-    file = ownership.folder / "error.txt"
     try:
         ownership.check()
-        file.write_text(visible_lines("".join(traceback.format_exception(error))), "utf-8")
+        file = keep(ownership.folder, _traceback(error))
     except (OSError, StageError):
         return ""
     return f" (traceback: {file})"
 
 
-def _how_to_go_on(command: Command, ownership: Ownership | None) -> str:
-    if not command.resumable or ownership is None or not holds_run(ownership.folder):
+def _traceback(error: Exception) -> str:
+    return visible_lines("".join(traceback.format_exception(error)))
+
+
+def _how_to_go_on(
+    command: Command, ownership: Ownership | None, error: Exception | None = None, before: str = ""
+) -> str:
+    """What to type next; after an error that would come again: to mend its cause. ``before``: how the run had ended
+    when this process was started."""
+    if not command.resumable:
         return ""
-    folder = ownership.folder
-    steps = [path.name.removeprefix("step_") for path in (folder / "checkpoints").glob("step_*")]
-    newest = max((int(step) for step in steps if step.isdigit()), default=None)
-    kept = "there is no checkpoint yet" if newest is None else f"the checkpoint after step {newest} is kept"
-    return f"; {kept}; go on with dqo-{command.name} resume={shlex.quote(str(folder))}"
+    if ownership is None:  # another rank: the launcher quotes it
+        return "" if error is None or may_pass(error) else f"; {COMES_AGAIN}"
+    if not holds_run(ownership.folder):
+        return ""
+    folder, newest = ownership.folder, newest_checkpoint(ownership.folder)
+    saved = "there is no checkpoint yet" if newest is None else f"the checkpoint after step {newest} is kept"
+    again = error is not None and is_again(before, folder, _traceback(error))
+    if error is None or (may_pass(error) and not again):
+        return f"; {saved}; go on with dqo-{command.name} resume={shlex.quote(str(folder))}"
+    return f"; {saved}; {f'{AGAIN}; ' if again else ''}{COMES_AGAIN}"
 
 
 def _die_with(parent: int, stopping: Stopping) -> None:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from dqo.config import gpu
+from dqo.config import gpu, job_folder
 
 GROUPS = ("model", "task", "rollout", "reward", "embed", "credit", "advantage", "loss", "optim", "learner")
 
 gpu.register()
+job_folder.register()
 
 
 def conf_dir() -> str:

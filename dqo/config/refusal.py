@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from dqo.config.other_toolkits import Key, in_our_words, named
 from dqo.errors import ConfigError
 
 LISTED = 20  # names that a message can hold
@@ -36,7 +37,7 @@ def refusal(error: ValidationError, key: str, given: Any, hint: Any) -> ConfigEr
     if kind == "missing" and isinstance(errors[0]["loc"][-1], str):  # else an entry of a tuple is missing
         return no_value(key)
     if kind == "extra_forbidden":
-        return unknown_key(key, known)
+        return unknown_key(key, known, given)
     if kind == "model_type":
         return ConfigError(f"{key}={_shown(given)}: it is not one value, it has keys of its own; type {key}.KEY=VALUE")
     options = dict.fromkeys(_option(each) for each in errors if each["loc"][: len(place)] == place)
@@ -55,9 +56,33 @@ def no_value(key: str) -> ConfigError:
     return ConfigError(f"{key} has no value; type {key}=…")
 
 
-def unknown_key(key: str, known: Iterable[str]) -> ConfigError:
-    """The error for a key that does not exist, with the closest of the keys that do."""
-    return ConfigError(f"unknown key {key}{suggestion(key, [*known])}")
+def unknown_key(key: str, known: Iterable[str], given: Any = None) -> ConfigError:
+    """The error for a key that does not exist: what another toolkit's key is called here, or the closest of the keys
+    that do exist. ``given``: its value, or keys within it; None: unknown."""
+    while isinstance(given, Mapping) and given:  # +actor_rollout_ref.rollout.n=8
+        name, given = next(iter(given.items()))
+        key = f"{key}.{name}"
+    known = [*known]
+    if found := named(key):
+        return ConfigError(f"unknown key {key}: {_elsewhere(*found, given)}")
+    same = _same_name(key, known)
+    return ConfigError(f"unknown key {key}{suggestion(key, known) if same is None else f'; did you mean {same}?'}")
+
+
+def _same_name(key: str, known: Iterable[str]) -> str | None:
+    """The known key whose name is the end of what was typed, or ends as it does: ``trainer.seed``, ``lora_alpha``."""
+    last = key.rpartition(".")[2]
+    same = [each for each in known if each.rpartition(".")[2] == last]
+    return min(same, key=lambda each: (each.count("."), len(each)), default=None)
+
+
+def _elsewhere(name: str, key: Key, given: Any) -> str:
+    """What a key of another toolkit is called here."""
+    if not key.type:
+        return f"there is nothing like it here: {key.note}; leave it out"
+    note = f" ({key.note})" if key.note else ""
+    value = "" if given is None else _shown(given)
+    return f"other toolkits' {name} is {key.type.partition('=')[0]} here{note}; type {in_our_words(name, value)}"
 
 
 def suggestion(name: str, known: list[Any]) -> str:

@@ -7,11 +7,13 @@ in ``overrides.yaml``; a folder holds a run once it has a ``config.yaml``, which
 
 import json
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from dqo.config.paths import has_moved
 from dqo.config.schema import Config
 from dqo.config.typed import flat, plain
 from dqo.errors import ConfigError
@@ -23,9 +25,16 @@ ENGINE = (
     "learner.offload_optimizer",
     "learner.offload_param",
 )  # all learners read and write one checkpoint format
-MAY_CHANGE = ("steps", "log.", "eval.", "checkpoint.", "nproc", "device", "run_dir", "resume", "dry_run", *ENGINE)
+MAY_CHANGE = (
+    "steps", "log.", "eval.", "checkpoint.", "nproc", "device", "run_dir", "resume", "objective", "dry_run", *ENGINE,
+)  # fmt: skip
 OF_THE_FOLDER = ("run_dir", "resume", "dry_run")  # no part of what is trained
-AT_THE_END = ("steps", "eval.", "checkpoint.final")  # a change of these gives a complete run something to do
+STARTED_IN = "hydra.runtime.cwd"  # saved with the overrides; Hydra sets it anew each time
+DATE = "task.date"
+HELD_OUT = "task.held_out"  # its default was 64 in task=jsonl of an older dqo
+ADDED = ("checkpoint.export_dtype",)  # keys of newer versions that a run does not depend on
+# a change of these gives a complete run something to do
+AT_THE_END = ("steps", "eval.", "checkpoint.final", "checkpoint.export_dtype")
 
 
 def holds_run(folder: Path) -> bool:
@@ -60,7 +69,7 @@ def with_saved_overrides(arguments: list[str]) -> list[str]:
     else:
         run = run_of(resume)
     now = {argument.partition("=")[0] for argument in arguments}
-    saved = [text for text in saved_overrides(run) if text.partition("=")[0] not in now]
+    saved = [text for text in _replayed(run) if text.partition("=")[0] not in now]
     here = arguments.index(f"resume={resume}")  # among the overrides, which options may not part
     return arguments[:here] + saved + arguments[here:]
 
@@ -71,7 +80,43 @@ def saved_overrides(run: Path) -> list[str]:
     if not holds_run(run) or not file.exists():
         raise ConfigError(f"resume={run}: no run is there; type resume=FOLDER_OF_A_RUN")
     texts = cast(list[str], OmegaConf.to_container(OmegaConf.load(file)))  # not resolved: optim.steps=${steps}
-    return [text for text in texts if text.partition("=")[0] not in OF_THE_FOLDER]
+    return [text for text in texts if text.partition("=")[0] not in (*OF_THE_FOLDER, STARTED_IN)]
+
+
+def started_in(config: Config) -> Path | None:
+    """The folder in which the resumed run was started; None for a new run, and for one of an older dqo, which did not
+    save it."""
+    return None if config.resume is None else _started_in(run_of(config.resume))
+
+
+def date_of_start(config: Config) -> dict[str, str]:
+    """``task.date``, which a chat template may print, where it is not typed: today, and for a resumed run the day on
+    which it was started. Nothing for a task without that key, and for a run of an older dqo, which did not save it."""
+    if config.task.get("date", "") is not None:
+        return {}
+    if config.resume is None:
+        return {DATE: date.today().isoformat()}
+    then = flat(plain(cast(DictConfig, OmegaConf.load(run_of(config.resume) / "config.yaml")))).get(DATE)
+    return {} if then is None else {DATE: str(then)}
+
+
+def _started_in(run: Path) -> Path | None:
+    texts = cast(list[str], OmegaConf.to_container(OmegaConf.load(run / "overrides.yaml")))
+    saved = next((text for text in texts if text.startswith(f"{STARTED_IN}=")), None)
+    return None if saved is None else Path(saved.partition("=")[2])
+
+
+def _replayed(run: Path) -> list[str]:
+    """The saved overrides as the run has to be composed now: with the user's conf folders where a moved project has
+    them, and with what a run of an older dqo had by a default that has changed."""
+    saved, folder = saved_overrides(run), _started_in(run)
+    if folder and not folder.is_dir():
+        old, new = (f"'file://{place}/" for place in (folder, Path.cwd()))
+        saved = [text.replace(old, new) if text.startswith("hydra.searchpath=") else text for text in saved]
+    then = flat(plain(cast(DictConfig, OmegaConf.load(run / "config.yaml"))))
+    is_typed = HELD_OUT in {text.partition("=")[0] for text in saved}
+    former = then.get(HELD_OUT) if then.get("task._target_") == "dqo.task.jsonl.Jsonl" and not is_typed else None
+    return saved if former is None else [*saved, f"{HELD_OUT}={former}"]
 
 
 def settle(config: DictConfig, *, sweep: bool) -> str | None:
@@ -93,16 +138,20 @@ def settle(config: DictConfig, *, sweep: bool) -> str | None:
 def changes(config: DictConfig, resolved: Config) -> list[str]:
     """The keys whose values differ from the saved run's, as ``steps=200 (was 80)``; keys that name the folder left out.
 
-    Raises ConfigError naming each that may not (MAY_CHANGE).
+    A file or folder may have moved: whether its content is the run's is found out by ``run.inputs``. Raises ConfigError
+    naming each key that may not change (MAY_CHANGE).
     """
     now = flat(resolved.model_dump())
     then = flat(plain(cast(DictConfig, OmegaConf.load(run_of(str(resolved.resume)) / "config.yaml"))))
     texts = flat(plain(config))
+    added = {key: value for key, value in now.items() if value is False or key in ADDED}  # that an older dqo had not
+    then = added | then
     different = [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
+    fixed = [key for key in different if not _is_of(key, MAY_CHANGE) and not _follows(texts.get(key))]
     refused = [
         f"{key}={now.get(key)} (the run has {then.get(key)})"
-        for key in different
-        if not _is_of(key, MAY_CHANGE) and not _follows(texts.get(key))
+        for key in fixed
+        if not has_moved(key, now.get(key), then.get(key))
     ]
     if refused:
         raise ConfigError(

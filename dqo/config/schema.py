@@ -43,6 +43,7 @@ class Checkpoint(Section):
     keep_last: Count
     keep_every: CountOrZero
     final: bool
+    export_dtype: Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Sft(Section):
@@ -72,12 +73,13 @@ class Config(Section):
     eval: Eval
     log: Log
     checkpoint: Checkpoint
-    warm_start: bool
+    warm_start: bool | Literal["always"]
     sft: Sft
     run_dir: str
     resume: str | None
     nproc: Annotated[int | None, Field(ge=1)]
     device: Literal["auto", "cpu", "cuda"]
+    objective: Annotated[str | list[str] | None, Field(examples=["pass@1"])]
     dry_run: bool
     model: dict[str, Any]
     task: dict[str, Any]

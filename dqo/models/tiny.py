@@ -62,10 +62,10 @@ class Tiny:
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, eos_token=eos, unk_token=unk)
 
-    def load(self) -> PreTrainedModel:
-        """The policy: float32 weights drawn from ``seed``, on the CPU, in eval mode. Keeps torch's generator."""
+    def load_config(self) -> LlamaConfig:
+        """The model's config."""
         hidden_size, intermediate_size, layers, heads, context_length = self._sizes
-        config = LlamaConfig(
+        return LlamaConfig(
             vocab_size=len(_vocabulary()),
             hidden_size=hidden_size,
             intermediate_size=intermediate_size,
@@ -78,9 +78,12 @@ class Tiny:
             bos_token_id=None,
             attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
         )
+
+    def load(self) -> PreTrainedModel:
+        """The policy: float32 weights drawn from ``seed``, on the CPU, in eval mode. Keeps torch's generator."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            return LlamaForCausalLM(config).eval()
+            return LlamaForCausalLM(self.load_config()).eval()
 
 
 def _vocabulary() -> list[str]:

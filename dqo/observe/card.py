@@ -3,10 +3,14 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from huggingface_hub import ModelCardData
 
 from dqo.evaluation import Answers, Evaluation
+from dqo.observe.comparison import compared, difference
+from dqo.observe.sampling_code import sampling_code
 from dqo.observe.text import prompt_text
 from dqo.observe.visible import shorten, visible, visible_lines
 
@@ -30,21 +34,29 @@ def model_card(
     command: str,
     before: Evaluation,
     after: Evaluation,
+    credit: str | None = None,
+    temperature: float = 1.0,
+    rendered: str | None = None,
     hub_name: str | None = None,
-    license: str | None = None,
+    **license: Any,
 ) -> str:
-    """The model card as Markdown. ``command``: what the user typed; ``hub_name`` and ``license`` of the base
-    model, if known.
+    """The model card as Markdown. ``command``: what the user typed. ``credit``: what earned diversity credit, in words
+    (its ``description``); None: nothing did. ``rendered``: the first prompt with the chat template's words
+    (``sampling_code``). ``hub_name``, ``license``, ``license_name`` and ``license_link`` of the base model, if known.
 
     Answers are model output: they stand in a code fence that they cannot close, with control characters escaped.
     """
-    rows = [f"| `{key}` | {_format(before, key)} | {_format(after, key)} |" for key in METRICS if key in after.metrics]
+    first, reason = compared(before, after), difference(before, n=after.n, prompts=after.prompts)
+    rows = [
+        f"| `{key}` | {_format(first, key)} | {_format(after.metrics, key)} |"
+        for key in METRICS
+        if key in after.metrics
+    ]
+    code = sampling_code(".", after.answers[0].prompt, rendered, count=8)
     return f"""{_front_matter(hub_name, license)}
 # {visible(name)}
 
-`{visible(base_model)}`, post-trained with [Diversity Quality Optimization](https://arxiv.org/abs/2509.04784) for
-answers that are good and different from one another: the reward of each completion plus α times what it adds to the
-log-determinant of its group's embeddings.
+`{visible(base_model)}`, post-trained {_purpose(credit, alpha)}
 
 | task | α (diversity) | β (KL) | k (group) | steps | learning rate |
 |---|---|---|---|---|---|
@@ -54,7 +66,7 @@ log-determinant of its group's embeddings.
 
 ## Held-out prompts, before and after
 
-Means over {len(after.answers)} prompts × {after.n} completions.
+Means over {len(after.answers)} prompts × {after.n} completions{f"; {reason}" if reason else ""}.
 
 | metric | before | after |
 |---|---|---|
@@ -66,21 +78,29 @@ Means over {len(after.answers)} prompts × {after.n} completions.
 
 ## Use
 
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+{_fenced("python", visible_lines(chr(10).join(code)))}
 
-model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-```
-
-Trained by reinforcement learning on the reward of its task alone: abilities that this reward does not measure may have
-become worse. Sample at temperature 1; a lower temperature loses diversity.
+It samples as it was trained and evaluated: generation_config.json has temperature {temperature:g}, the filters and the
+longest completion of the run. A lower temperature loses diversity. Trained by reinforcement learning on its task alone:
+abilities that the reward does not measure may have become worse.
 """
 
 
-def _front_matter(hub_name: str | None, license: str | None) -> str:
+def _purpose(credit: str | None, alpha: float) -> str:
+    """The rest of the sentence about what the model was trained for."""
+    paper = "[Diversity Quality Optimization](https://arxiv.org/abs/2509.04784)"
+    if credit is None or not alpha:
+        return f"by reinforcement learning on the reward of its task alone, the baseline of {paper}."
+    return (
+        f"with {paper} for answers that are good and different from one another. Each completion is paid for its "
+        f"reward and, with weight α, for {visible(credit)}."
+    )
+
+
+def _front_matter(hub_name: str | None, license: Mapping[str, Any]) -> str:
     data = ModelCardData(
-        library_name="transformers", pipeline_tag="text-generation", base_model=hub_name, license=license,
-        tags=["dqo", "diversity", "reinforcement-learning"],
+        library_name="transformers", pipeline_tag="text-generation", base_model=hub_name,
+        tags=["dqo", "diversity", "reinforcement-learning"], **license,
     )  # fmt: skip
     return f"---\n{data.to_yaml()}\n---"
 
@@ -98,6 +118,6 @@ def _fenced(language: str, block: str) -> str:
     return f"{fence}{language}\n{block}\n{fence}"
 
 
-def _format(evaluation: Evaluation, key: str) -> str:
-    value = evaluation.metrics.get(key, math.nan)
+def _format(metrics: Mapping[str, float], key: str) -> str:
+    value = metrics.get(key, math.nan)
     return "–" if math.isnan(value) else f"{value:.3f}"

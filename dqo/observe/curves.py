@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from dqo.evaluation import comparable
+
 INK, GRID = "#222222", "#e3e6e8"
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito's colors for color-blind readers
 
@@ -18,7 +20,8 @@ def draw_curves(path: Path, *, lines: Lines, title: str) -> None:
     """Write a PNG of 1600 × 1000 pixels with four panels: quality, different answers, distance of meaning, credit.
 
     Evaluations on held-out prompts are marked points; the training batch is a line, smoothed over a tenth of the run,
-    with its raw values behind it in a pale color.
+    with its raw values behind it in a pale color. Points that cannot be compared, since a resumed run has another
+    eval.n or eval.prompts, are not joined.
     """
     figure = Figure(figsize=(16, 10), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.2))
     figure.suptitle(title, fontsize=20, color=INK, fontweight="bold", x=0.01, ha="left", parse_math=False)
@@ -44,6 +47,8 @@ def draw_curves(path: Path, *, lines: Lines, title: str) -> None:
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         if axes.get_lines():
             axes.legend(frameon=False, fontsize=13, labelcolor=INK)
+    if (held_out := _held_out_sizes(lines)).count("×") > 1:
+        figure.supxlabel(f"held out: {held_out}; not joined where they cannot be compared", fontsize=13, color=INK)
     figure.savefig(path)
 
 
@@ -65,12 +70,43 @@ def _plot_training(axes: Axes, lines: Lines, key: str, label: str, color: str) -
 
 
 def _plot_held_out(axes: Axes, lines: Lines, key: str, label: str, color: str, marker: str) -> None:
-    steps, values = _points(lines, f"eval/{key}")
-    if values:
+    for i, joined in enumerate(comparable_lines(lines, key)):
+        steps, values = _points(joined, f"eval/{key}")
         axes.plot(
-            steps, values, color=color, linewidth=2.5, label=f"{label} (held out)",
+            steps, values, color=color, linewidth=2.5, label=f"{label} (held out)" if i == 0 else None,
             marker=marker, markersize=9, markeredgecolor="white",
         )  # fmt: skip
+
+
+def comparable_lines(lines: Lines, key: str) -> list[list[Mapping[str, Any]]]:
+    """The evaluations in which a metric is known, cut where its value cannot be compared with the one before."""
+    parts: list[list[Mapping[str, Any]]] = []
+    for line in lines:
+        if line.get(f"eval/{key}") is None:
+            continue
+        if parts and _joined(parts[-1][-1], line, key):
+            parts[-1].append(line)
+        else:
+            parts.append([line])
+    return parts
+
+
+def _joined(line: Mapping[str, Any], after: Mapping[str, Any], key: str) -> bool:
+    """Older versions of dqo did not write n and prompts: what is unknown is compared with the unknown alone."""
+    n, other = line.get("eval/n"), after.get("eval/n")
+    same_n = n == other if n is None or other is None else comparable(key, int(n), int(other))
+    return same_n and line.get("eval/prompts") == after.get("eval/prompts")
+
+
+def _held_out_sizes(lines: Lines) -> str:
+    """How many prompts and completions the evaluations have: "16 prompts × 4, from step 20 on 16 prompts × 32"."""
+    sizes: list[tuple[int, str]] = []
+    for line in lines:
+        if "eval/n" in line:
+            size = f"{line['eval/prompts']:g} prompts × {line['eval/n']:g}"
+            if not sizes or sizes[-1][1] != size:
+                sizes.append((line["step"], size))
+    return ", ".join(size if i == 0 else f"from step {step} on {size}" for i, (step, size) in enumerate(sizes))
 
 
 def _points(lines: Lines, key: str) -> tuple[list[int], list[float]]:

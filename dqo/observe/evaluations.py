@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dqo.evaluation import Answers, Evaluation
 from dqo.files.atomic import replacing, sweep
+from dqo.observe.comparison import same_prompts
 from dqo.observe.text import prompt_text
 from dqo.records import Prompt
 
@@ -47,20 +48,24 @@ class Evaluations:
 
     def read(self, number: int, prompts: Sequence[Prompt]) -> Evaluation | None:
         """The evaluation after step ``number``; None if there is no file or its prompts are not ``prompts``."""
+        known = self.measured(number, prompts)
+        return known if known and same_prompts(known.prompts, prompts) else None
+
+    def measured(self, number: int, prompts: Sequence[Prompt]) -> Evaluation | None:
+        """The evaluation after step ``number``, whatever its prompts are; None if there is no file. A prompt that is
+        none of ``prompts`` has its text alone."""
         if not self._path(number).exists():
             return None
         record = json.loads(self._path(number).read_text())
-        by_position = {prompt.position: prompt for prompt in prompts}
-        evaluated = [(each["position"], each["prompt"]) for each in record["answers"]]
-        if sorted(evaluated) != sorted((position, prompt_text(prompt)) for position, prompt in by_position.items()):
-            return None
+        known = {(prompt.position, prompt_text(prompt)): prompt for prompt in prompts}
         return Evaluation(
             n=record["n"],
             seed=record["seed"],
             metrics={key: _or_nan(value) for key, value in record["metrics"].items()},
             answers=tuple(
                 Answers(
-                    prompt=by_position[each["position"]],
+                    prompt=known.get((each["position"], each["prompt"]))
+                    or Prompt(position=each["position"], tokens=(), content=each["prompt"], columns={}),
                     texts=tuple(each["texts"]),
                     keys=tuple(each["keys"]),
                     correct=None if each["correct"] is None else tuple(each["correct"]),

@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dqo.evaluation import Evaluation
+from dqo.observe.comparison import compared, difference
+from dqo.observe.sampling_code import sampling_code
 
 CONTENTS = {
     "policy": "the trained model, Hugging Face format",
@@ -27,7 +29,6 @@ CONTENTS = {
 }
 SWEEP = "alpha=0,0.5,1,2"
 OWN_KEYS = ("alpha", "run_dir", "resume", "dry_run")  # of this run alone, or swept
-LONGEST_PROMPT = 300  # characters; a longer prompt is left out of the command
 HEADLINE = (
     "reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "cosine_distance/correct", "logdet", "vendi",
     "distinct_4", "finished", "mean_length",
@@ -36,61 +37,53 @@ HEADLINE = (
 
 def write_summary(path: Path, *, settings: Mapping[str, Any], before: Evaluation, after: Evaluation) -> None:
     """Write ``summary.json``: the settings (JSON values: task, alpha, k, steps …), ``n``, and under ``before`` and
-    ``after`` all metrics of the two evaluations; null where undefined."""
+    ``after`` all metrics of the two evaluations; null where undefined, and before where it cannot be compared with
+    after: ``not_compared`` says why."""
     record = {
         **settings,
         "n": after.n,
-        **{name: _finite(each.metrics) for name, each in (("before", before), ("after", after))},
+        "before": _finite({**compared(before, after), **_sizes(before)}),
+        "after": _finite({**after.metrics, **_sizes(after)}),
+        "not_compared": difference(before, n=after.n, prompts=after.prompts),
     }
     path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
 def print_end(
-    console: Console, *, run_dir: Path, steps: int, before: Evaluation, after: Evaluation, typed: Sequence[str] = ()
-) -> None:
+    console: Console, *, run_dir: Path, steps: int, before: Evaluation, after: Evaluation, typed: Sequence[str] = (),
+    rendered: str | None = None,
+) -> None:  # fmt: skip
     """Print the two evaluations side by side, the run's files, and commands to type next."""
     console.print()
     console.print(_comparison(before, after))
-    console.print(Text(f"\nmeans over {len(after.answers)} held-out prompts × {after.n} completions\n", "dim"))
+    console.print(Text(f"\nmeans over {len(after.answers)} held-out prompts × {after.n} completions", "dim"))
+    if reason := difference(before, n=after.n, prompts=after.prompts):
+        console.print(Text(f"–: {reason}", "dim"), soft_wrap=True)
+    console.print()
     places = Table.grid(padding=(0, 3, 0, 0))
     for name, meaning in CONTENTS.items():
         if (run_dir / name).exists():
             places.add_row(Text(str(run_dir / name), "bold"), Text(meaning, "dim"))
     console.print(places)
     console.print(Text("\nnext", "bold"))
-    for what, command in next_commands(run_dir, steps, after, typed):
+    for what, command in next_commands(run_dir, steps, after, typed, rendered):
         console.print(Text.assemble((f"  # {what}\n", "dim"), f"  {command}"), soft_wrap=True)
 
 
 def next_commands(
-    run_dir: Path, steps: int, evaluation: Evaluation, typed: Sequence[str] = ()
+    run_dir: Path, steps: int, evaluation: Evaluation, typed: Sequence[str] = (), rendered: str | None = None
 ) -> list[tuple[str, str]]:
     """(purpose, shell command) of what a user may want to type next. ``typed``: the overrides of the run's command
-    line."""
+    line; ``rendered``: the text of the first prompt (``sampling_code``)."""
     commands = []
     if (run_dir / "policy").exists():
-        sampling = f"python -c {shlex.quote(_sampling_code(run_dir, evaluation))}"
-        commands.append(("eight answers of the trained model", sampling))
+        code = sampling_code(str(run_dir / "policy"), evaluation.answers[0].prompt, rendered, count=8)
+        commands.append(("eight answers of the trained model", f"python -c {shlex.quote('; '.join(code))}"))
     if (run_dir / "checkpoints").exists():
         commands.append(("go on training", f"dqo-train resume={shlex.quote(str(run_dir))} steps={2 * steps}"))
     kept = [text for text in typed if text.lstrip("+").partition("=")[0] not in OWN_KEYS]
     commands.append(("quality against diversity", shlex.join(["dqo-train", "-m", SWEEP, *kept])))
     return commands
-
-
-def _sampling_code(run_dir: Path, evaluation: Evaluation) -> str:
-    """Python code that samples from the policy, for the first held-out prompt if that is short enough."""
-    content = evaluation.answers[0].prompt.content
-    given = content if isinstance(content, str) else [dict(message) for message in content]
-    if len(repr(given)) > LONGEST_PROMPT:
-        given = "YOUR PROMPT" if isinstance(content, str) else [{"role": "user", "content": "YOUR PROMPT"}]
-    lines = (
-        "from transformers import pipeline",
-        f'generate = pipeline("text-generation", {json.dumps(str(run_dir / "policy"))})',
-        f"outs = generate({json.dumps(given)}, num_return_sequences=8, do_sample=True, return_full_text=False)",
-        'print(*[out["generated_text"] for out in outs], sep="\\n")',
-    )
-    return "; ".join(lines)
 
 
 def _comparison(before: Evaluation, after: Evaluation) -> Table:
@@ -99,10 +92,15 @@ def _comparison(before: Evaluation, after: Evaluation) -> Table:
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right")
     keys = [*HEADLINE, f"distinct_correct@{after.n}"]
-    for key in (key for key in keys if key in before.metrics and key in after.metrics):
-        old, new = before.metrics[key], after.metrics[key]
+    first = compared(before, after)
+    for key in (key for key in keys if key in first and key in after.metrics):
+        old, new = first[key], after.metrics[key]
         table.add_row(Text(key), Text(_format(old), "dim"), Text(_format(new), "bold"), Text(_format(new - old, "+")))
     return table
+
+
+def _sizes(evaluation: Evaluation) -> dict[str, float]:
+    return {"n": float(evaluation.n), "prompts": float(len(evaluation.answers))}
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from dqo.evaluation import Evaluation
+from dqo.observe.comparison import compared
 from dqo.observe.frame import Sample, Scene, frame, plain_evaluation, plain_step
 from dqo.observe.text import prompt_text
 from dqo.observe.visible import VisibleFormatter
@@ -46,6 +47,7 @@ class View:
             title=title, place=place, steps=steps, began=time.monotonic(), metrics={}, before={}, latest={}
         )
         self._first: tuple[int, float] | None = None
+        self._before: Evaluation | None = None
         self._display = Live(console=self.console, get_renderable=self._frame, refresh_per_second=4)
         self._handlers: list[tuple[logging.Logger, list[logging.Handler]]] = []  # as they were before the live view
 
@@ -86,8 +88,11 @@ class View:
 
     def evaluated(self, number: int, evaluation: Evaluation) -> None:
         """Show an evaluation. ``number``: the step after which it was made, 0 before the first step."""
-        before = self._scene.before or evaluation.metrics
-        self._scene = replace(self._scene, doing="training", before=before, latest=evaluation.metrics, latest_at=number)
+        self._before = self._before or evaluation
+        self._scene = replace(
+            self._scene, doing="training", before=compared(self._before, evaluation), latest=evaluation.metrics,
+            latest_at=number,
+        )  # fmt: skip
         if not self.live:
             self._line(plain_evaluation(number, evaluation.n, evaluation.metrics))
 

@@ -42,7 +42,7 @@ class Check:
 
     def _verdict(self, rollouts: Rollouts, row: int) -> Verdict:
         prompt = rollouts.prompts[row // rollouts.k]
-        verdict = self._task.check(prompt, rollouts.texts[row], bool(rollouts.finished_B[row]))
+        verdict = self._task.check(prompt, prompt.prefill + rollouts.texts[row], bool(rollouts.finished_B[row]))
         if not abs(verdict.reward) <= torch.finfo(torch.float32).max:
             problem = f"the task's check returned {verdict.reward}, a finite number is needed"
             raise StageError("reward", problem, positions=[prompt.position])

@@ -96,7 +96,7 @@ def _check(paths: Sequence[str], weights: Sequence[float]) -> None:
         raise ConfigError(f"reward.function=[]: a function is needed; {EXAMPLE}")
     for path in paths:
         module, _, name = path.rpartition(":" if ":" in path else ".")
-        if not module or not name.isidentifier():
+        if not module or not all(part.isidentifier() for part in name.split(".")):
             raise ConfigError(f"reward.function={path}: a module and a function are needed; {EXAMPLE}")
         if paths.count(path) > 1:
             raise ConfigError(f"reward.function names {path} twice; give it twice the weight in reward.reward_weights")

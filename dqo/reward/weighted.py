@@ -1,13 +1,15 @@
 """A reward that is the weighted sum of other rewards."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from dqo.errors import ConfigError, StageError
-from dqo.records import Rewards, Rollouts
+from dqo.records import Prompt, Rewards, Rollouts
 from dqo.reward.scoring.totals import judged_mask, total
+from dqo.row_checks import Explaining
 from dqo.stages import Closing, Counting, Pausing, Reward
 
 
@@ -72,6 +74,12 @@ class WeightedSum:
         """The counters of all parts, as ``part/counter``. Thread-safe; not a collective."""
         counts = {name: part.counters() for name, part in self._parts.items() if isinstance(part, Counting)}
         return {f"{name}/{key}": count for name, inner in counts.items() for key, count in inner.items()}
+
+    def explained(self, prompts: Sequence[Prompt]) -> Sequence[str]:
+        """What the parts say of the data, see ``row_checks.Explaining``."""
+        return [
+            line for part in self._parts.values() if isinstance(part, Explaining) for line in part.explained(prompts)
+        ]
 
     def pause(self) -> None:
         """Pause the parts that have a ``pause``."""

@@ -1,6 +1,7 @@
 """``rollout=hf``: sampling with transformers, on a copy of the policy.
 
-The k completions of a prompt share its prefill, and finished rows are removed from the batch.
+The k completions of a prompt share its prefill, and finished rows are removed from the batch. How the model is called
+is found by trying it (``sampling.decoder``).
 """
 
 import copy
@@ -16,6 +17,7 @@ from dqo.models.attention import use_dqo_attention
 from dqo.models.precision import Dtype
 from dqo.models.sizes import parameter_bytes
 from dqo.records import Prompt, Rollouts
+from dqo.rollout.sampling.decoder import decoder_of
 from dqo.rollout.sampling.decoding import Batch, SampledRows
 from dqo.rollout.sampling.record import end_tokens
 from dqo.rollout.sampling.sampler import Sampler
@@ -37,20 +39,21 @@ class Hf:
         batch_rows: Annotated[int, Field(ge=1, examples=[64])],
         dtype: Dtype,
     ):
-        self._sampler = Sampler(sampling)
+        self._sampler, self._decoder = Sampler(sampling), decoder_of(policy.eval())
         self._ends = torch.tensor(sorted(end_tokens(policy, tokenizer, sampling.stop_tokens)), device=policy.device)
         self._model, self._version = _copy(policy, dtype.on(policy.device)), 0
         self._tokenizer, self._max_length, self._batch_rows = tokenizer, sampling.max_completion_length, batch_rows
 
     def generate(self, prompts: Sequence[Prompt], *, k: int, seed: int) -> Iterator[Rollouts]:
         """Groups as they finish; one record may hold several. At most ``batch_rows`` rows are sampled at a time, and at
-        least one group.
+        least one group; where padding would change the model's output, prompts of one length.
 
         Raises StageError with the prompts' positions if logits are not finite.
         """
         groups = max(1, self._batch_rows // k)
-        for start in range(0, len(prompts), groups):
-            yield from self._sample(prompts[start : start + groups], k, seed)
+        for together in [prompts] if self._decoder.mixes_lengths else _by_length(prompts):
+            for start in range(0, len(together), groups):
+                yield from self._sample(together[start : start + groups], k, seed)
 
     @torch.no_grad()
     def load_weights(self, weights: Weights, *, version: int) -> None:
@@ -86,8 +89,9 @@ class Hf:
         """Groups of one batch, as they finish."""
         sampled = SampledRows(prompts, k, self._max_length, self._model.device)
         batch = Batch.prefill(
-            self._model, prompts, k=k, seed=seed, longest=self._max_length, penalized=self._sampler.penalty != 1
-        )
+            self._decoder(self._model), prompts, k=k, seed=seed, longest=self._max_length,
+            penalized=self._sampler.penalty != 1,
+        )  # fmt: skip
         for n in range(self._max_length):
             tokens_R, logprobs_R = batch.draw(self._sampler, n)
             sampled.tokens_BN[batch.rows, n], sampled.logprobs_BN[batch.rows, n] = tokens_R, logprobs_R
@@ -100,7 +104,13 @@ class Hf:
                 yield sampled.record(groups, self._tokenizer, self._version)
             if not sampled.running_B.any():
                 return
-            batch.advance(tokens_R, n, sampled.running_B[batch.rows])
+            batch.advance(tokens_R, sampled.running_B[batch.rows])
+
+
+def _by_length(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    """Prompts of one length together, the shortest first."""
+    lengths = sorted({len(prompt.tokens) for prompt in prompts})
+    return [[prompt for prompt in prompts if len(prompt.tokens) == length] for length in lengths]
 
 
 def _copy(policy: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from dqo import distributed
 from dqo.errors import ConfigError, StageError
 from dqo.models import cached_folder
 from dqo.models.precision import Dtype
+from dqo.progress import elapsed
 from dqo.records import Prompt, Rollouts
 from dqo.rollout.engine import checksums
 from dqo.rollout.engine.process_state import preserved_generators, preserved_settings, set_environment
@@ -257,12 +258,13 @@ def _start(policy: PreTrainedModel, *, kv_cache_gb: int, **settings: Any):
             f"{policy.device.type}; type rollout=hf, or another device= (CUDA_VISIBLE_DEVICES= hides a GPU from both)"
         )
     try:
-        return LLM(
-            model=str(_config_folder(policy)), skip_tokenizer_init=True, load_format="dummy", generation_config="vllm",
-            enable_prefix_caching=True, disable_log_stats=True, seed=0,
-            enable_sleep_mode=policy.device.type == "cuda",
-            **_executor_settings(), **_prefill_settings(policy.device), **settings,
-        )  # fmt: skip
+        with elapsed("starting vLLM"):
+            return LLM(
+                model=str(_config_folder(policy)), skip_tokenizer_init=True, load_format="dummy", seed=0,
+                generation_config="vllm", enable_prefix_caching=True, disable_log_stats=True,
+                enable_sleep_mode=policy.device.type == "cuda",
+                **_executor_settings(), **_prefill_settings(policy.device), **settings,
+            )  # fmt: skip
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"rollout=vllm: the engine does not start: {error}") from error
 

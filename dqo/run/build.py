@@ -15,6 +15,7 @@ from dqo.config.schema import Config
 from dqo.config.typed import arguments
 from dqo.errors import ConfigError
 from dqo.loop import Plan
+from dqo.models.origin import Origin
 from dqo.rollout.engine.sync_check import SyncCheck
 from dqo.stages import (
     Advantage,
@@ -44,6 +45,8 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
+    inputs: Mapping[str, Any]  # what was read for it and its task, by content (run.inputs)
+    origin: Origin
 
 
 def make(node: Mapping[str, Any], key: str, available: Mapping[str, Any]) -> Any:
@@ -96,6 +99,7 @@ def make_stages(config: Config, policy: Policy, task: Task) -> Stages:
     learning = {group: _made(config, group, protocol, available) for group, protocol in LEARNING.items()}
     collectors = make_collectors(config, policy, task)
     asks = learning["loss"].needs_reference or getattr(learning["advantage"], "needs_reference", False)
+    torch.manual_seed(config.seed)  # LoRA draws adapters and dropout whatever engine or warm start have drawn before
     learner = _made(config, "learner", Learner, {**available, **learning, "needs_reference": asks})
     check = _sync_check(config, collectors.rollout, learner) if isinstance(collectors.rollout, Checkable) else None
     return Stages(**vars(collectors), advantage=learning["advantage"], learner=learner, check_engine=check)

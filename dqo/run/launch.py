@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -29,29 +30,40 @@ from dqo.config.typed import to_yaml
 from dqo.errors import ConfigError
 from dqo.files.atomic import replacing
 from dqo.files.ownership import Ownership, lock_of, own
-from dqo.run.workers import LOST_PEER, WRONG_INPUT, environments, launched, log_path
+from dqo.run.exit_codes import LOST_PEER, SIGNALLED, WRONG_INPUT
+from dqo.run.repeating import AGAIN, COMES_AGAIN, is_again, keep, kept
+from dqo.run.stopping import SIGNALS
+from dqo.run.workers import environments, launched, log_path
 
 GRACE = 20.0  # seconds that the other workers have to notice that one has failed
 POLL = 0.1  # seconds
 
 
 def start(
-    command: str, config: Config, *, overrides: Sequence[str], workers: int, holds: Sequence[str], resumable: bool
+    command: str,
+    config: Config,
+    *,
+    overrides: Sequence[str],
+    workers: int,
+    holds: Sequence[str],
+    resumable: bool,
+    stop: Path | None = None,
 ) -> int:
     """Own the run folder, write the configuration there, run the workers, return their exit code.
 
     A dry run leaves nothing behind, nor does a run that is refused before it begins. ``holds``: a folder with one
-    of these files is a run's and not written over; ``resumable``: whether ``resume=`` goes on with it.
+    of these files is a run's and not written over; ``resumable``: whether ``resume=`` goes on with it; ``stop``: once
+    this file exists, the run is stopped as by a signal.
 
     Raises ConfigError where the folder has an owner or holds a run.
     """
     if config.dry_run:
         with tempfile.TemporaryDirectory(prefix="dqo-dry-run-") as folder:
             (Path(folder) / "config.yaml").write_text(to_yaml(config), "utf-8")
-            return _run(command, Path(folder), None, 1, resumable=False)
+            return _run(command, Path(folder), None, 1, False, stop)
     folder = Path(config.run_dir)
     if launched() and os.environ.get("RANK") != "0":  # rank 0 writes the folder, and tells where it is
-        return _run(command, folder, None, 1, resumable=resumable)
+        return _run(command, folder, None, 1, resumable, stop)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     had_lock = lock_of(folder).exists()
     try:
@@ -65,7 +77,7 @@ def start(
                 folder / "config.yaml": to_yaml(config),
             }
             count = 1 if launched() else workers
-            return _run_owned(ownership, texts, there, lambda: _run(command, folder, ownership, count, resumable))
+            return _run_owned(ownership, texts, there, lambda: _run(command, folder, ownership, count, resumable, stop))
         finally:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the folder was removed or replaced
                 if not had_lock and {*folder.iterdir()} == there:  # nothing came of it
@@ -108,27 +120,42 @@ def _refuse_to_write_over(folder: Path, holds: Sequence[str], resumable: bool) -
             raise ConfigError(f"run_dir={folder} holds a run already ({name}); {go_on}")
 
 
-def _run(command: str, folder: Path, ownership: Ownership | None, count: int, resumable: bool) -> int:
+def _run(
+    command: str, folder: Path, ownership: Ownership | None, count: int, resumable: bool, stop: Path | None
+) -> int:
     """Exit code of the workers. They get our signals: Ctrl-C through the terminal's process group, the others from us.
     A worker that fails ends all."""
+    before = kept(folder)
     running = [
         _worker(command, folder, ownership if rank == 0 else None, environment)
         for rank, environment in enumerate(environments(count))
     ]
-    with _signals_forwarded(running):
-        codes, culprit = _exit_codes(running)
+    with _signals_forwarded(running, stop) as signals:
+        codes, culprit = _exit_codes(running, signals.send)
     code = codes[culprit]
     if code >= 0 and culprit == 0:  # rank 0 has said itself what was wrong
         return code
     cause = "; was it the memory?" if -code == signal.SIGKILL else ""
     name = f"worker {culprit}" if count > 1 else "the worker"
-    how = f"was ended by {signal.Signals(-code).name}{cause}" if code < 0 else f"failed: {_last_line(folder, culprit)}"
-    kept = resumable and ownership and (code != WRONG_INPUT or ownership.has_begun)  # else the folder is restored
-    go_on = f"; all of it: {log_path(folder, culprit)}" if culprit and code >= 0 and kept else ""
-    go_on += f"; go on with dqo-{command} resume={shlex.quote(str(folder))}" if kept else ""
+    last = "" if code < 0 else _last_line(folder, culprit)
+    how = f"was ended by {signal.Signals(-code).name}{cause}" if code < 0 else f"failed: {last}"
+    stays = resumable and ownership and (code != WRONG_INPUT or ownership.has_begun)  # else the folder is restored
+    go_on = f"; all of it: {log_path(folder, culprit)}" if culprit and code >= 0 and stays else ""
+    if stays and code < 0:
+        go_on += _note_end(folder, f"{name} {how}", before)
+    if stays and not last.endswith(COMES_AGAIN):
+        go_on += f"; go on with dqo-{command} resume={shlex.quote(str(folder))}"
     show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # the live view had hidden it
     print(f"{show_cursor}dqo-{command}: {name} {how}{go_on}", file=sys.stderr)
-    return 128 - code if code < 0 else code
+    return SIGNALLED - code if code < 0 else code
+
+
+def _note_end(folder: Path, how: str, before: str) -> str:
+    """Keep how the workers ended, in error.txt; says whether it is what was kept ``before``."""
+    again = is_again(before, folder, how)
+    with contextlib.suppress(OSError):  # a full disk
+        keep(folder, how)
+    return f"; {AGAIN}" if again else ""
 
 
 def _worker(
@@ -142,7 +169,9 @@ def _worker(
     )
 
 
-def _exit_codes(running: list[subprocess.Popen]) -> tuple[list[int], int]:
+def _exit_codes(
+    running: list[subprocess.Popen], while_waiting: Callable[[], None] = lambda: None
+) -> tuple[list[int], int]:
     """The workers' exit codes once all have ended, and the rank that caused the end: the first that failed, not one
     that only lost its peer. A worker that has not noticed the failure after ``GRACE`` seconds is killed: it may be
     waiting for the lost one in a collective."""
@@ -159,6 +188,7 @@ def _exit_codes(running: list[subprocess.Popen]) -> tuple[list[int], int]:
             killed = True
             for worker in running:
                 worker.kill()
+        while_waiting()
         time.sleep(POLL)
     if culprit is None or (not killed and _failed(codes[0])):  # rank 0 has said what was wrong
         culprit = next((rank for rank, code in enumerate(codes) if _failed(code)), 0)
@@ -176,19 +206,52 @@ def _last_line(folder: Path, rank: int) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-@contextlib.contextmanager
-def _signals_forwarded(running: list[subprocess.Popen]) -> Iterator[None]:
-    def forward(number: int, frame: object) -> None:
-        if not launched():  # torchrun and its like signal our worker themselves; two signals would end it at once
-            for worker in running:
+class _Signals:
+    """Hands signals on to the workers, which stop after their step."""
+
+    def __init__(self, running: Sequence[subprocess.Popen], stop: Path | None):
+        self._running, self._stop = running, stop
+        self._before: dict[int, Any] = {}  # the handlers of this process
+        self._noted: set[int] = set()  # signals that the workers are to get
+        self._told = False  # the workers know
+
+    def listen(self) -> None:
+        """Note the signals, except those that are ignored already."""
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a job in the background
+                self._before[number] = signal.signal(number, self._note)
+
+    def restore(self) -> None:
+        """Put the process's own handlers back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def send(self) -> None:
+        """Send the workers what was noted. Not at once: ``timeout`` and the like signal a launcher twice, and the
+        workers as well (``stopping.SAME_REQUEST``)."""
+        if self._stop is not None and not (self._told or self._noted) and self._stop.exists():
+            self._noted.add(signal.SIGTERM)
+        while self._noted:
+            number = self._noted.pop()
+            self._told = True
+            for worker in self._running:
                 worker.send_signal(number)
 
-    handlers = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            handlers[number] = signal.signal(number, forward)
+    def _note(self, number: int, frame: object) -> None:
+        before = self._before[number]
+        if callable(before) and before is not signal.default_int_handler:  # a sweep's
+            before(number, frame)
+        if number == signal.SIGINT:  # the terminal has sent it to the workers, too
+            self._told = True
+        elif not launched():  # torchrun and its like signal our worker themselves
+            self._noted.add(number)
+
+
+@contextlib.contextmanager
+def _signals_forwarded(running: Sequence[subprocess.Popen], stop: Path | None) -> Iterator[_Signals]:
+    signals = _Signals(running, stop)
+    signals.listen()
     try:
-        yield
+        yield signals
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        signals.restore()

@@ -1,6 +1,7 @@
 """What a run says at its start and leaves at its end: the policy with its card, pictures, summary.json."""
 
 import shlex
+from pathlib import Path
 
 from rich.console import Console
 
@@ -9,14 +10,14 @@ from dqo.config.resume import saved_overrides
 from dqo.config.schema import Config
 from dqo.evaluation import Evaluation
 from dqo.files.atomic import replacing
-from dqo.models import save_policy
 from dqo.observe.card import model_card
 from dqo.observe.curves import draw_curves
 from dqo.observe.metrics_file import read_metrics
 from dqo.observe.summary import print_end, write_summary
+from dqo.run.export import export_policy, generation_config
 from dqo.run.job import Job
 from dqo.run.session import Session
-from dqo.stages import Drawing
+from dqo.stages import Credit, Drawing
 
 
 def task_name(config: Config) -> str:
@@ -48,38 +49,59 @@ def write_report(job: Job, session: Session, before: Evaluation, after: Evaluati
         return
     job.ownership.check()
     if config.checkpoint.final:
-        save_policy(session.policy.model, session.policy.tokenizer, folder / "policy", weights=weights)
-        with replacing(folder / "policy" / "README.md") as path:
-            path.write_text(_card(job, session, before, after))
+        card = {"README.md": _card(job, session, before, after)}
+        export_policy(config, session.policy, folder / "policy", weights=weights, files=card)
     title = f"{task_name(config)} · alpha = {config.alpha:g} · k = {config.k}"
     with replacing(folder / "curves.png") as path:
         draw_curves(path, lines=read_metrics(folder / "metrics.jsonl"), title=title)
     if isinstance(session.task, Drawing):
         now = f"after {config.steps} steps, alpha = {config.alpha:g}"
+        first, last = ("", "") if before.n == after.n else (f", n = {before.n}", f", n = {after.n}")
         with replacing(folder / "answers.png") as path:
-            session.task.draw_answers(path, [("before", before.texts), (now, after.texts)])
+            session.task.draw_answers(path, [(f"before{first}", before.texts), (f"{now}{last}", after.texts)])
     settings = config.model_dump(include={"alpha", "beta", "k", "steps", "seed", "learning_rate"})
     with replacing(folder / "summary.json") as path:
         write_summary(path, settings={"task": task_name(config), **settings}, before=before, after=after)
     distributed.barrier()  # the others wait: a rank that had ended would look like a failure
 
 
-def print_report(console: Console, job: Job, before: Evaluation, after: Evaluation) -> None:
+def print_report(console: Console, job: Job, session: Session, before: Evaluation, after: Evaluation) -> None:
     """Before and after side by side, the run's files, and commands to type next."""
     if job.ownership:  # the others' console is silent
         print_end(
-            console, run_dir=job.folder, steps=job.config.steps, before=before, after=after, typed=_typed(job)
+            console, run_dir=job.folder, steps=job.config.steps, before=before, after=after, typed=_typed(job),
+            rendered=_rendered(session, after),
         )  # fmt: skip
 
 
 def _card(job: Job, session: Session, before: Evaluation, after: Evaluation) -> str:
+    policy, credit = session.policy, session.stages.credit
     return model_card(
-        name=job.folder.name, base_model=session.policy.name, task=task_name(job.config),
-        command=shlex.join(["dqo-train", *_typed(job)]), before=before, after=after,
+        name=job.folder.name, base_model=policy.name, task=task_name(job.config),
+        command=shlex.join(["dqo-train", *_typed(job)]), before=before, after=after, credit=_credit_words(credit),
+        temperature=generation_config(job.config, policy).temperature, rendered=_rendered(session, after),
+        hub_name=policy.origin.hub_name, **policy.origin.license,
         **job.config.model_dump(include={"alpha", "beta", "k", "steps", "learning_rate"}),
     )  # fmt: skip
 
 
+def _credit_words(credit: Credit) -> str | None:
+    """What earned diversity credit; None for ``credit=none``."""
+    if getattr(credit, "pays_nothing", False):
+        return None
+    return getattr(credit, "description", f"the credit of {type(credit).__name__}")
+
+
+def _rendered(session: Session, evaluation: Evaluation) -> str | None:
+    """The text of the evaluation's first prompt, with the chat template's words; None where it would be tokenised in
+    another way."""
+    tokenizer, tokens = session.policy.tokenizer, list(evaluation.answers[0].prompt.tokens)
+    text = str(tokenizer.decode(tokens))
+    return text if tokenizer(text, add_special_tokens=False)["input_ids"] == tokens else None
+
+
 def _typed(job: Job) -> list[str]:
-    """The overrides of the run's command line, without Hydra's own."""
-    return [text for text in saved_overrides(job.folder) if not text.startswith("hydra.")]
+    """The overrides of the run's command line, without Hydra's own; paths under the folder of the start as relative
+    ones, as they were typed."""
+    here = f"{Path.cwd()}/"
+    return [text.replace(here, "") for text in saved_overrides(job.folder) if not text.startswith("hydra.")]

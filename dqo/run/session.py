@@ -13,10 +13,12 @@ from dqo.config.schema import Config
 from dqo.contracts import failure_counts
 from dqo.errors import ConfigError
 from dqo.evaluation import Evaluation, evaluate
-from dqo.files.checkpoint import Checkpoints, Resumed, restore
+from dqo.files.checkpoint import Checkpoints, Resumed, restore, saved_extra
 from dqo.observe.metrics_file import read_metrics
+from dqo.progress import LoggedBar, elapsed
 from dqo.records import Prompt, Step
 from dqo.run.build import Policy, make_stages
+from dqo.run.inputs import Inputs
 from dqo.run.job import Job
 from dqo.run.load_policy import load_policy
 from dqo.stages import Closing, Collectors, HasCheckpointSize, Stages, Task
@@ -45,14 +47,14 @@ def open_session(job: Job, stack: contextlib.ExitStack) -> Session:
     Raises ConfigError for whatever is wrong with configuration, data, model or checkpoint.
     """
     config = job.config
-    policy, task = load_policy(config)
-    stages = make_stages(config, policy, task)
-    close_stages(stages, stack)
     checkpoints = Checkpoints(
         job.folder / "checkpoints", keep_last=config.checkpoint.keep_last, keep_every=config.checkpoint.keep_every
     )
     found = _checkpoint(config, config.resume, checkpoints) if config.resume and job.ownership else None
     checkpoint = distributed.broadcast(found)
+    policy, task = load_policy(config, _saved_inputs(checkpoint) if checkpoint else None)
+    stages = make_stages(config, policy, task)
+    close_stages(stages, stack)
     resumed = restore(checkpoint, stages) if checkpoint else Resumed(step=0, cursor=0, extra={})
     if resumed.step > config.steps:
         raise ConfigError(
@@ -107,6 +109,14 @@ def _checkpoint(config: Config, resume: str, checkpoints: Checkpoints) -> Path |
     return None
 
 
+def _saved_inputs(checkpoint: Path) -> Inputs:
+    """What the run had read before it wrote the checkpoint."""
+    saved = saved_extra(checkpoint).get("inputs")
+    if saved is None and distributed.is_rank_0():
+        log.warning("an older dqo wrote the checkpoint: whether data and model are still the run's cannot be checked")
+    return saved or {}
+
+
 class Evaluating:
     """Evaluates every ``every`` steps (0: never) and tells the listeners; ``measure`` does it now.
 
@@ -138,7 +148,10 @@ class Evaluating:
         collective."""
         if self.latest is None or self.latest[0] != number:
             self.say(f"evaluating {len(self.prompts)} held-out prompts × {self.n}")
-            self.latest = (number, evaluate(self.stages, self.prompts, n=self.n, seed=self.seed))
+            mine = len(self.prompts[distributed.rank() :: distributed.world_size()])
+            with LoggedBar(total=mine, desc="evaluating", unit="prompts") as bar:
+                found = evaluate(self.stages, self.prompts, n=self.n, seed=self.seed, observe=bar.update)
+            self.latest = (number, found)
             for listen in self.listeners:
                 listen(*self.latest)
         return self.latest[1]
@@ -149,7 +162,7 @@ class Saving:
 
     It must be the last observer: ``position`` (the offset of metrics.jsonl) then includes what the others wrote of the
     step. ``position`` is called on every rank, must not be a collective, and counts on rank 0 alone. ``failures``:
-    ``failure_counts`` of the processes before this one.
+    ``failure_counts`` of the processes before this one; ``inputs``: what the run has read.
     """
 
     def __init__(
@@ -159,11 +172,12 @@ class Saving:
         stages: Stages,
         position: Callable[[], Mapping[str, Any]],
         failures: Mapping[str, int] | None,
+        inputs: Inputs,
         every: int,
         last: int,
     ):
         self.checkpoints, self.stages, self.position, self.failures = checkpoints, stages, position, failures
-        self.every, self.last = every, last
+        self.inputs, self.every, self.last = inputs, every, last
 
     def __call__(self, step: Step) -> None:
         """A collective."""
@@ -173,5 +187,6 @@ class Saving:
     def save(self, step: Step) -> None:
         """A collective."""
         failures = failure_counts(self.stages, self.failures)
-        extra = {**self.position(), "failures": failures}
-        self.checkpoints.save(step.number, step.cursor, self.stages, extra)
+        extra = {**self.position(), "failures": failures, "inputs": dict(self.inputs)}
+        with elapsed(f"writing the checkpoint after step {step.number}"):
+            self.checkpoints.save(step.number, step.cursor, self.stages, extra)

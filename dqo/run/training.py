@@ -7,14 +7,17 @@ import torch
 from rich.console import Console
 
 from dqo import distributed
+from dqo.config.validate import advice
 from dqo.evaluation import Evaluation
 from dqo.files.checkpoint import restore_generators
 from dqo.loop import Observer, train
 from dqo.metrics.training import describe
 from dqo.models import parameter_counts
+from dqo.observe.comparison import difference
 from dqo.observe.view import View
 from dqo.records import Step
 from dqo.run.build import make_plan
+from dqo.run.export import export_dtype
 from dqo.run.files import RunFiles
 from dqo.run.job import Job
 from dqo.run.report import batch_line, print_report, task_name, write_report
@@ -40,8 +43,11 @@ def run(job: Job) -> None:
         if job.ownership:
             files = RunFiles(job, session.checkpoints, session.resumed)
             files.close(stack)
-            announce_disk_space(config, session, policy_bytes=4 * parameter_counts(session.policy.model)[0])
+            size = export_dtype(config, session.policy).itemsize * parameter_counts(session.policy.model)[0]
+            announce_disk_space(config, session, policy_bytes=size)
             view.console.print(batch_line(config), soft_wrap=True, highlight=False)
+            for line in advice(config):
+                log.warning(line)
         stack.enter_context(view)
         evaluating = _evaluating(job, session, files, view)
         before = _before(session, files, view, evaluating)
@@ -57,7 +63,7 @@ def run(job: Job) -> None:
         after = evaluating.measure(config.steps)
         view.say("writing policy and pictures")
         write_report(job, session, before, after)
-    print_report(view.console, job, before, after)
+    print_report(view.console, job, session, before, after)
 
 
 def _open_view(job: Job) -> View:
@@ -88,13 +94,15 @@ def _evaluating(job: Job, session: Session, files: RunFiles | None, view: View) 
 
 
 def _before(session: Session, files: RunFiles | None, view: View, evaluating: Evaluating) -> Evaluation:
-    """The evaluation before the first step; a resumed run has it already."""
+    """The evaluation before the first step; a resumed run has it already, and says where it cannot be compared."""
     step = session.resumed.step
-    known = distributed.broadcast(files.evaluations.read(0, evaluating.prompts) if files else None)
+    known = distributed.broadcast(files.evaluations.measured(0, session.task.held_out()) if files else None)
     if known is None:
         if step:
-            log.warning("other held-out prompts than the run's: 'before' is measured after step %d", step)
+            log.warning("evaluations/step_00000.json is missing: 'before' is measured after step %d", step)
         return evaluating.measure(step)
+    if reason := difference(known, n=evaluating.n, prompts=evaluating.prompts):
+        log.warning(reason)
     view.evaluated(0, known)
     return known
 
@@ -110,6 +118,7 @@ def _observers(
         stages=session.stages,
         position=files.position if files else dict,
         failures=session.resumed.extra.get("failures"),
+        inputs=session.policy.inputs,
         every=config.checkpoint.every,
         last=config.steps,
     )

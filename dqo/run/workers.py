@@ -9,9 +9,6 @@ from dqo.config.schema import Config
 from dqo.config.typed import arguments
 from dqo.errors import ConfigError
 
-WRONG_INPUT = 2  # a worker's exit code: it was refused before it began
-LOST_PEER = 75  # a worker's exit code: it ends because another worker has
-
 
 def launched() -> bool:
     """Whether a launcher (ours, torchrun, DeepSpeed's, SLURM's through torchrun) started this process as one of

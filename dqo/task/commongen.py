@@ -1,9 +1,9 @@
 """``task=commongen``: everyday words → one sentence with all of them (CommonGen, Lin et al. 2020, arXiv 1911.03705)."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
@@ -15,9 +15,12 @@ from dqo.task.language.english import covered_concepts, fault, forms, words_of
 from dqo.task.reading.files import read_hub, read_lines
 from dqo.task.reading.rows import Row, RowTask
 from dqo.task.reading.settings import Rendering
+from dqo.task.reading.tables import is_saved_dict, read_rows
 
 HUB = "allenai/common_gen"
 FILES = "commongen.{train,dev}.{src_alpha,tgt}.txt of CommonGen v1.0"
+KEY = f"task.data_dir=FOLDER with {FILES}"
+SPLITS = ("train", "validation")  # on the hub
 PROMPT = "Write one short sentence that uses all of these words: {}."
 Pair = tuple[tuple[str, ...], str]  # concepts, a human reference sentence
 
@@ -39,7 +42,7 @@ class CommonGen(RowTask):
         data_dir: str | None,
         held_out: Annotated[int, Field(ge=1, examples=[200])],
     ):
-        training, evaluation = _read_files(Path(data_dir)) if data_dir is not None else _read_hub()
+        training, evaluation = _read_files(Path(data_dir).expanduser()) if data_dir is not None else _read_hub()
         self._known = frozenset().union(*map(forms, {word for _, text in training for word in words_of(text)}))
         sets = _pairs_by_concepts(training)
         fresh = [pairs for key, pairs in _pairs_by_concepts(evaluation).items() if key not in sets]
@@ -88,26 +91,29 @@ def _pairs_by_concepts(pairs: Iterable[Pair]) -> dict[frozenset[str], list[Pair]
 
 
 def _read_files(folder: Path) -> tuple[list[Pair], list[Pair]]:
+    if is_saved_dict(folder):
+        train, dev = (read_rows(folder / name, key=KEY) for name in SPLITS)
+        return _pairs(row for _, row in train), _pairs(row for _, row in dev)
     return _read_split(folder, "train"), _read_split(folder, "dev")
 
 
 def _read_split(folder: Path, split: str) -> list[Pair]:
     """The pairs of one split. In upstream's v1.0 files, line n of ``src_alpha`` has the concepts and line n of ``tgt``
     the sentence."""
-    key = f"task.data_dir=FOLDER with {FILES}"
-    concepts = read_lines(folder / f"commongen.{split}.src_alpha.txt", key=key)
-    texts = dict(read_lines(folder / f"commongen.{split}.tgt.txt", key=key))
+    concepts = read_lines(folder / f"commongen.{split}.src_alpha.txt", key=KEY)
+    texts = dict(read_lines(folder / f"commongen.{split}.tgt.txt", key=KEY))
     if missing := {number for number, _ in concepts} ^ set(texts):
         raise ConfigError(
             f"{folder / f'commongen.{split}.src_alpha.txt'}, line {min(missing)}: the concepts and the sentences of "
-            f"commongen.{split}.tgt.txt do not match line by line; type {key}"
+            f"commongen.{split}.tgt.txt do not match line by line; type {KEY}"
         )
     return [(tuple(words.split()), texts[number]) for number, words in concepts]
 
 
 def _read_hub() -> tuple[list[Pair], list[Pair]]:
-    train, dev = (
-        [(tuple(row["concepts"]), row["target"]) for row in rows]
-        for rows in read_hub(HUB, None, ["train", "validation"], files=FILES)
-    )
-    return train, dev
+    train, dev = read_hub(HUB, None, SPLITS, files=FILES)
+    return _pairs(train), _pairs(dev)
+
+
+def _pairs(rows: Iterable[Mapping[str, Any]]) -> list[Pair]:
+    return [(tuple(row["concepts"]), row["target"]) for row in rows]

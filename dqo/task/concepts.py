@@ -37,7 +37,13 @@ class Concepts(RowTask):
         super().__init__(
             tokenizer,
             context_length,
-            Rendering(seed=seed, max_completion_length=max_completion_length, chat_template=False),
+            Rendering(
+                seed=seed,
+                max_completion_length=max_completion_length,
+                chat_template=False,
+                chat_template_kwargs=None,
+                date=None,
+            ),
             training=rows[RESERVED:],
             held_out=rows[:held_out],
         )

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,12 +10,16 @@ from typing import Annotated, Any
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
+from dqo.answers.finding import in_boxes
+from dqo.answers.notation import Unreadable, mixed_numbers_as_fractions, one_notation
+from dqo.answers.numbers import read_number
 from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
-from dqo.task.reading.files import read_hub, read_jsonl
+from dqo.task.reading.files import read_hub
 from dqo.task.reading.rows import Row, RowTask
 from dqo.task.reading.settings import Rendering
+from dqo.task.reading.tables import is_saved_dict, read_rows
 
 HUB = "openai/gsm8k"
 FILES = ("train.jsonl", "test.jsonl")
@@ -27,7 +32,7 @@ class Gsm8k(RowTask):
     """Reward 1.0 if the answer is finished and its number is right, else 0.0. The answer's number is the last number in
     the last \\boxed{}, or the last number of the text if nothing is boxed.
 
-    ``reward=math`` accepts more forms of a number (it compares with the column ``answer``).
+    ``reward=math`` accepts formulas as well (it compares with the column ``answer``).
     """
 
     def __init__(
@@ -39,7 +44,7 @@ class Gsm8k(RowTask):
         data_dir: str | None,
         held_out: Annotated[int, Field(ge=1, examples=[200])],
     ):
-        training, evaluation = _read_files(Path(data_dir)) if data_dir is not None else _read_hub()
+        training, evaluation = _read_files(Path(data_dir).expanduser()) if data_dir is not None else _read_hub()
         if held_out > len(evaluation):
             raise ConfigError(
                 f"task.held_out={held_out}: the test split has {len(evaluation)} rows; type "
@@ -55,8 +60,8 @@ class Gsm8k(RowTask):
 
     def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
         """Reward 1.0 and correct if ``text`` is finished and its number is right, else 0.0. Thread-safe."""
-        boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
-        right = finished and _value(boxed[-1] if boxed else text) == _value(prompt.columns["answer"])
+        boxed = in_boxes(text)
+        right = finished and _value(boxed.last if boxed else text) == _value(prompt.columns["answer"])
         return Verdict(reward=float(right), correct=right)
 
     def key(self, prompt: Prompt, text: str) -> str:
@@ -67,7 +72,11 @@ class Gsm8k(RowTask):
 
 
 def _value(text: str) -> Fraction | None:
-    numbers = NUMBER.findall(text)
+    """The number that the text is, in any notation, or the last one in it."""
+    with suppress(Unreadable):
+        if len(text) <= LONGEST and (number := read_number(one_notation(text)[0])):
+            return number.value
+    numbers = NUMBER.findall(mixed_numbers_as_fractions(text.replace("−", "-")))
     return _fraction(numbers[-1]) if numbers else None
 
 
@@ -105,10 +114,8 @@ def _rows(numbered: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Row]:
 
 def _read_files(folder: Path) -> tuple[list[Row], list[Row]]:
     key = f"task.data_dir=FOLDER with {' and '.join(FILES)}"
-    training, evaluation = (
-        _rows((f"{folder / name}, line {number}", fields) for number, fields in read_jsonl(folder / name, key=key))
-        for name in FILES
-    )
+    names = ("train", "test") if is_saved_dict(folder) else FILES
+    training, evaluation = (_rows(read_rows(folder / name, key=key)) for name in names)
     return training, evaluation
 
 

@@ -1,5 +1,6 @@
-"""``task=jsonl``: a user's own prompts, one JSON object per line."""
+"""``task=jsonl``: a user's own prompts, from JSON lines or another format (``reading.tables``)."""
 
+import logging
 import random
 from typing import Annotated
 
@@ -7,11 +8,16 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
+from dqo.models.folders import as_typed
 from dqo.records import Prompt
 from dqo.stages import Verdict
 from dqo.task.reading.fields import Fields
 from dqo.task.reading.rows import Row, RowTask, fingerprint
-from dqo.task.reading.settings import Rendering
+from dqo.task.reading.settings import MessageRendering
+
+log = logging.getLogger(__name__)
+
+MOST = 64  # prompts that are held out where no number is typed
 
 
 class Jsonl(RowTask):
@@ -23,20 +29,21 @@ class Jsonl(RowTask):
         tokenizer: PreTrainedTokenizerBase,
         context_length: int,
         *,
-        rendering: Rendering,
+        rendering: MessageRendering,
         fields: Fields,
         path: str | None,
         eval_path: str | None,
-        held_out: Annotated[int, Field(ge=1, examples=[64])],
+        held_out: Annotated[int | None, Field(ge=1, examples=[64])],
         skip_long: bool,
     ):
         if path is None:
             raise ConfigError('task=jsonl needs a file of lines like {"prompt": "…"}; type task.path=my.jsonl')
-        training = fields.read(path, key="task.path=FILE")
+        training = fields.read(path, key="task.path=FILE", splits=["train"])
         if eval_path is None:
             training, evaluation = _split(training, held_out, path)
         else:
-            evaluation = fields.read(eval_path, key="task.eval_path=FILE")[:held_out]
+            evaluation = fields.read(eval_path, key="task.eval_path=FILE", splits=["test", "validation"])
+            evaluation = evaluation[: held_out or MOST]
         self._answer_column = fields.answer_column
         super().__init__(
             tokenizer,
@@ -59,19 +66,23 @@ class Jsonl(RowTask):
         return Verdict(reward=float(right), correct=right)
 
 
-def _split(rows: list[Row], held_out: int, path: str) -> tuple[list[Row], list[Row]]:
-    """Training rows and ``held_out`` evaluation rows. The split is the same for every seed, since a warm start may have
-    used another seed. All lines with the same prompt are on the same side."""
+def _split(rows: list[Row], held_out: int | None, path: str) -> tuple[list[Row], list[Row]]:
+    """Training rows and ``held_out`` evaluation rows; None: a tenth of the different prompts, at least one and at most
+    ``MOST``. The split is the same for every seed, since a warm start may have used another seed. All lines with the
+    same prompt are on the same side."""
     prompts: dict[bytes, list[Row]] = {}
     for row in rows:
-        prompts.setdefault(fingerprint(row.content), []).append(row)
-    if held_out >= len(prompts):
-        most = max(1, len(prompts) // 10)
-        advice = f"type task.held_out={most}" if len(prompts) > 1 else "add lines"
+        prompts.setdefault(fingerprint(row), []).append(row)
+    tenth = min(MOST, max(1, len(prompts) // 10))
+    count = tenth if held_out is None else held_out
+    if count >= len(prompts):
+        advice = f"type task.held_out={tenth}" if len(prompts) > 1 else "add lines"
         raise ConfigError(
-            f"task.held_out={held_out}: {path} has {len(prompts)} different prompts and some must be left to train on; "
-            f"{advice}, or task.eval_path=FILE"
+            f"task.held_out={count}: {as_typed(path)} has {len(prompts)} different prompts and some must be left to "
+            f"train on; {advice}, or task.eval_path=FILE"
         )
-    chosen = set(random.Random("held out").sample(list(prompts), held_out))
+    if held_out is None:
+        log.info("%d of %d different prompts are held out for evaluation (task.held_out)", count, len(prompts))
+    chosen = set(random.Random("held out").sample(list(prompts), count))
     training = [row for prompt, same in prompts.items() if prompt not in chosen for row in same]
     return training, [prompts[prompt][0] for prompt in prompts if prompt in chosen]

@@ -18,6 +18,13 @@ def lines(content: bytes | str, *says: str, typed: str = "", process: bool = Fal
     return Case(typed=f"{JSONL} task.path=my.jsonl {typed}", more=more, files=files, says=says, process=process)
 
 
+def maths(content: str, *says: str, typed: str = "") -> Case:
+    """A case of reward=math with a file of two good lines, then ``content``."""
+    good = '{"prompt": "dog ball", "answer": "7/2"}\n{"prompt": "cat ball", "answer": 8}\n'
+    task = JSONL.replace("task.answer_column=answer", "reward=math")
+    return Case(typed=f"{task} task.path=my.jsonl {typed}", files={"my.jsonl": good + content}, says=says)
+
+
 def huge(folder: Path) -> None:
     row = json.dumps({"prompt": "dog " * 1_000_000, "answer": "x"}).encode()
     (folder / "my.jsonl").write_bytes(LINE + OTHER + row)
@@ -27,13 +34,29 @@ def only(content: bytes, *says: str) -> Case:
     return Case(typed=f"{JSONL} task.path=my.jsonl", files={"my.jsonl": content}, says=says)
 
 
+def table(content: bytes, *says: str) -> Case:
+    return Case(typed=f"{JSONL} task.path=my.csv", files={"my.csv": content}, says=says)
+
+
 DATA = [
     Case(typed=JSONL, says=("task=jsonl needs a file", "type task.path=my.jsonl")),
     Case(typed=f"{JSONL} task.path=gone.jsonl", says=("gone.jsonl: No such file", "type task.path=FILE")),
-    Case(typed=f"{JSONL} task.path=.", says=(".: Is a directory", "type task.path=FILE")),
+    Case(typed=f"{JSONL} task.path=.", says=("is a folder that datasets.save_to_disk has not", "type task.path=FILE")),
     only(b"", "my.jsonl: the file is empty", "type task.path=FILE"),
     only(b"\r\n\r\n", "my.jsonl: the file is empty"),
-    only(b'[\n{"prompt": "a"}\n]\n', "line 1: not JSON", "looks like one JSON array, write one object per line"),
+    only(b'[\n{"prompt": "a"},\n{"prompt": "b"}\n', "line 4: not JSON", "Expecting ',' or ']'"),
+    only(b'[\n{"prompt": "a"},\n3]\n', "row 2: a number, but an object"),
+    only(b'{\n"prompt": "a"\n}\n', "line 1: not JSON", "one object per line is needed, or one array of objects"),
+    only(b"prompt,answer\na,b\n", "line 1: not JSON", "does the file hold csv? name it .csv"),
+    only(b"PK\x03\x04 a table", "is an Excel or zip file", "csv or parquet is needed", "type task.path=FILE"),
+    only(b"PAR1 and no more", "my.jsonl: cannot be read as Parquet", "type task.path=FILE"),
+    only(b"\x1f\x8b\x08 and no more", "cannot be unpacked", "type task.path=FILE"),
+    table(b"prompt,answer\na,b\nc,d,e\n", "my.csv, line 3: 3 values, but the first line names 2", "double quotes"),
+    table(b"prompt,answer,prompt\na,b,c\n", 'two columns are called "prompt"', "rename one"),
+    table(b'prompt,answer\na,"b\n', "my.csv, line 2: not csv", "mend the double quotes"),
+    table(b"text;answer\na;b\n", 'my.csv, line 2: there is no field "prompt", only text, answer', "prompt_column=NAME"),
+    table(b"prompt,answer\na,\nb,c\n", 'my.csv, line 2: "answer" (task.answer_column) is null'),
+    table(b'{"prompt": "a", "answer": "b"}\n', "my.csv holds JSON, not csv", "a name that ends in .jsonl"),
     only("{}".encode("utf-16"), "line 1: not UTF-8", "convert the file"),
     only(LINE, "task.held_out=1", "1 different prompts", "add lines, or task.eval_path=FILE"),
     lines(b'{"prompt": "dog"\n', "my.jsonl, line 3: not JSON"),
@@ -50,6 +73,25 @@ DATA = [
     lines('{"prompt": null, "answer": "b"}\n', 'line 3: "prompt" is null; text or a list of messages is needed'),
     lines('{"prompt": {"text": "a"}, "answer": "b"}\n', 'line 3: "prompt" is an object'),
     lines('{"prompt": "  ", "answer": "b"}\n', "line 3: the prompt is empty"),
+    lines(
+        """{"prompt": "[{'role': 'user', 'content': 'a'}]", "answer": "b"}\n""",
+        "line 3: the prompt is text with a list of messages",
+    ),
+    lines('{"prompt": "a", "answer": NaN}\n', '"answer" (task.answer_column) is null; text or a number is needed'),
+    maths(
+        '{"prompt": "a", "answer": "Paris"}\n',
+        """my.jsonl, line 3: "answer" is 'Paris'""",
+        "(1 of 3 rows are like that)",
+    ),
+    maths('{"prompt": "a", "answer": null}\n', 'line 3: "answer" is null', "type reward.on_bad_answer=skip"),
+    maths('{"prompt": "a", "answer": [1, 2]}\n', 'line 3: "answer" is [1, 2]', "reward.on_bad_answer=mask"),
+    maths('{"prompt": "a", "answer": ""}\n', "line 3: \"answer\" is ''", typed="dry_run=true"),
+    maths('{"prompt": "a", "answer": "3 5/2"}\n', "line 3: \"answer\" is '3 5/2'"),
+    maths('{"prompt": "a"}\n', 'line 3: "answer" is null'),
+    maths("", "reward.on_bad_answer=drop", "mask", typed="reward.on_bad_answer=drop"),
+    maths(
+        "", "reward.answer_column=gold: there is no such column; there are answer", typed="reward.answer_column=gold"
+    ),
     lines('{"prompt": "a", "answer": null}\n', '"answer" (task.answer_column) is null; text or a number is needed'),
     lines('{"prompt": "a", "answer": "b", "completions": 1}\n', '"completions" is an argument', "type task.columns="),
     lines("", 'line 1: there is no field "text", only prompt, answer', typed="task.prompt_column=text"),
@@ -71,8 +113,18 @@ DATA = [
     ),
     lines('{"prompt": [], "answer": "b"}\n', "has no messages"),
     lines('{"prompt": [{"role": "user"}], "answer": "b"}\n', 'message 1: {"role": …, "content": …} is needed'),
-    lines('{"prompt": [{"role": "me", "content": "a"}], "answer": "b"}\n', "role 'me' is none of system, user"),
+    lines(
+        '{"prompt": [{"role": "me", "content": "a"}], "answer": "b"}\n', "role 'me' is none of system, developer, user"
+    ),
     lines('{"prompt": [{"role": "user", "content": "a"}], "answer": "b"}\n', "messages need a chat template"),
+    lines("", "task.date=friday: no date", "type task.date=2026-07-31", typed="task.date=friday"),
+    lines("", "task.chat_template_kwargs.a: no chat template is used", typed="task.chat_template_kwargs.a=1"),
+    lines("", 'there is no field "tools", only prompt, answer', typed="task.tools_column=tools"),
+    lines(
+        '{"prompt": "a", "answer": "b", "tools": [{"name": "f"}]}\n',
+        "line 3: tools need a chat template",
+        typed="task.tools_column=tools",
+    ),
     lines(
         '{"prompt": "' + "dog " * 70 + '", "answer": "b"}\n', "line 3: the prompt has 70 tokens", "task.skip_long=true"
     ),

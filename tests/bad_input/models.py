@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditional
 from dqo.models.folders import save_policy
 from tests.bad_input.harness import Case
 from tests.factories import tiny_llama, word_tokenizer
+from tests.helpers.architectures import tiny_model
 
 HF = "model=hf model.path=model"
 CHAT = "task=cities"
@@ -52,6 +53,30 @@ def without_a_tensor(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.norm.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def capped(folder: Path) -> None:
+    """A Gemma 2, whose cap on attention scores SDPA ignores."""
+    save_policy(tiny_model("gemma2"), word_tokenizer(), folder)
+
+
+def windowed(folder: Path) -> None:
+    save_policy(tiny_model("mistral"), word_tokenizer(), folder)
+
+
+def image_token(folder: Path) -> None:
+    """A token more than the model has rows, as Gemma has it, and a prompt that names it."""
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    rows = [{"prompt": prompt, "answer": "w1"} for prompt in ("w1", "w2", "look at <image>")]
+    (folder.parent / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def end_token_without_row(folder: Path) -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
+    tokenizer.save_pretrained(folder)
 
 
 def encoder(folder: Path) -> None:
@@ -96,6 +121,14 @@ MODELS = [
     model(lambda f: (f / "tokenizer.json").write_text("{"), "no tokenizer could be read"),
     model(lambda f: edit(f / "tokenizer_config.json", eos_token=None), "no end token", "eos_token in tokenizer_config"),
     model(lambda f: edit(f / "config.json", vocab_size=10), "63 tokens, its config 10", "different models"),
+    model(
+        image_token,
+        "my.jsonl, line 3: the prompt has the token <image>, for which the model has no row",
+        "type model.path=FOLDER of a model that has one",
+        typed="task=jsonl task.path=my.jsonl task.answer_column=answer task.held_out=1 task.chat_template=false "
+        "max_completion_length=8",
+    ),
+    model(end_token_without_row, "its token <|im_end|> has the number 63", "model.resize_token_embeddings"),
     model(lambda f: f.joinpath("config.json").unlink(), "has no config.json"),
     model(lambda f: f.joinpath("config.json").write_text("{"), "config.json cannot be read", "type model.path=FOLDER"),
     model(lambda f: f.joinpath("config.json").write_text("[]"), "config.json", "type model.path=FOLDER"),
@@ -116,12 +149,25 @@ MODELS = [
     model(own_code, "custom code", "type model.trust_remote_code=true", process=True),
     model(own_tokenizer_code, "type model.trust_remote_code=true"),
     model(adapter, "is an adapter (adapter_config.json); merge it into its model first"),
-    model(lambda f: None, "model.attn_implementation=fast: allowed are sdpa", typed="model.attn_implementation=fast"),
+    model(lambda f: None, "attn_implementation=fast: allowed are auto", typed="model.attn_implementation=fast"),
     model(
         lambda f: None,
-        "a package is missing (FlashAttention2",
-        "type model.attn_implementation=sdpa",
+        "model.attn_implementation=flash_attention_2: ",
+        " cannot use it (FlashAttention2",
+        "type model.attn_implementation=auto",
         typed="model.attn_implementation=flash_attention_2",
+    ),
+    model(
+        capped,
+        "model.attn_implementation=sdpa: sdpa ignores a part of Gemma2ForCausalLM's attention",
+        "type model.attn_implementation=eager",
+        typed="model.attn_implementation=sdpa",
+    ),
+    model(
+        windowed,
+        "learner.shared_prompt=true: MistralForCausalLM has sliding_attention",
+        "type learner.shared_prompt=auto",
+        typed="learner.shared_prompt=true",
     ),
     model(
         lambda f: None,

@@ -54,7 +54,7 @@ def test_an_error_in_a_users_class_shows_its_traceback(here, monkeypatch, capsys
     assert in_process(case, monkeypatch) == 1
     *shown, last = capsys.readouterr().err.splitlines()
     assert "Traceback (most recent call last):" in shown and "raise NotImplementedError" in shown[-2]
-    assert last.startswith("dqo-train: NotImplementedError: ") and last.endswith("go on with dqo-train resume=run")
+    assert last.startswith("dqo-train: NotImplementedError: ") and last.endswith("mend what it names first")
     assert "NotImplementedError" in (here / "run" / "error.txt").read_text()
 
 

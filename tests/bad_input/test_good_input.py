@@ -11,6 +11,7 @@ from tests.bad_input.models import edit, template
 from tests.factories import tiny_llama, word_tokenizer
 
 LINES = '{"prompt": "dog ball", "answer": "x"}\n{"prompt": "cat ball", "answer": null}\n'
+MESSAGES = "{% for m in messages %}{{ m.content }} {% endfor %}"
 ODD = "my data/ü=1, (2)'s #3"  # spaces, unicode, an equals sign, a comma, brackets, a quote, a hash
 
 
@@ -43,6 +44,19 @@ def test_unusual_names_of_a_model_and_a_run(here, monkeypatch, capsys):
     assert in_process(Case(typed="model=hf k=1 alpha=0", more=more, says=()), monkeypatch) == 0, capsys.readouterr().err
     assert json.loads((here / "läufe" / ODD / "summary.json").read_text())["steps"] == 1
     assert {path.name for path in here.iterdir()} == {"läufe", "my data"}
+
+
+def test_tools_and_variables_of_the_chat_template(here, monkeypatch, capsys):
+    save_policy(tiny_llama(), word_tokenizer(), here / "model")
+    template("{% for t in tools or [] %}{{ t.name }} {% endfor %}{% if think %}w9 {% endif %}" + MESSAGES)(
+        here / "model"
+    )
+    tools = '"answer": "x", "tools": [{"name": "w1"}]'
+    (here / "my.jsonl").write_text(f'{{"prompt": "w2", {tools}}}\n{{"prompt": "w3", {tools}}}\n')
+    typed = ("task.path=my.jsonl", "task.tools_column=tools", "task.chat_template_kwargs.think=true", "dry_run=true")
+    more = (*typed, "model.path=model", "task.chat_template=true")
+    assert in_process(Case(typed=JSONL, more=("model=hf", *more), says=()), monkeypatch) == 0
+    assert "w1 w9 w" in capsys.readouterr().out
 
 
 def test_a_chat_template_with_namespace_and_filter(here, monkeypatch, capsys):

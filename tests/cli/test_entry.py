@@ -86,10 +86,25 @@ def test_only_what_hydra_cannot_read_is_quoted(argument, expected):
         ("task=gsm8k -c job --resolve -p task k=4", "-c job --resolve -p task task=gsm8k k=4"),
         ("--info k=4", "--info k=4"),
         ("k=4 -i searchpath", "-i searchpath k=4"),
+        ("k=4 --config-d mine --multi", "--config-d mine --multi k=4"),
+        ("k=4 --cfg=job -cn sft", "--cfg=job -cn sft k=4"),
     ],
 )
 def test_flags_may_stand_anywhere(typed, expected):
     assert entry._flags_first(typed.split()) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("--info k=4", "--info all k=4"),
+        ("-i -m k=4", "-i all -m k=4"),
+        ("--info config k=4", "--info config k=4"),
+        ("--cfg job k=4", "--cfg job k=4"),
+    ],
+)
+def test_info_does_not_take_an_override_for_its_value(typed, expected):
+    assert entry._with_values(typed.split()) == expected.split()
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=30)
@@ -119,6 +134,16 @@ def test_flags_come_first_and_nothing_is_lost_or_reordered(arguments):
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     flags = [word for argument in arguments if argument.startswith("-") for word in argument.split()]
     assert ordered == flags + overrides and entry._flags_first(ordered) == ordered
+
+
+@pytest.mark.slow
+def test_a_random_py_of_the_users_is_not_pythons_for_a_worker(tmp_path):
+    """-m puts the working folder first in the path."""
+    (tmp_path / "random.py").write_text("raise RuntimeError('the random.py of the user')\n")
+    command = [sys.executable, "-m", "dqo.cli.worker", "train", str(tmp_path), str(os.getpid())]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "the random.py of the user" not in done.stderr and "config.yaml" in done.stderr
 
 
 @pytest.mark.slow

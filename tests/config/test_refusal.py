@@ -65,7 +65,7 @@ PYTHON, SHARED = ("reward=python", "reward.function=a.b"), ("rollout=vllm", "lea
         ((), "rollout.dtype", "int8", "allowed are auto | float32 | bfloat16 | float16", None),
         (("task=cities",), "task.phrasings", 25, "1 or more and at most 24 is needed", "4"),
         (("task=concepts",), "task.held_out", 501, "1 or more and at most 500 is needed", "200"),
-        (("task=jsonl",), "task.held_out", 0, "1 or more is needed", "64"),
+        (("task=jsonl",), "task.held_out", 0, "1 or more is needed, or null", "64"),
         (("model=tiny",), "model.layers", 0, "1 or more is needed", "4"),
     ],
 )  # fmt: skip

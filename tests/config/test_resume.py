@@ -1,4 +1,5 @@
 import json
+from datetime import date
 
 import pytest
 from omegaconf import OmegaConf
@@ -82,11 +83,75 @@ def test_what_changed_is_named_and_what_may_not_is_refused(run):
         resume.changes(other, check(other))
 
 
+def test_a_file_may_have_moved_and_another_reward_function_may_not_be_typed(tmp_path):
+    def typed(**changes):
+        return composed(
+            "task=jsonl", "reward=python", **({"resume": str(tmp_path), "run_dir": str(tmp_path)} | changes)
+        )
+
+    old = typed(task__path="my.jsonl", reward__function="r.py:score")
+    (tmp_path / "config.yaml").write_text(to_yaml(check(old)))
+    now = typed(task__path="/there/my.jsonl", reward__function="/there/r.py:score")
+    assert resume.changes(now, check(now)) == [
+        "reward.function=/there/r.py:score (was r.py:score)", "task.path=/there/my.jsonl (was my.jsonl)",
+    ]  # fmt: skip
+    other = typed(task__path="my.jsonl", reward__function="r.py:other")
+    with pytest.raises(ConfigError, match=r"with reward.function=r.py:other \(the run has r.py:score\): only steps"):
+        resume.changes(other, check(other))
+
+
+def test_a_run_of_an_older_dqo_keeps_the_number_of_held_out_prompts_that_was_the_default(tmp_path):
+    old = composed("task=jsonl", task__path="my.jsonl", task__held_out=64, run_dir=str(tmp_path))
+    (tmp_path / "config.yaml").write_text(to_yaml(check(old)))
+    OmegaConf.save(OmegaConf.create(["task=jsonl", "task.path=my.jsonl"]), tmp_path / "overrides.yaml")
+    saved = resume.with_saved_overrides([f"resume={tmp_path}"])
+    assert saved == ["task=jsonl", "task.path=my.jsonl", "task.held_out=64", f"resume={tmp_path}"]
+    assert resume.started_in(check(composed(resume=str(tmp_path)))) is None
+
+
+def test_a_template_prints_the_day_of_the_start_after_a_resume_on_another_day(tmp_path):
+    def typed(**changes):
+        return check(composed("task=gsm8k", run_dir=str(tmp_path), **changes))
+
+    assert resume.date_of_start(typed()) == {"task.date": date.today().isoformat()}
+    assert resume.date_of_start(typed(task__date="2024-02-29")) == {}
+    (tmp_path / "config.yaml").write_text(to_yaml(typed(task__date="2024-02-29")))
+    assert resume.date_of_start(typed(resume=str(tmp_path))) == {"task.date": "2024-02-29"}
+    assert resume.date_of_start(check(config())) == {}  # task=concepts uses no chat template
+
+
+def test_a_run_of_an_older_dqo_without_a_date_and_without_new_switches_is_gone_on_with(tmp_path):
+    now = composed("task=jsonl", task__path="my.jsonl", run_dir=str(tmp_path), resume=str(tmp_path))
+    old = check(now).model_dump()
+    for key in ("date", "merge_messages", "tools_column", "chat_template_kwargs"):
+        del old["task"][key]
+    OmegaConf.save(OmegaConf.create(old | {"resume": None}), tmp_path / "config.yaml")
+    assert resume.date_of_start(check(now)) == {}
+    assert resume.changes(now, check(now)) == []
+
+
+def test_the_folder_of_the_start_is_kept_and_is_no_override(run, tmp_path):
+    typed = ["task=concepts", f"hydra.runtime.cwd={tmp_path}/my = project"]
+    OmegaConf.save(OmegaConf.create(typed), run / "overrides.yaml")
+    assert resume.with_saved_overrides([f"resume={run}"]) == ["task=concepts", f"resume={run}"]
+    assert resume.started_in(check(config(resume=str(run)))) == tmp_path / "my = project"
+    assert resume.started_in(check(config())) is None
+
+
 def test_complete_is_a_run_with_its_last_file_and_nothing_new_to_do(run):
     now = check(config(resume=str(run)))
     assert not resume.is_complete(now, [])
     (run / "summary.json").write_text(json.dumps({"steps": 20}))
     assert resume.is_complete(now, ["log.live=False (was True)"])
     assert not resume.is_complete(now, ["eval.n=40 (was 10)"])
+    assert not resume.is_complete(now, ["checkpoint.export_dtype=float32 (was auto)"])  # policy/ is written again
     assert not resume.is_complete(check(config(resume=str(run), steps=40)), ["steps=40 (was 20)"])
     assert not resume.is_complete(check(config(resume=f"{run}/checkpoints/step_00010")), [])
+
+
+def test_a_run_of_an_older_dqo_has_not_changed_for_lack_of_a_key(run):
+    saved = OmegaConf.load(run / "config.yaml")
+    del saved.checkpoint.export_dtype
+    OmegaConf.save(saved, run / "config.yaml")
+    now = config(resume=str(run))
+    assert not any("export_dtype" in text for text in resume.changes(now, check(now)))

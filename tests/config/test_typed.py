@@ -2,6 +2,7 @@ import contextlib
 import copy
 import functools
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -269,6 +270,25 @@ def test_a_class_in_a_class_is_found():
     assert cls is Spanned.Inner and values == {"size": 3}
     with pytest.raises(ConfigError, match="cannot be imported: No module named"):
         arguments({"_target_": f"{__name__}.Gone.Inner"}, "credit")
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("my_stages.Lenghts", r"has no attribute 'Lenghts'; did you mean my_stages\.Lengths\?"),
+        ("my_stages.py:Lengths", r"not by its file; type my_stages\.Lengths"),
+        ("fails.Lengths", r"name 'nosuch' is not defined \(fails\.py:2\)"),
+        ("relative.Lengths", r"\(relative\.py:1\); write from utils import x in place of from \.utils import x"),
+    ],
+)
+def test_a_users_class_that_cannot_be_imported_says_where_and_what_to_type(target, says, tmp_path, monkeypatch):
+    (tmp_path / "my_stages.py").write_text("class Lengths: ...\n")
+    (tmp_path / "fails.py").write_text("a = 1\nb = nosuch\n")
+    (tmp_path / "relative.py").write_text("from .utils import one\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_stages", raising=False)
+    with pytest.raises(ConfigError, match=says):
+        arguments({"_target_": target}, "credit")
 
 
 class Odd:

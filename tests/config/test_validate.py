@@ -1,11 +1,22 @@
-import pytest
+import itertools
+from dataclasses import replace
 
-from dqo.config.validate import validate
+import pytest
+import torch
+
+from dqo.advantage.joint import Joint
+from dqo.config.validate import advice, validate
+from dqo.credit.dpp import Dpp
+from dqo.credit.none import NoCredit
 from dqo.errors import ConfigError
+from dqo.records import Estimates, Experience
+from dqo.run.build import make
 from tests.config.builders import checked
+from tests.factories import make_rewards, make_rollouts
 
 JOINT = ("task=concepts", "credit=dpp", "reward=check", "rollout=vllm")  # no gate
 PYTHON = ("reward=python", "reward.function=a.b")
+PYTHON_PART = ("reward.parts.style.function=a.b", "reward.correct_from=null")
 
 
 def test_the_defaults_pass():
@@ -56,3 +67,128 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file; type run_dir="):
         validate(checked(run_dir=str(tmp_path / "file")))
+
+
+KERNELS = ("cosine", "rbf", "polynomial")
+GATES = ({"gate": "none"}, {"gate": "correct"}, {"gate": "threshold", "threshold": 0.5})
+CREDITS = [
+    *(("dpp", {"kernel": kernel}) for kernel in KERNELS),
+    ("dpp", {"kernel": "polynomial", "offset": 1.0}),
+    *(("dpp", {"kernel": kernel, "quality": "reward"}) for kernel in KERNELS),
+    *(("distance", {"metric": metric}) for metric in ("euclidean", "cosine")),
+]
+ADVANTAGES = [*itertools.product(["joint", "separate"], ["none", "group", "batch"]), ("unbiased", None)]
+
+
+def follows_similarity(config) -> bool:
+    """Whether advantages in groups of two change with the embeddings, by more than one factor for all of them."""
+    credit, advantage = make(config.credit, "credit", {}), make(config.advantage, "advantage", {})
+    rewards = make_rewards([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.25]])
+    rollouts, found = make_rollouts([f"w{i}" for i in range(8)], 2), []
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        embeddings = torch.nn.functional.normalize(torch.randn(4, 2, 6, generator=generator), dim=-1)
+        credits = credit.assign(rollouts, rewards, embeddings)
+        for total in (torch.zeros(4, 2), rewards.total_PK):  # the credit's part, and both
+            experience = Experience(
+                rollouts=rollouts, rewards=replace(rewards, total_PK=total), embeddings_PKD=None, credits_PK=credits
+            )
+            found.append(advantage(experience, Estimates(), alpha=1.0).advantages_BT.flatten())
+            if config.advantage.get("scale_rewards") == "batch":
+                break
+    if config.advantage.get("scale_rewards") == "batch":
+        found = [torch.nn.functional.normalize(each, dim=0) for each in found for _ in range(2)]
+    return any((each - found[i % 2]).abs().max() > 1e-4 for i, each in enumerate(found))
+
+
+@pytest.mark.parametrize(("credit", "keys"), CREDITS)
+def test_groups_of_two_are_refused_exactly_where_advantages_do_not_follow_similarity(credit, keys):
+    for gate, (advantage, scale) in itertools.product(GATES, ADVANTAGES):
+        changes = {f"credit__{key}": value for key, value in (keys | gate).items()}
+        if scale:
+            changes["advantage__scale_rewards"] = scale
+        options = ("task=concepts", "reward=check", f"credit={credit}", f"advantage={advantage}")
+        config = checked(*options, k=2, **changes)
+        if follows_similarity(config):
+            validate(config)
+        else:
+            with pytest.raises(ConfigError, match=r"k=2: .* type k=3 or more, or advantage=unbiased, or alpha=0"):
+                validate(config)
+
+
+class Rarity:
+    """A credit of a user's own, with the keys of ours: two completions of a group may earn differently."""
+
+    uses_embeddings = True
+
+    def __init__(self, *, gate: str, quality: str):
+        self.gate, self.quality = gate, quality
+
+    def assign(self, rollouts, rewards, embeddings_PKD):
+        return embeddings_PKD[:, :, 0]
+
+
+class Learned(Dpp):
+    """Our credit with lengths of the user's own in the kernel."""
+
+    def assign(self, rollouts, rewards, embeddings_PKD):
+        return super().assign(rollouts, rewards, embeddings_PKD) * rollouts.lengths_B.view(-1, rollouts.k)
+
+
+class Renamed(Dpp):
+    """Our credit under another name."""
+
+
+class OwnScale(Joint):
+    """Our advantage with a baseline of the user's own."""
+
+    def __call__(self, experience, estimates, *, alpha):
+        raise NotImplementedError
+
+
+class NotNone(NoCredit):
+    """Pays, and has no keys."""
+
+    def assign(self, rollouts, rewards, embeddings_PKD):
+        return rewards.total_PK
+
+
+def with_class(config, group, cls):
+    node = {**getattr(config, group), "_target_": f"{cls.__module__}.{cls.__qualname__}"}
+    if cls is Rarity:
+        node = {"_target_": node["_target_"], "gate": "none", "quality": "none"}
+    if cls is NotNone:
+        node = {"_target_": node["_target_"]}
+    return config.model_copy(update={group: node})
+
+
+@pytest.mark.parametrize("cls", [Rarity, Learned, NotNone])
+def test_a_credit_of_ones_own_may_have_groups_of_two(cls):
+    validate(with_class(checked(*JOINT, k=2), "credit", cls))
+
+
+def test_an_advantage_of_ones_own_may_have_groups_of_two_and_a_renamed_credit_may_not():
+    validate(with_class(checked(*JOINT, k=2), "advantage", OwnScale))
+    with pytest.raises(ConfigError, match="k=2"):
+        validate(with_class(checked(*JOINT, k=2), "credit", Renamed))
+
+
+def test_a_run_on_own_data_without_a_gate_is_told_that_gibberish_is_paid():
+    own = ("task=jsonl", "task.path=a.jsonl", *PYTHON)
+    (line,) = advice(checked(*own))
+    assert line == (
+        "credit.gate=none and reward.correct_above=null: nothing says which completions are correct, so alpha=1 pays "
+        "gibberish, too, for being different; type credit.gate=threshold credit.threshold=LOWEST_GOOD_REWARD, or "
+        "credit.gate=correct reward.correct_above=0.5"
+    )
+    (line,) = advice(checked("task=jsonl", "task.path=a.jsonl", "reward=check_and_python", *PYTHON_PART))
+    assert "reward.correct_from=PART" in line
+    for options in (
+        (*own, "credit.gate=threshold", "credit.threshold=0.5"),
+        (*own, "reward.correct_above=0.5"),
+        (*own, "alpha=0"),
+        (*own, "credit=none", "alpha=0"),
+        ("task=jsonl", "task.path=a.jsonl", "task.answer_column=b"),
+        (),
+    ):
+        assert advice(checked(*options)) == []

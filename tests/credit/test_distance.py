@@ -93,3 +93,8 @@ def test_an_empty_completion_earns_nothing_and_is_no_neighbor(metric):
 def test_equal_completions_have_a_cosine_distance_of_exactly_0():
     same_PKD = unit_vectors(1, 1, 384).expand(1, 5, 384)
     assert distance(Metric.cosine).assign(*group([[0.0] * 5]), same_PKD).tolist() == [[0.0] * 5]
+
+
+def test_the_model_card_says_what_was_paid():
+    says = "the mean cosine distance of its embedding to the others of its group, among the correct completions"
+    assert distance(Metric.cosine, Gate.correct).description == says

@@ -121,3 +121,19 @@ def test_a_group_of_empty_completions_earns_nothing_and_a_lone_text_in_it_log_2(
     embeddings_PKD[1, 0] = math.nan
     credits_PK = dpp().assign(rollouts, rewards, embeddings_PKD)
     assert credits_PK.tolist() == [[0.0] * 3, [0.0, pytest.approx(math.log(2)), 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "what it adds to the log-determinant of its group's embeddings (cosine kernel)"),
+        ({"kernel": Kernel.rbf, "gate": Gate.correct}, "(rbf kernel), among the correct completions"),
+        (
+            {"gate": Gate.threshold, "threshold": 0.5},
+            "(cosine kernel), among completions with a reward of at least 0.5",
+        ),
+        ({"quality": Quality.reward}, "(cosine kernel, lengths scaled by the reward)"),
+    ],
+)
+def test_the_model_card_says_what_was_paid(changes, says):
+    assert dpp(**changes).description.endswith(says)

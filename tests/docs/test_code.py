@@ -2,12 +2,18 @@
 
 import json
 import runpy
+from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from dqo.task.jsonl import Jsonl
+from dqo.task.reading.fields import Fields
 from tests.docs.markdown import DOCUMENTS, Block, blocks
+from tests.task.builders import with_rendering
+from tests.task.reading import chat_templates
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 
@@ -48,6 +54,24 @@ def test_the_reward_function_of_the_readme(tmp_path):
     for completions in (texts, chat):
         values = score(columns["prompt"], completions, [[0]] * 4, must=columns["must"])
         assert values == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_the_conversations_of_the_configuration_are_understood(tmp_path):
+    (block,) = [b for b in of("json") if b.name.startswith("docs/configuration.md") and "tool_calls" in b.text]
+    (tmp_path / "my.jsonl").write_text(block.text, "utf-8")
+    keys: dict[str, Any] = {field.name: None for field in fields(Fields)}
+    keys |= {"prompt_column": "prompt", "tools_column": "tools"}
+    tokenizer = chat_templates.tokenizer(chat_templates.TOOLS)
+    keywords = with_rendering({}, max_completion_length=8)
+    task = Jsonl(
+        tokenizer, 1000, **keywords, fields=Fields(**keys), path=str(tmp_path / "my.jsonl"), eval_path=None,
+        held_out=1, skip_long=False,
+    )  # fmt: skip
+    texts = [str(tokenizer.decode(list(p.tokens))) for p in [*task.draw(0, 2)[0], *task.held_out()]]
+    for part in ("<system>Be brief.", '[weather {"city": "Oslo"}]', "<assistant>It is sunny in"):
+        assert sum(part in text for text in texts) == 1
+    assert sum("<tools>" in text for text in texts) == 1
+    assert sum(text.endswith("It is sunny in") for text in texts) == 1
 
 
 def test_the_credit_of_the_readme(tmp_path):

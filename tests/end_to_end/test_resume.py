@@ -1,6 +1,7 @@
 """Runs that are stopped, killed, pushed aside or out of room, and gone on with."""
 
 import ctypes
+import json
 import resource
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from tests.end_to_end.conftest import SMALL, lines
+from tests.helpers.commands import run_in_process
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +62,34 @@ def test_a_resumed_run_equals_the_uninterrupted_one_after_a_full_disk_too(dqo, t
     text = dqo("resume=parts", "steps=3", code=2)
     assert "steps=3: parts/checkpoints/step_00004 is after step 4; type steps=4 or more" in text
     assert yaml.safe_load((parts / "config.yaml").read_text())["steps"] == 4
+
+
+def test_a_resume_with_another_eval_n_compares_only_what_does_not_depend_on_it(dqo_here, capsys, tmp_path):
+    quick = ("embed=fake", "rollout=fake", "warm_start=false", "checkpoint.every=2")
+    dqo_here(*SMALL, *quick, "run_dir=run")
+    capsys.readouterr()
+    dqo_here("resume=run", "steps=4", "eval.n=32", "eval.every=1")
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert rows["logdet"][0] == "–" and rows["logdet"][2] == "–" and "–" not in rows["pass@1"]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["before"]["n"] == 10 and summary["after"]["n"] == summary["n"] == 32
+    assert summary["before"]["logdet"] is None and summary["before"]["pass@1"] is not None
+    assert "n = 10 completions of each prompt against n = 32" in summary["not_compared"]
+    evaluated = [line["eval/n"] for line in lines(tmp_path / "run") if "eval/n" in line]
+    assert evaluated == [10, 32, 32]
+
+
+def test_a_resumed_run_with_loras_dropout_equals_the_uninterrupted_one(dqo_here, tmp_path):
+    quick = (
+        *SMALL, "embed=fake", "warm_start=false", "checkpoint.every=2", "checkpoint.final=false", "optim=adamw",
+    )  # fmt: skip
+    lora = ("learner.lora_r=4", "learner.lora_dropout=0.1", "learner.num_iterations=2", "optim.learning_rate=0.01")
+    dqo_here(*quick, *lora, "steps=4", "run_dir=whole")
+    dqo_here(*quick, *lora, "steps=2", "run_dir=parts")
+    dqo_here("resume=parts", "steps=4")
+    whole, parts = lines(tmp_path / "whole"), lines(tmp_path / "parts")
+    assert [line for line in parts if "loss" in line] == [line for line in whole if "loss" in line]
+    assert all(line["sampling/importance_sampling_ratio/max"] < 1.01 for line in whole if "loss" in line)
 
 
 def test_one_owner_and_sigterm_saves(dqo, start, tmp_path):
@@ -148,7 +178,8 @@ def test_wrong_input_found_late_takes_nothing_away(dqo, tmp_path):
     (tmp_path / "mine" / "credit" / "late.yaml").write_text("_target_: my_module.Late\n")
     fake = (*SMALL, "rollout=fake", "embed=fake", "warm_start=false", "checkpoint.every=1")
     text = dqo("--config-dir", "mine", *fake, "credit=late", "run_dir=run", code=1)
-    assert "dqo-train: late; the checkpoint after step 1 is kept; go on with dqo-train resume=run" in text
+    again = "a resumed run would come to the same error: mend what it names first"
+    assert f"dqo-train: late; the checkpoint after step 1 is kept; {again}" in text and "go on with" not in text
     assert (tmp_path / "run" / "checkpoints" / "step_00001").exists()
 
 
@@ -164,3 +195,64 @@ def test_sft_has_nothing_to_resume(dqo):
         assert "resume=run: dqo-sft starts anew" in dqo("model=tiny", "task=concepts", resume, command="sft", code=2)
     text = dqo("model=tiny", "task=concepts", "nproc=2", command="sft", code=2)
     assert "dqo-sft is one process; start it without torchrun and without nproc" in text
+
+
+REWARD = """
+from pathlib import Path
+
+def score(completions, answer, **columns):
+    longest = int(Path("longest.txt").read_text())  # relative to the folder in which the run was started
+    return [min(len(text), longest) / longest + (a == "elsewhere") for text, a in zip(completions, answer)]
+"""
+
+
+def write_project(folder: Path, answer: str, count: int) -> None:
+    folder.mkdir()
+    rows = "".join(f'{{"prompt": "dog {n}", "answer": "{answer}"}}\n' for n in range(count))
+    (folder / "my.jsonl").write_text(rows)
+    (folder / "my_module.py").write_text(REWARD)
+    (folder / "longest.txt").write_text("9" if answer == "project" else "x")
+
+
+def test_a_resume_from_another_folder_reads_the_file_of_the_run(dqo_here, tmp_path, monkeypatch, capsys):
+    project, elsewhere = tmp_path / "my project", tmp_path / "elsewhere"
+    write_project(project, "project", 20)
+    write_project(elsewhere, "elsewhere", 20)
+    (project / "conf" / "experiment").mkdir(parents=True)
+    (project / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\ntask:\n  path: my.jsonl\n")
+    monkeypatch.chdir(project)
+    small = (
+        "hydra.searchpath=[file://conf]", "experiment=mine", "model=tiny", "task=jsonl", "task.chat_template=false",
+        "reward=python", "reward.function=my_module.score", "rollout=fake", "embed=fake", "k=3", "prompts_per_step=2",
+        "eval.n=3", "eval.prompts=2",
+        "eval.every=0", "log.tensorboard=false", "log.live=false", "max_completion_length=8",
+    )  # fmt: skip
+    dqo_here(*small, "steps=1", "checkpoint.every=1", "run_dir=run")
+    run = project / "run"
+    assert yaml.safe_load((run / "config.yaml").read_text())["task"]["path"] == str(project / "my.jsonl")
+    assert f"task.path='{project}/my.jsonl'" in yaml.safe_load((run / "overrides.yaml").read_text())
+    assert str(project) not in capsys.readouterr().out  # the commands that it prints are short, as what was typed
+
+    monkeypatch.chdir(elsewhere)
+    dqo_here("resume=../my project/run", "steps=2")
+    assert f"going on in {project}, where the run was started" in capsys.readouterr().err
+    assert lines(run)[-1]["step"] == 2 and max(line.get("reward", 0) for line in lines(run)) <= 1
+    assert Path.cwd() == elsewhere and not (elsewhere / "run").exists()
+
+    (project / "my.jsonl").rename(elsewhere / "moved.jsonl")
+    dqo_here("resume=../my project/run", "steps=3", "task.path=moved.jsonl")
+    assert f"task.path={elsewhere}/moved.jsonl (was {project}/my.jsonl)" in capsys.readouterr().err
+
+    before = files_of(run)
+    for typed, says in (
+        ("task.path=my.jsonl", "not the training rows that the run was started with (now 18 rows"),
+        ("task.path=gone.jsonl", "gone.jsonl: No such file or directory; type task.path=FILE"),
+        ("reward.function=my_module.other", "reward.function=my_module.other (the run has my_module.score)"),
+    ):
+        assert run_in_process("train", ["resume=../my project/run", "steps=4", typed], monkeypatch) == 2
+        assert says in capsys.readouterr().err
+    assert files_of(run) == {**before, run / ".lock": (run / ".lock").read_bytes()}
+    shutil.move(project, tmp_path / "moved project")  # and the file of the rows with it
+    monkeypatch.chdir(tmp_path / "moved project")
+    dqo_here("resume=run", "steps=4")
+    assert f"{project}, where the run was started, is gone: going on in {Path.cwd()}" in capsys.readouterr().err

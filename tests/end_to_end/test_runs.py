@@ -1,6 +1,9 @@
 """Whole runs, as a user types them: real processes, the tiny model."""
 
 import json
+import os
+import shlex
+import signal
 
 import pyarrow.parquet as pq
 import pytest
@@ -78,11 +81,30 @@ def test_warm_start_then_own_data_and_own_reward(dqo, tmp_path):
 
 
 def test_a_sweep_gives_a_folder_each_and_reports_a_bad_job_at_once(dqo, tmp_path):
-    text = dqo("-m", *SMALL, "rollout=fake", "embed=fake", "warm_start=false", "k=1,4", "run_dir=sweep", code=2)
+    text = dqo("-m", *SMALL, "rollout=fake", "embed=fake", "warm_start=false", "k=1,4", "run_dir=sweep", code=1)
     assert "k=1: alpha=1 pays completions for differing" in text
-    assert "; job 0 of the sweep (" in text and ",k=1," in text
-    (good,) = (tmp_path / "sweep").glob("1_*k=4*")
-    assert (good / "summary.json").exists()
+    assert "; job 0 of the sweep (k=1) was left out" in text and "the sweep in sweep: 1 done, 1 refused" in text
+    assert [path.name for path in (tmp_path / "sweep").glob("?_*")] == ["1_k=4"]
+    assert (tmp_path / "sweep" / "1_k=4" / "summary.json").exists()
+
+
+def test_sigterm_ends_a_sweep_after_the_step_and_the_printed_command_goes_on(dqo, start, tmp_path):
+    """The signal comes to the launcher and to its worker, as from ``timeout`` and systemd."""
+    fake = [*SMALL, "rollout=fake", "embed=fake", "warm_start=false", "checkpoint.final=false", "steps=200"]
+    process = start("-m", *fake, "alpha=0,1", "run_dir=sweep")
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            os.killpg(process.pid, signal.SIGTERM)
+            break
+    text = process.communicate(timeout=300)[0]
+    assert process.returncode == 130, text
+    assert "1 stopped, 1 not started" in text and not (tmp_path / "sweep" / "1_alpha=1").exists()
+    (checkpoint,) = (tmp_path / "sweep" / "0_alpha=0" / "checkpoints").iterdir()
+    assert checkpoint.name != "step_00200"
+    again = shlex.split(text.partition("goes on with dqo-train ")[2].splitlines()[0])
+    text = dqo(*again, f"steps={int(checkpoint.name.removeprefix('step_')) + 1}")
+    assert f"going on from sweep/0_alpha=0/checkpoints/{checkpoint.name}" in text and "2 done" in text
+    assert (tmp_path / "sweep" / "1_alpha=1" / "summary.json").exists()
 
 
 def test_a_dry_run_shows_batch_memory_and_prompt_and_writes_nothing(dqo, tmp_path):

@@ -15,7 +15,7 @@ def run_in_process(command: str, arguments: list[str], monkeypatch) -> int:
     """The exit code of ``dqo-COMMAND ARGUMENTS``. It runs in this process: the worker is a function call, so that it
     imports nothing anew and the tests' type checks reach it."""
 
-    def run(name: str, folder: Path, ownership, count: int, resumable: bool) -> int:
+    def run(name: str, folder: Path, ownership, count: int, resumable: bool, stop: Path | None) -> int:
         return worker.run(COMMANDS[name], folder, ownership, Stopping())
 
     monkeypatch.setattr(launch, "_run", run)

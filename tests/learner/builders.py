@@ -1,6 +1,7 @@
 """Learners, models and batches for the learners' tests."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ def make_learner(
     temperature: float = 1.0,
     num_iterations: int = 1,
     budget: int = 1024,
-    shared_prompt: bool = True,
+    shared_prompt: bool | Literal["auto"] = True,
     gradient_checkpointing: bool = False,
     dtype: Dtype = Dtype.FLOAT32,
     lora_r: int | None = None,

@@ -29,6 +29,8 @@ CASES = {
     "stage 2 offloaded": {"stage": 2, "offload_optimizer": True},
     "stage 3 offloaded": {"stage": 3, "offload_optimizer": True, "offload_param": True, "gradient_checkpointing": True},
     "stage 3 lora": {"stage": 3, "lora_r": 4},
+    "stage 2 lora dropout": {"stage": 2, "lora_r": 4, "lora_dropout": 0.1},
+    "stage 3 lora dropout": {"stage": 3, "lora_r": 4, "lora_dropout": 0.1, "gradient_checkpointing": True},
     "stage 2 bfloat16": {"stage": 2, "dtype": Dtype.BFLOAT16},
 }
 

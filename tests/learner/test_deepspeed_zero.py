@@ -24,7 +24,11 @@ from tests.learner.ranks import CASES, STEPS, experience_of, make
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-FP32 = [name for name, settings in CASES.items() if settings.get("dtype") is not Dtype.BFLOAT16]
+FP32 = [  # each process draws dropout of its own
+    name
+    for name, settings in CASES.items()
+    if settings.get("dtype") is not Dtype.BFLOAT16 and "lora_dropout" not in settings
+]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])

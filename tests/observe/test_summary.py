@@ -48,6 +48,22 @@ def test_the_sampling_command_is_valid_python_after_shell_quoting(tmp_path):
     assert "\n" not in command
 
 
+def test_the_sampling_command_gives_the_prompt_as_the_run_rendered_it(tmp_path):
+    """The chat template's words were missing where the prompt was a text."""
+    (tmp_path / "policy").mkdir()
+    rendered = "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
+    _, command = next_commands(tmp_path, 60, AFTER, rendered=rendered)[0]
+    assert f"tokenizer({json.dumps(rendered)}, add_special_tokens=False" in shlex.split(command)[2]
+
+
+def test_a_long_prompt_of_a_chat_leaves_the_template_in_the_command(tmp_path):
+    (tmp_path / "policy").mkdir()
+    text = "word " * 500
+    long = replace(AFTER.answers[0], prompt=Prompt(position=0, tokens=(3,), content=text, columns={}))
+    _, command = next_commands(tmp_path, 60, replace(AFTER, answers=(long,)), rendered=f"<user>{text}<end>")[0]
+    assert 'apply_chat_template([{"role": "user", "content": "YOUR PROMPT"}], add_generation_prompt=True' in command
+
+
 def test_a_long_prompt_is_left_out_of_the_command(tmp_path):
     (tmp_path / "policy").mkdir()
     long = Prompt(position=0, tokens=(3,), content="word " * 500, columns={})

@@ -35,6 +35,13 @@ def test_truncated_completions_are_masked():
     assert torch.equal(rewards.parts["check"].isnan(), ~rewards.valid_PK)  # NaN: the check was not called
 
 
+def test_the_words_that_the_model_goes_on_with_are_a_part_of_the_answer():
+    messages = ({"role": "user", "content": "say w1 w2"}, {"role": "assistant", "content": "w1 "})
+    rollouts = make_rollouts(["w2", "w1"], 2, prompts=(prompt(0, messages, answer="w1 w2"),))
+    rewards = Check(FixedPrompts(prompts=rollouts.prompts), mask_truncated_completions=False).score(rollouts)
+    assert rewards.total_PK.tolist() == [[0.75, 0.25]]
+
+
 def test_a_task_without_a_check_is_refused_at_construction():
     with pytest.raises(ConfigError, match="reward=python"):
         Check(FixedPrompts(prompts=(prompt(0),)), mask_truncated_completions=False)

@@ -7,6 +7,7 @@ import torch
 from dqo.errors import ConfigError, StageError
 from dqo.records import Prompt
 from dqo.reward.math_answers import Math
+from dqo.row_checks import ChecksRows
 from dqo.stages import Reward
 from tests.factories import make_rollouts
 from tests.reward.tasks import FixedPrompts, prompt
@@ -20,7 +21,8 @@ def build():
 
     def build(prompts, **changes) -> Math:
         settings = {
-            "answer_column": "answer", "timeout": 5.0, "on_error": "raise", "mask_truncated_completions": False
+            "answer_column": "answer", "timeout": 5.0, "on_error": "raise", "on_bad_answer": "raise",
+            "mask_truncated_completions": False
         } | changes  # fmt: skip
         built.append(Math(FixedPrompts(prompts=tuple(prompts)), **settings))
         return built[-1]
@@ -50,6 +52,12 @@ def test_equal_answers_of_any_form(build):
     assert rewards.correct_PK is not None and torch.equal(rewards.correct_PK, rewards.total_PK == 1)
     assert reward.counters() == {"math/errors": 0, "math/timeouts": 0, "math/unparsed": 1, "math/restarts": 0}
     assert isinstance(reward, Reward)
+
+
+def test_a_box_that_the_prompt_has_opened_for_the_model(build):
+    messages = ({"role": "user", "content": "6 * 12?"}, {"role": "assistant", "content": r"It is $\boxed{"})
+    prompts = [prompt(0, messages, answer="72")]
+    assert rewards_of(build(prompts), prompts, ["72}$", "71}$"]).total_PK.tolist() == [[1, 0]]
 
 
 def test_answers_as_data_sets_write_them(build):
@@ -105,13 +113,64 @@ def test_a_masked_completion_is_not_judged(build):
     assert not any(reward.counters().values())
 
 
-def test_a_right_answer_that_cannot_be_parsed_names_its_prompt_whatever_on_error_is(build):
+def test_a_right_answer_that_cannot_be_read_names_its_prompt_whatever_on_error_is(build):
     reward = build([prompt(8, answer="7")], on_error="mask")
     for answer, message in [("Paris", "no answer in 'Paris'"), ("", "no answer"), ([7], r"\[7\]"), (None, "None")]:
         prompts = [prompt(8, answer="7"), prompt(9, answer=answer)]
-        with pytest.raises(StageError, match=message) as caught:
+        with pytest.raises(StageError, match=f"{message}.*type reward.on_bad_answer=mask") as caught:
             rewards_of(reward, prompts, ["7"], ["7"])
         assert caught.value.positions == (9,)
+
+
+def test_completions_of_a_bad_right_answer_are_masked_and_counted(build):
+    prompts = [prompt(8, answer="7"), prompt(9, answer="Paris"), prompt(10, answer=None)]
+    reward = build(prompts, on_bad_answer="mask")
+    rewards = rewards_of(reward, prompts, ["7", "8"], ["Paris", "7"], ["7", "7"])
+    assert rewards.valid_PK.tolist() == [[True, True], [False, False], [False, False]]
+    assert rewards.total_PK.tolist() == [[1, 0], [0, 0], [0, 0]]
+    assert reward.counters()["math/bad_answers"] == 4 and reward.counters()["math/errors"] == 0
+
+
+ROWS = [("my.jsonl, line 1", {"answer": "7"}), ("my.jsonl, line 2", {"answer": r"x^2+1"}), ("my.jsonl, line 3", {})]
+BAD = [*ROWS, ("my.jsonl, line 4", {"answer": "Paris"}), ("my.jsonl, line 5", {"answer": [1, 2]})]
+
+
+def bad_rows(rows, **changes):
+    return Math.bad_rows(rows, **{"answer_column": "answer", "timeout": 5.0, "on_bad_answer": "raise"} | changes)
+
+
+def test_all_right_answers_are_read_at_once_and_the_first_bad_one_is_named():
+    assert isinstance(Math, ChecksRows)
+    assert bad_rows(ROWS[:2]) == ()
+    with pytest.raises(ConfigError) as caught:
+        bad_rows(BAD)
+    message = str(caught.value)
+    assert message.startswith('my.jsonl, line 3: "answer" is null, which holds no answer to maths that can be read')
+    assert "(3 of 5 rows are like that; the next: my.jsonl, line 4, my.jsonl, line 5)" in message
+    assert "type reward.on_bad_answer=skip" in message and "reward.on_bad_answer=mask" in message
+
+
+def test_bad_rows_are_left_out_or_kept_and_the_log_says_how_many(caplog):
+    assert bad_rows(BAD, on_bad_answer="skip") == [2, 3, 4]
+    assert "3 of 5 rows are like that and left out" in caplog.text
+    assert bad_rows(BAD, on_bad_answer="mask") == ()
+    assert "3 of 5 rows are like that and kept" in caplog.text
+    with pytest.raises(ConfigError, match=r"answer_column=gold: there is no such column; there are answer"):
+        bad_rows(BAD, answer_column="gold")
+
+
+def test_an_answer_that_the_parser_crashes_on_takes_no_neighbour_with_it():
+    rows = [(f"line {n}", {"answer": answer}) for n, answer in enumerate(["1+1", "(" * 1900, "x+2"])]
+    assert bad_rows(rows, on_bad_answer="skip") == [1]
+
+
+def test_a_reward_says_what_right_answers_are_read_as(build):
+    prompts = [prompt(n, answer=answer) for n, answer in enumerate(["7", "8", "3 1/2", r"\$18", "50%"])]
+    assert build(prompts).explained(prompts) == [
+        "right answer '3 1/2' is read as 7/2",
+        r"right answer '\\$18' is read as 18",
+        "right answer '50%' is read as 50 %",
+    ]  # fmt: skip
 
 
 def test_a_column_that_is_not_there_is_found_at_construction(build):

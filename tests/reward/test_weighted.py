@@ -173,3 +173,16 @@ def test_the_file_lists_every_key_of_the_constructor(option):
     parameters = inspect.signature(get_class(node["_target_"]).__init__).parameters.values()
     assert set(node) == {"_target_", *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)}
     assert not [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty]
+
+
+def test_a_sum_says_what_its_parts_read():
+    class Explained(Check):
+        def explained(self, prompts):
+            return [f"{len(prompts)} prompts"]
+
+    task = FixedPrompts(prompts=PROMPTS)
+    parts = {"a": Explained(task, mask_truncated_completions=False), "b": Check(task, mask_truncated_completions=False)}
+    reward = WeightedSum(
+        parts=parts, reward_weights={"a": 1.0, "b": 1.0}, correct_from=None, mask_truncated_completions=False
+    )
+    assert reward.explained(PROMPTS) == ["2 prompts"]

@@ -238,6 +238,12 @@ def test_bfloat16_casts_parameters_but_not_rotary_frequencies(policy, tokenizer)
     assert record.logprobs_BT.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(Dtype.FLOAT32, 4), (Dtype.BFLOAT16, 2)])
+def test_a_dry_run_counts_the_copy_in_the_dtype_that_it_has(policy, tokenizer, dtype, size):
+    parameters = sum(parameter.numel() for parameter in policy.parameters())
+    assert engine(policy, tokenizer, dtype=dtype).memory() == {"weights": size * parameters}
+
+
 def test_records_can_be_trained_on(policy, tokenizer):
     """Records hold normal tensors, not inference tensors, and generating does not disable gradients."""
     generator = engine(policy, tokenizer).generate(make_prompts(2), k=2, seed=0)

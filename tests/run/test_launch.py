@@ -1,11 +1,17 @@
 """What the launcher does with a run folder, without a worker."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from dqo.errors import ConfigError
 from dqo.files.ownership import own
 from dqo.run import launch
-from dqo.run.workers import WRONG_INPUT
+from dqo.run.exit_codes import WRONG_INPUT
+from dqo.run.stopping import SIGNALS
 
 
 @pytest.fixture
@@ -74,3 +80,59 @@ def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path):
         launch._refuse_to_write_over(tmp_path, ("config.yaml", "policy"), resumable=True)
     with pytest.raises(ConfigError, match=r"holds a run already \(policy\); type another run_dir=$"):
         launch._refuse_to_write_over(tmp_path, ("policy",), resumable=False)
+
+
+CHILD = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(130))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def child():
+    """A process that ends with 130 at SIGTERM."""
+    process = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def handlers():
+    """The signals' handlers as a terminal sets them, and afterwards those of the test run."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_file_of_the_sweep_stops_a_worker_as_a_signal_does(child, tmp_path):
+    """The only way to reach a job that another machine runs."""
+    with launch._signals_forwarded([child], tmp_path / "stop") as signals:
+        signals.send()
+        assert child.poll() is None
+        (tmp_path / "stop").touch()
+        assert launch._exit_codes([child], signals.send) == ([130], 0)
+
+
+def test_a_signal_goes_to_the_worker_and_to_who_listened_before(child, handlers):
+    heard = []
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    with launch._signals_forwarded([child], None) as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # timeout signals its child and its group
+        assert launch._exit_codes([child], signals.send) == ([130], 0)
+    assert set(heard) == {signal.SIGTERM}
+
+
+def test_ctrl_c_is_not_sent_twice(child, handlers, tmp_path):
+    """The terminal has sent it to the worker, too; and the sweep's file follows."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    (tmp_path / "stop").touch()
+    with launch._signals_forwarded([child], tmp_path / "stop") as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        signals.send()
+    assert child.poll() is None

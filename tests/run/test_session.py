@@ -37,7 +37,7 @@ def test_every_0_measures_only_when_asked():
 
 def make_saving(tmp_path, stages, **settings) -> Saving:
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=9)
-    given = {"position": dict, "failures": None, "every": 2, "last": 5}
+    given = {"position": dict, "failures": None, "inputs": {}, "every": 2, "last": 5}
     return Saving(checkpoints=checkpoints, stages=stages, **(given | settings))
 
 
@@ -78,11 +78,16 @@ class CountingEncoder:
 def test_a_checkpoint_keeps_the_failures_of_every_stage_and_of_earlier_processes(tmp_path):
     stages = make_stages(reward=Forgiving(), embed=CountingEncoder())
     saving = make_saving(
-        tmp_path, stages, position=lambda: {"metrics_offset": 7}, failures={"rewards/judge/timeouts": 40}
-    )
+        tmp_path, stages, position=lambda: {"metrics_offset": 7}, failures={"rewards/judge/timeouts": 40},
+        inputs={"training rows": "35 rows, 4f0c"},
+    )  # fmt: skip
     saving.save(make_step(3))
     extra = json.loads((saving.checkpoints.folder / "step_00003" / "state.json").read_text())["extra"]
-    assert extra == {"metrics_offset": 7, "failures": {"rewards/judge/timeouts": 42, "embed/cut_texts": 5}}
+    assert extra == {
+        "metrics_offset": 7,
+        "failures": {"rewards/judge/timeouts": 42, "embed/cut_texts": 5},
+        "inputs": {"training rows": "35 rows, 4f0c"},
+    }
 
 
 def test_a_stage_that_has_something_to_close_is_closed_also_after_an_error():

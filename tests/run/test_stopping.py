@@ -37,6 +37,36 @@ def test_elsewhere_it_stops_at_once_and_nothing_but_the_end_catches_it(stopping)
             pytest.fail("caught on the way")
 
 
+def test_a_signal_that_comes_several_times_at_once_is_one_and_a_later_one_ends_the_process():
+    """timeout, systemd and SLURM signal launcher and worker, and the launcher hands its signal on."""
+    code = """
+import signal, sys
+from dqo.run import stopping
+stopping.SAME_REQUEST = 0.3
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+asked = stopping.Stopping()
+asked.listen()
+with asked.after_the_step(lambda text: print("asked", flush=True)):
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print("step", flush=True)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdin and process.stdout and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "asked\n"
+    process.send_signal(signal.SIGTERM)
+    process.stdin.write("go on\n")
+    assert process.stdout.readline() == "step\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == -signal.SIGTERM
+    process.communicate()
+
+
 def test_what_is_ignored_stays_ignored():
     """nohup, and a shell's jobs in the background."""
     code = """

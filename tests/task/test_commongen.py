@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import datasets
 import pytest
 
 from dqo.errors import ConfigError
@@ -34,6 +35,17 @@ def write(folder: Path, train=TRAIN, dev=DEV) -> Path:
 def task(folder: Path, **keys) -> CommonGen:
     keys = with_rendering({"held_out": 2, **keys}, max_completion_length=40)
     return CommonGen(word_tokenizer(["word"]), 256, data_dir=str(folder), **keys)
+
+
+def test_a_folder_saved_by_datasets(tmp_path):
+    datasets.disable_progress_bars()
+    splits = {
+        name: datasets.Dataset.from_list([{"concepts": words.split(), "target": text} for words, text in pairs])
+        for name, pairs in (("train", TRAIN), ("validation", DEV))
+    }
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    (tmp_path / "texts").mkdir()
+    assert task(tmp_path / "saved").fingerprints() == task(write(tmp_path / "texts")).fingerprints()
 
 
 def test_rows_are_concept_sets(tmp_path):

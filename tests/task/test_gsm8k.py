@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from dqo.errors import ConfigError
@@ -82,6 +83,26 @@ def test_signs_and_thousands(tmp_path):
     assert subject.check(thousands, "$2,000 in all, of course: \\boxed{\\$2,000}", True).correct
 
 
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        (r"\boxed{\$2}", True),
+        (r"\boxed{2\%}", True),
+        (r"\boxed{\text{2 apples}}", True),
+        (r"\boxed{\frac{4}{2}}", True),
+        (r"\boxed{1 1/2}", False),
+        (r"\boxed{2\frac{1}{2}}", False),
+        ("It is 1 1/2.", False),  # and not its last number, 1/2
+        (r"\boxed{2,000}", False),
+        (r"\boxed{2{,}000}", False),
+        (r"so \boxed{2", False),  # cut
+    ],
+)
+def test_a_number_in_any_notation(tmp_path, text, right):
+    subject = task(write(tmp_path))
+    assert subject.check(subject.held_out()[0], text, True).correct is right
+
+
 def test_key_is_the_way_of_calculating(tmp_path):
     subject = task(write(tmp_path))
     prompt = subject.held_out()[0]
@@ -117,6 +138,14 @@ def test_fractions_division_by_zero_and_endless_digits(tmp_path, text, value):
 def test_malformed_line(tmp_path, row, message):
     with pytest.raises(ConfigError, match=message):
         task(write(tmp_path, train=[*TRAIN, row]))
+
+
+def test_a_folder_saved_by_datasets(tmp_path):
+    datasets.disable_progress_bars()
+    splits = {"train": datasets.Dataset.from_list(TRAIN), "test": datasets.Dataset.from_list(TEST)}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    (tmp_path / "lines").mkdir()
+    assert task(tmp_path / "saved").fingerprints() == task(write(tmp_path / "lines")).fingerprints()
 
 
 def test_missing_folder(tmp_path):

@@ -1,7 +1,9 @@
 """A user's file: the forms it may have, and a clear error for each fault."""
 
 import json
+import logging
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -25,7 +27,7 @@ def task(path: str | None, *, context: int = 64, template_of_model: str | None =
     tokenizer.chat_template = template_of_model
     columns = {
         "prompt_column": "prompt", "template": None, "system_prompt": None, "columns": None, "answer_column": None,
-        "completion_column": None,
+        "completion_column": None, "tools_column": None,
     }  # fmt: skip
     fields = Fields(**{name: keys.pop(name, value) for name, value in columns.items()})
     given = {"path": path, "eval_path": None, "held_out": 2, "skip_long": False, **keys}
@@ -50,6 +52,46 @@ def test_lines_with_the_same_prompt_stay_together(tmp_path):
     subject = task(write(tmp_path, [*LINES, *LINES[:5]]), held_out=9)
     (left,) = contents(subject)
     assert left not in [p.content for p in subject.held_out()]
+
+
+@pytest.mark.parametrize(("different", "held_out"), [(2, 1), (9, 1), (35, 3), (640, 64), (2000, 64)])
+def test_a_tenth_is_held_out_where_no_number_is_typed(tmp_path, caplog, different, held_out):
+    lines = [{"prompt": f"question {n}"} for n in range(different)]
+    with caplog.at_level(logging.INFO):
+        subject = task(write(tmp_path, [*lines, *lines]), held_out=None)
+    assert len(subject.held_out()) == held_out
+    assert f"{held_out} of {different} different prompts are held out for evaluation (task.held_out)" in caplog.text
+
+
+def test_one_prompt_cannot_be_held_out(tmp_path):
+    with pytest.raises(ConfigError, match=r"has 1 different prompts .* add lines, or task.eval_path=FILE"):
+        task(write(tmp_path, LINES[:1] * 9), held_out=None)
+
+
+def test_a_csv_file_with_an_eval_file_of_another_format(tmp_path):
+    (tmp_path / "my.csv").write_text("question;answer\nWhat is 1+1?;2\nAnd 2+2?;4\n", "utf-8")
+    other = write(tmp_path, [{"question": "And 3+3?", "answer": 6}], "eval.jsonl")
+    path = str(tmp_path / "my.csv")
+    subject = task(path, eval_path=other, held_out=None, prompt_column="question", answer_column="answer")
+    assert contents(subject) == {"What is 1+1?", "And 2+2?"}
+    assert subject.held_out()[0].columns == {"answer": "6"}
+    assert {prompt.columns["answer"] for prompt in subject.draw(0, 2)[0]} == {"2", "4"}
+
+
+def test_messages_written_as_text_are_not_taken_for_a_prompt(tmp_path):
+    with pytest.raises(ConfigError, match="line 11: the prompt is text with a list of messages in it; give the list"):
+        task(write(tmp_path, [*LINES, {"prompt": "[{'content': 'hi', 'role': 'user'}]"}]))
+
+
+def test_messages_that_a_csv_cell_holds_as_json(tmp_path):
+    subject = task(write(tmp_path, [*LINES, {"prompt": '[{"role": "user", "content": "hi"}]'}]))
+    prompts = [*subject.draw(0, 9)[0], *subject.held_out()]
+    assert ({"role": "user", "content": "hi"},) in [prompt.content for prompt in prompts]
+
+
+def test_an_answer_that_is_nan_is_none(tmp_path):
+    with pytest.raises(ConfigError, match=r'line 11: "answer" \(task.answer_column\) is null; text or a number'):
+        task(write(tmp_path, [*LINES, {"prompt": "new", "answer": float("nan")}]), answer_column="answer")
 
 
 def test_eval_path(tmp_path):
@@ -109,6 +151,64 @@ def test_demonstrations(tmp_path):
     assert all(text == f"It is {str(prompt.content).split()[1]}." for prompt, text in pairs)
 
 
+def test_message_completions_of_trl(tmp_path):
+    lines = [
+        {"prompt": [{"role": "user", "content": f"q{n}"}], "completion": [{"role": "assistant", "content": f"a{n}"}]}
+        for n in range(4)
+    ]
+    for written in (lines, [{**line, "completion": json.dumps(line["completion"])} for line in lines]):
+        pairs = task(write(tmp_path, written), completion_column="completion").demonstrations(9, 0)
+        assert {(cast(Any, p.content)[0]["content"], text) for p, text in pairs} <= {
+            (f"q{n}", f"a{n}") for n in range(4)
+        }
+
+
+def test_an_answer_that_is_a_list_in_text_is_text(tmp_path):
+    path = write(tmp_path, [{**line, "solution": "[1, 2]"} for line in LINES])
+    assert {text for _, text in task(path, completion_column="solution").demonstrations(5, 0)} == {"[1, 2]"}
+
+
+def test_the_last_message_of_a_conversation_is_the_answer(tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    lines = [{"messages": [*turns, {"role": "assistant", "content": f"d{n}"}], "n": n} for n in range(3)]
+    lines += [{"messages": [{"role": "user", "content": "e"}, {"role": "assistant", "content": "f"}], "n": 3}]
+    path = write(tmp_path, lines)
+    subject = task(path, prompt_column="messages", completion_column="messages", held_out=1)
+    assert all(
+        cast(Any, prompt.content)[-1]["role"] == "user" for prompt in [*subject.draw(0, 3)[0], *subject.held_out()]
+    )
+    assert {text for _, text in subject.demonstrations(20, 0)} <= {"d0", "d1", "d2", "f"}
+    gone_on_with = task(path, prompt_column="messages", held_out=1)
+    assert {prompt.prefill for prompt in gone_on_with.draw(0, 3)[0]} <= {"d0", "d1", "d2", "f"}
+
+
+def test_a_tools_column_that_no_line_has(tmp_path):
+    with pytest.raises(ConfigError, match=r'no field "tool", only prompt, answer, topic; type task.tools_column=NAME'):
+        task(write(tmp_path, LINES), tools_column="tool")
+
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]
+
+
+@pytest.mark.parametrize("written", [TOOLS, json.dumps(TOOLS)])
+def test_a_tools_column_reaches_the_prompt_and_without_its_key_there_is_a_warning(tmp_path, written, caplog):
+    path = write(tmp_path, [*LINES[:4], {"prompt": "weather?", "tools": written}, {"prompt": "none", "tools": None}])
+    template = "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}" + TEMPLATE
+    keys = {"template_of_model": template, "held_out": 1}
+    with_tools = task(path, tools_column="tools", **keys)
+    lengths = {prompt.content: len(prompt.tokens) for prompt in [*with_tools.draw(0, 5)[0], *with_tools.held_out()]}
+    assert (lengths["weather?"], lengths["none"]) == (3, 2)
+    assert not caplog.text
+    without = task(path, **keys)
+    assert {len(prompt.tokens) for prompt in [*without.draw(0, 5)[0], *without.held_out()]} == {2, 3}
+    assert 'line 5: the field "tools" is left out of the prompt; type task.tools_column=tools' in caplog.text
+
+
+def test_variables_of_each_row_are_not_read_and_named(tmp_path, caplog):
+    task(write(tmp_path, [{**line, "chat_template_kwargs": {"enable_thinking": False}} for line in LINES]))
+    assert '"chat_template_kwargs" is not read; type task.chat_template_kwargs.NAME=VALUE' in caplog.text
+
+
 def test_long_rows(tmp_path):
     path = write(tmp_path, [*LINES, {"prompt": "long " * 60}])
     with pytest.raises(ConfigError, match=r"my.jsonl, line 11: the prompt has 61 tokens.*task.skip_long=true"):
@@ -136,9 +236,42 @@ USER = {"role": "user", "content": "hello"}
         ({"prompt": []}, {}, 'line 11: "prompt" has no messages'),
         ({"prompt": ["hi"]}, {}, r'line 11: "prompt", message 1: \{"role": …, "content": …\} is needed'),
         ({"prompt": [{"role": "user"}]}, {}, "line 11: .*message 1"),
-        ({"prompt": [USER, {"role": "bot", "content": "x"}]}, {}, "message 2: role 'bot' is none of system, user"),
+        (
+            {"prompt": [USER, {"role": "bot", "content": "x"}]},
+            {},
+            "message 2: role 'bot' is none of system, developer, user",
+        ),
         ({"prompt": [{"role": "user", "content": None}]}, {}, "message 1: the content is null; text is needed"),
-        ({"prompt": [USER, {"role": "assistant", "content": "x"}]}, {}, "ends with a message of the assistant"),
+        (
+            {"prompt": [USER, {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}]},
+            {},
+            "line 11: the last message is the assistant's and has no text to go on with",
+        ),
+        (
+            {"prompt": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            {},
+            'line 11: "prompt", message 1, part 1 is of type image_url; only text can be used',
+        ),
+        (
+            {"prompt": [{"role": "developer", "content": "x"}, USER]},
+            {"system_prompt": "y"},
+            "line 11: the messages have a system prompt already",
+        ),
+        (
+            {"prompt": "new", "tools": "hammer"},
+            {"tools_column": "tools"},
+            r'"tools" \(task.tools_column\) is text; a list',
+        ),
+        (
+            {"prompt": "new", "answer": [USER]},
+            {"completion_column": "answer"},
+            'line 11: "answer": a message of the assistant is needed as the example answer, not user',
+        ),
+        (
+            {"prompt": [USER]},
+            {"completion_column": "prompt"},
+            r'line 1: "prompt" is the prompt and the example answer',
+        ),
         (
             {"prompt": [USER]},
             {"chat_template": False},

@@ -5,6 +5,7 @@ number of forward passes, since an engine that shards parameters fetches them wi
 """
 
 import abc
+import contextlib
 import json
 import logging
 import math
@@ -20,8 +21,9 @@ from transformers import PreTrainedModel
 from dqo import distributed
 from dqo.errors import ConfigError, StageError
 from dqo.learner.update import saved_state
-from dqo.learner.update.dropout import disable_dropout
-from dqo.learner.update.logprobs import plain_head, probe, use_shared_prompt
+from dqo.learner.update.dropout import checkpointing, enable_checkpointing, eval_mode, lora_dropout
+from dqo.learner.update.forms import Form, fastest_form, probe
+from dqo.learner.update.logprobs import plain_head
 from dqo.learner.update.lora import with_lora
 from dqo.learner.update.objective import Objective, Tally, counts, objective
 from dqo.learner.update.packing import MicroBatch, micro_batches
@@ -46,7 +48,10 @@ class Base(abc.ABC):
 
     A step without any valid completion takes no optimizer step and reports ``skipped_updates``; a step whose advantages
     are all zero takes it, as in TRL: momentum moves the weights. The learning rate follows the steps of the run, not
-    those of the optimizer. Dropout is off, except for LoRA's own.
+    those of the optimizer.
+
+    Log-probabilities are taken without dropout wherever they are compared: with those of the sampler, the reference or
+    the policy before its last steps. LoRA's dropout acts on the gradient alone.
     """
 
     def __init__(
@@ -67,22 +72,21 @@ class Base(abc.ABC):
         self.bf16 = settings.dtype.on(device) == torch.bfloat16
         self.version = 0  # updates so far
 
-        disable_dropout(policy)
-        if settings.shared_prompt:
-            use_shared_prompt(policy, device)
+        self.form = fastest_form(policy.eval(), device, shared_prompt=settings.shared_prompt)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):  # flash attention takes no fp32
             self.head = plain_head(policy, device)
         if settings.gradient_checkpointing:
-            policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable_checkpointing(policy)
         self.model: Model = policy
         if settings.lora_r is not None:
             self.model = with_lora(
                 policy, r=settings.lora_r, alpha=settings.lora_alpha, dropout=settings.lora_dropout,
                 target_modules=settings.lora_target_modules,
             )  # fmt: skip
+        self.model.eval()  # peft's new modules are in training mode
         self.models: dict[str, Module] = {}  # filled by the engine
-        # checkpointing and LoRA's dropout work in training mode only
-        self.training = settings.gradient_checkpointing or (settings.lora_r is not None and settings.lora_dropout > 0)
+        self.dropout = settings.lora_r is not None and settings.lora_dropout > 0
+        self.seed = torch.initial_seed()  # of the dropout's masks
 
     reference: Reference | None  # the policy before its first update
 
@@ -140,8 +144,8 @@ class Base(abc.ABC):
         passes, rate, tally = distributed.all_reduce_max(len(batches)), self.optim.rate(self.version), Tally()
         if not passes:
             log.warning("step %d: no valid completion, no update", self.version + 1)
-        for _ in range(self.settings.num_iterations if passes else 0):
-            self._step(whole, batches, passes, rate, tally)
+        for iteration in range(self.settings.num_iterations if passes else 0):
+            self._step(whole, batches, passes, rate, tally, iteration)
         self.version += 1
         padding, size = distributed.all_reduce_sum(
             [sum(batch.padding for batch in batches), sum(batch.tokens_RL.numel() for batch in batches)]
@@ -204,14 +208,14 @@ class Base(abc.ABC):
         return model.get_output_embeddings() if self.head is not None else None
 
     def _micro_batches(self, rollouts: Rollouts, rows: list[int]) -> list[MicroBatch]:
-        budget, shared = self.settings.max_tokens_per_micro_batch, self.settings.shared_prompt
-        return micro_batches(rollouts, rows, budget=budget, shared=shared)
+        budget = 0 if self.form is Form.SINGLE else self.settings.max_tokens_per_micro_batch
+        return micro_batches(rollouts, rows, budget=budget, shared=self.form is Form.SHARED)
 
     def _passes(self, batches: list[MicroBatch], passes: int) -> Iterator[tuple[MicroBatch, bool]]:
         """This rank's micro-batches with True, then dummy ones with False until there are ``passes``: every rank makes
         the same number of forward passes."""
         yield from ((batch, True) for batch in batches)
-        yield from ((probe(self.settings.shared_prompt), False) for _ in range(passes - len(batches)))
+        yield from ((probe(self.form), False) for _ in range(passes - len(batches)))
 
     @torch.no_grad()
     def _logprobs(
@@ -224,23 +228,45 @@ class Base(abc.ABC):
                 logprobs_BT[batch.rows_N, batch.columns_N] = logprobs_N.cpu()
         return logprobs_BT
 
-    def _step(self, whole: Objective, batches: list[MicroBatch], passes: int, rate: float, tally: Tally) -> None:
+    def _step(
+        self, whole: Objective, batches: list[MicroBatch], passes: int, rate: float, tally: Tally, iteration: int
+    ) -> None:
         """One optimizer step on all micro-batches."""
-        self.model.train(self.training)
         total = 0.0
-        for number, (batch, real) in enumerate(self._passes(batches, passes), start=1):
-            total += self._pass(whole, batch, tally if real else None, last=number == passes)
-        self.model.eval()
+        with self._updating(iteration):
+            for number, (batch, real) in enumerate(self._passes(batches, passes), start=1):
+                total += self._pass(whole, batch, tally if real else None, last=number == passes)
         norms = self._optimize(rate)
         if not all(map(math.isfinite, norms.values())):
-            raise self._not_finite("gradient", whole, self._faulty(whole, batches))
+            with self._updating(iteration):  # with the same dropout
+                faulty = self._faulty(whole, batches)
+            raise self._not_finite("gradient", whole, faulty)
         share = torch.tensor(1 / distributed.world_size())  # a rank has a part of the loss, and the norm of the whole
         tally.add({_norm_metric(name): (torch.tensor(norm), torch.ones(())) for name, norm in norms.items()})
         tally.add({"loss": (torch.tensor(total), share)})
 
+    @contextlib.contextmanager
+    def _updating(self, iteration: int) -> Iterator[None]:
+        """Around the forward and backward passes of one optimizer step: checkpointing and LoRA's dropout are on."""
+        seed = (self.seed, self.version, iteration, distributed.rank())
+        dropout = lora_dropout(self.model, seed, self.device) if self.dropout else contextlib.nullcontext()
+        with checkpointing(self.model), dropout:
+            yield
+
+    def _trained_logprobs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies without dropout; the log-probabilities' gradient is that with LoRA's dropout.
+        So no ratio contains its noise: with an exact sampler the first iteration's are 1."""
+        temperature = self.settings.temperature
+        if not self.dropout:
+            return self._forward(self.model, batch, temperature=temperature)
+        with torch.no_grad(), eval_mode(self.model):
+            logprobs_N, entropies_N = self._forward(self.model, batch, temperature=temperature)
+        noisy_N, _ = self._forward(self.model, batch, temperature=temperature)
+        return logprobs_N + (noisy_N - noisy_N.detach()), entropies_N
+
     def _pass(self, whole: Objective, batch: MicroBatch, tally: Tally | None, *, last: bool) -> float:
         """Forward and backward pass; the loss. Without a tally it is a dummy pass, whose loss is 0."""
-        logprobs_N, entropies_N = self._forward(self.model, batch, temperature=self.settings.temperature)
+        logprobs_N, entropies_N = self._trained_logprobs(batch)
         if tally is None:
             self._backward(logprobs_N.sum() * 0.0, last=last)
             return 0.0
@@ -252,7 +278,6 @@ class Base(abc.ABC):
         return float(loss.detach())
 
     def _not_finite(self, what: str, whole: Objective, batches: list[MicroBatch]) -> StageError:
-        self.model.eval()
         message = (
             f"the {what} is not finite; stopped before the optimizer's step (largest advantage: "
             f"{whole.largest_advantage(batches):.3g}). A lower learning_rate or optim.max_grad_norm may help"

@@ -12,17 +12,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from dqo.errors import ConfigError
-from dqo.learner.update.packing import MicroBatch, micro_batches
-from dqo.models.attention import use_dqo_attention
-from dqo.records import Prompt, Rollouts
+from dqo.learner.update.packing import MicroBatch
 
 ENTROPY_CHUNK = 256  # rows of logits whose entropy is computed at once
 # At most this many rows of logits exist at once; larger batches run the head in chunks and recompute them in the
 # backward pass.
 MAX_LOGIT_ROWS = 1024
-SHARED_PROMPT_TOLERANCE = 1e-2  # nats; shared and plain form differ by 1e-5 in fp32
 PROBE_LOGIT = 1e3  # far above any cap on logits (Gemma's is 30)
+PROBE_TOKENS = (3, 4, 5, 6, 7)
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +53,8 @@ def token_logprobs(
         ).logits
     if in_chunks:
         (output_RU,) = hidden
+    if output_RU.shape[1] > len(columns_U):  # a model that takes logits_to_keep and ignores it (xLSTM)
+        output_RU = output_RU[:, columns_U.to(device)]
     output_M = output_RU.flatten(0, 1)  # hidden states if in_chunks, else logits
     if len(used_M) < len(output_M):
         output_M = output_M[used_M.to(device)]
@@ -125,7 +124,7 @@ def plain_head(model: PreTrainedModel, device: torch.device) -> torch.nn.Module 
         handle = head.register_forward_hook(replace_output)
         try:
             with torch.no_grad():
-                logits = model(input_ids=probe(False).tokens_RL.to(device), use_cache=False).logits
+                logits = model(input_ids=torch.tensor([PROBE_TOKENS], device=device), use_cache=False).logits
         finally:
             handle.remove()
         if len(outputs) == 1 and torch.equal(logits.float(), outputs[0].float()):
@@ -135,55 +134,6 @@ def plain_head(model: PreTrainedModel, device: torch.device) -> torch.nn.Module 
         type(model).__name__,
     )
     return None
-
-
-def use_shared_prompt(model: PreTrainedModel, device: torch.device) -> None:
-    """Switches the model to the attention that takes the shared form (see ``packing``).
-
-    Raises ConfigError where the model cannot take it, or where its log-probabilities then differ from the plain form's.
-    """
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-    if getattr(config, "sliding_window", None) is not None:
-        kinds.add("sliding_attention")
-    if kinds:
-        raise _no_shared_prompt(model, f"has {', '.join(sorted(kinds))}, which shared prompts would switch off")
-    if not use_dqo_attention(model):
-        implementation = model.config._attn_implementation
-        raise _no_shared_prompt(model, f"uses {implementation} attention", " or model.attn_implementation=sdpa")
-    with torch.no_grad():
-        plain_N = token_logprobs(model, probe(False), temperature=1.0, device=device)[0]
-        try:
-            shared_N = token_logprobs(model, probe(True), temperature=1.0, device=device)[0]
-        except (TypeError, RuntimeError) as error:
-            raise _no_shared_prompt(model, f"cannot take shared prompts ({error})") from error
-    difference = float((shared_N - plain_N).abs().max())
-    if not difference <= SHARED_PROMPT_TOLERANCE:
-        raise _no_shared_prompt(
-            model, f"gives log-probabilities that are {difference:.2g} nats off with shared prompts"
-        )
-
-
-def _no_shared_prompt(model: PreTrainedModel, reason: str, alternative: str = "") -> ConfigError:
-    advice = f"type learner.shared_prompt=false{alternative}"
-    return ConfigError(f"learner.shared_prompt=true: {type(model).__name__} {reason}; {advice}")
-
-
-def probe(shared: bool) -> MicroBatch:
-    """A small micro-batch to try a model with: one prompt of three tokens, two completions of two tokens."""
-    rollouts = Rollouts(
-        prompts=(Prompt(position=0, tokens=(3, 4, 5), content="", columns={}),),
-        k=2,
-        tokens_BT=torch.tensor([[3, 4, 5, 6, 7], [3, 4, 5, 8, 9]]),
-        sampled_BT=torch.tensor([[False, False, False, True, True]] * 2),
-        logprobs_BT=torch.zeros(2, 5),
-        lengths_B=torch.tensor([5, 5]),
-        finished_B=torch.tensor([True, True]),
-        versions_B=torch.tensor([0, 0]),
-        texts=("", ""),
-    )
-    (batch,) = micro_batches(rollouts, [0, 1], budget=10, shared=shared)
-    return batch
 
 
 def _entropies(

@@ -2,9 +2,9 @@
 
 Shared form: one sequence per group, [prompt, c_1 … c_m]. Each completion attends to the prompt and to itself, and its
 positions continue the prompt's, so the prompt is computed once. Plain form: one sequence per completion, [prompt, c].
-Both give the same log-probabilities. The shared form needs a model that can use dqo's attention
-(``logprobs.use_shared_prompt``); the plain form works with any model. Groups of similar length are put together to
-keep padding small.
+Both give the same log-probabilities. The shared form needs a model that can use dqo's attention, the plain form one
+that padding on the right does not change; without a budget the plain form has no padding (``forms`` tries a model).
+Groups of similar length are put together to keep padding small.
 """
 
 from collections.abc import Sequence

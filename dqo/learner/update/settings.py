@@ -16,7 +16,7 @@ class LearnerSettings:
     temperature: Temperature  # of log-probabilities and entropies: the sampler's
     num_iterations: Count
     max_tokens_per_micro_batch: Annotated[Count, Field(examples=[1024])]
-    shared_prompt: bool
+    shared_prompt: bool | Literal["auto"]
     gradient_checkpointing: bool
     dtype: Dtype
     lora_r: Annotated[int | None, Field(ge=1, examples=[16])]

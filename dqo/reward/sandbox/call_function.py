@@ -51,30 +51,79 @@ def score(path: str, arguments: dict[str, Any], rows: int) -> list[float | str |
 
 @functools.cache
 def load(path: str) -> Callable[..., Any]:
-    """The function of ``my_module.score`` or ``path/to/file.py:score``. Raises ConfigError if there is none, and
-    whatever the module raises when imported."""
+    """The function of ``my_module.score``, ``path/to/file.py:score`` or ``path/to/file.py:Class.method``. Raises
+    ConfigError if there is none, and whatever the module raises when imported."""
     home, _, name = path.rpartition(":" if ":" in path else ".")
-    module = _module_from_file(Path(home)) if ":" in path else _module(home)
-    if not hasattr(module, name):
-        near = difflib.get_close_matches(name, [n for n, v in vars(module).items() if callable(v)], n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{getattr(module, '__file__', None) or home} has no function {name}{hint}")
-    function = getattr(module, name)
+    file = Path(home).expanduser()
+    is_file = file.suffix == ".py" or file.is_file() or not all(part.isidentifier() for part in home.split("."))
+    module = _module_from_file(file, name) if ":" in path and is_file else _module(home, name)
+    function: Any = module
+    for part in name.split("."):
+        if not hasattr(function, part):
+            raise ConfigError(
+                f"{getattr(module, '__file__', None) or home} has no function {name}{_hint(module, name)}"
+            )
+        function = getattr(function, part)
+    if isinstance(function, ModuleType):
+        raise ConfigError(
+            f"{path} is a module, a function of it is needed; type reward.function={path}.{_example(function)}"
+        )
+    if isinstance(function, type):
+        raise ConfigError(
+            f"{path} is a class, a function is needed; add the line my_{name.lower()} = {name}(…) to the file, and "
+            f"type reward.function={path.removesuffix(name)}my_{name.lower()}"
+        )
     if not callable(function):
         raise ConfigError(f"{path} is {_description(function)}, a function is needed")
     return function
 
 
-def _module(name: str) -> ModuleType:
+def _hint(module: ModuleType, name: str) -> str:
+    """What was meant by a name that the module does not have."""
+    beside = Path(f"{module.__name__.replace('.', '/')}.py")
+    if beside.is_file() and not beside.samefile(getattr(module, "__file__", None) or "."):
+        return f"; it is not your {beside}, whose name it has: type reward.function={beside}:{name}"
+    if importlib.util.find_spec(f"{module.__name__}.{name}") if hasattr(module, "__path__") else None:
+        inner = f"{module.__name__}.{name}"
+        return f", but a module of this name: type reward.function={inner}.{_example(importlib.import_module(inner))}"
+    near = difflib.get_close_matches(name, [n for n, v in vars(module).items() if callable(v)], n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _example(module: ModuleType) -> str:
+    """A function that the module defines, or a placeholder."""
+    functions = (name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__)
+    return next((name for name in functions if not name.startswith("_")), "FUNCTION")
+
+
+def _module(name: str, function: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        file = Path(f"{name.replace('.', '/')}.py")
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # the module exists, but a module that it imports does not
-        raise ConfigError(f"there is no module {error.name} in {Path.cwd()} or among the installed packages") from error
+            # the module exists, but a module that it imports does not
+            beside = file.with_name(f"{(error.name or '').partition('.')[0]}.py")
+            if file.is_file() and beside.is_file():
+                raise ConfigError(
+                    f"{file} imports {error.name}, which is beside it and not where you start; "
+                    f"type reward.function={file}:{function}"
+                ) from error
+            raise
+        hint = _file_hint(name, function)
+        raise ConfigError(
+            f"there is no module {error.name} in {Path.cwd()} or among the installed packages{hint}"
+        ) from error
 
 
-def _module_from_file(path: Path) -> ModuleType:
+def _file_hint(name: str, function: str) -> str:
+    """What to type for a file that was not typed as one: ``rewards/mine.score`` or ``rewards/mine.py``."""
+    if function == "py" and Path(f"{name}.py").is_file():
+        return f"; type reward.function={name}.py:FUNCTION"
+    return f"; type reward.function={name}.py:{function}" if Path(f"{name}.py").is_file() else ""
+
+
+def _module_from_file(path: Path, function: str) -> ModuleType:
     if not path.is_file():
         raise ConfigError(f"there is no file {path if path.is_absolute() else Path.cwd() / path}")
     # Under a name of its own, so that a user's json.py does not replace the module json.
@@ -83,8 +132,26 @@ def _module_from_file(path: Path) -> ModuleType:
         raise ConfigError(f"{path} is not a Python file; its name must end with .py")
     sys.path.insert(1, str(path.resolve().parent))  # it can import its neighbours, as a script can
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        if "relative import" not in str(error):
+            raise
+        raise ConfigError(
+            f"{path} is loaded as a file and not as part of a package, so that {_relative(path, function)}"
+        ) from error
     return module
+
+
+def _relative(path: Path, function: str) -> str:
+    """What to do about a file's ``from .utils import x``."""
+    inside = path.resolve().with_suffix("")
+    parts = inside.relative_to(Path.cwd()).parts if inside.is_relative_to(Path.cwd()) else ()
+    if len(parts) > 1 and all(part.isidentifier() for part in parts):
+        return f"relative imports do not work; type reward.function={'.'.join(parts)}.{function}"
+    return (
+        "relative imports do not work; write from utils import x in place of from .utils import x, for a file beside it"
+    )
 
 
 async def _result(value: Awaitable[Any]) -> Any:

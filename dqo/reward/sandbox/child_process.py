@@ -97,6 +97,8 @@ def _description(error: Exception) -> str:
     frames outside of libraries; frames inside libraries only if there are no others."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<frozen ", HERE))]
     users = [f for f in frames if not f.filename.startswith(STDLIB) and "site-packages" not in f.filename]
+    if isinstance(error, SyntaxError):  # its text says where
+        users = frames = []
     where = " > ".join(f"{Path(f.filename).name}:{f.lineno} in {f.name}: {f.line}" for f in (users or frames)[-3:])
     text = " ".join(str(error)[:LONGEST].split())  # one line
     return f"{type(error).__name__}: {text}" + (f" ({where})" if where else "")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from dqo.records import Prompt, Rollouts
+from dqo.rollout.sampling.decoder import Decoder
 from dqo.rollout.sampling.record import record
 from dqo.rollout.sampling.sampler import Sampler, row_uniforms
 
@@ -54,51 +55,34 @@ class SampledRows:
 class Batch:
     """The rows in the model's batch, and the logits of their next token. R rows, V tokens in the vocabulary."""
 
-    model: PreTrainedModel
-    cache: DynamicCache
+    decoder: Decoder
     rows: Int[Tensor, " rows"]  # indices into the B rows of SampledRows, on the CPU
     logits_RV: Float[Tensor, "rows vocabulary"]
     uniforms_RN: Float[Tensor, "rows longest"]
-    starts_R1: Int[Tensor, "rows 1"]  # number of tokens of the prompt
-    mask_RT: Int[Tensor, "rows tokens"] | None  # 0: left padding; None: all prompts have the same length
     seen_RV: Bool[Tensor, "rows vocabulary"] | None  # tokens of prompt and completion; None: no repetition penalty
 
     @classmethod
     @torch.no_grad()
     def prefill(
-        cls, model: PreTrainedModel, prompts: Sequence[Prompt], *, k: int, seed: int, longest: int, penalized: bool
+        cls, decoder: Decoder, prompts: Sequence[Prompt], *, k: int, seed: int, longest: int, penalized: bool
     ) -> "Batch":
-        """A batch of all rows before their first token. Each prompt is computed once, with left padding; its KV cache
-        and logits are then repeated k times."""
-        starts_P = [len(prompt.tokens) for prompt in prompts]
-        width, device = max(starts_P), model.device
-        tokens_PT = torch.tensor([[0] * (width - len(p.tokens)) + [*p.tokens] for p in prompts], device=device)
-        starts_P1 = torch.tensor(starts_P, device=device)[:, None]
-        mask_PT = (torch.arange(width + longest, device=device) >= width - starts_P1).long()
-        mask_RT = mask_PT.repeat_interleave(k, 0) if min(starts_P) < width else None
-        cache = DynamicCache(config=model.config)
-        logits_PV = model(
-            input_ids=tokens_PT,
-            attention_mask=None if mask_RT is None else mask_PT[:, :width],
-            position_ids=(mask_PT[:, :width].cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        cache.batch_repeat_interleave(k)
+        """A batch of all rows before their first token. Each prompt is computed once; its state and logits are then
+        repeated k times."""
+        logits_PV = decoder.prefill([prompt.tokens for prompt in prompts])
+        device = logits_PV.device
+        decoder.select(torch.arange(len(prompts), device=device).repeat_interleave(k))
         seen_RV = None
         if penalized:
-            seen_PV = torch.zeros(logits_PV.shape, dtype=torch.long, device=device)
-            seen_RV = seen_PV.scatter_reduce(1, tokens_PT, mask_PT[:, :width], "amax").bool().repeat_interleave(k, 0)
+            seen_PV = torch.zeros(logits_PV.shape, dtype=torch.bool, device=device)
+            for p, prompt in enumerate(prompts):
+                seen_PV[p, [*prompt.tokens]] = True
+            seen_RV = seen_PV.repeat_interleave(k, 0)
         uniforms = [row_uniforms(seed, p.position, i, longest) for p in prompts for i in range(k)]
         return cls(
-            model=model,
-            cache=cache,
+            decoder=decoder,
             rows=torch.arange(len(prompts) * k),
             logits_RV=logits_PV.repeat_interleave(k, 0),
             uniforms_RN=torch.stack(uniforms).to(device),
-            starts_R1=starts_P1.repeat_interleave(k, 0),
-            mask_RT=mask_RT,
             seen_RV=seen_RV,
         )
 
@@ -108,28 +92,19 @@ class Batch:
         return sampler(self.logits_RV, self.uniforms_RN[:, n], self.seen_RV)
 
     @torch.no_grad()
-    def advance(self, tokens_R: Int[Tensor, " rows"], n: int, running_R: Bool[Tensor, " rows"]) -> None:
-        """Computes the logits after token n. Removes ended rows first, once there are enough of them."""
+    def advance(self, tokens_R: Int[Tensor, " rows"], running_R: Bool[Tensor, " rows"]) -> None:
+        """Computes the logits after these tokens. Removes ended rows first, once there are enough of them."""
         if len(running_R) - int(running_R.sum()) >= max(1, len(running_R) / COMPACTION_DIVISOR):
             tokens_R = self._compact(running_R, tokens_R)
         if self.seen_RV is not None:
             self.seen_RV.scatter_(1, tokens_R[:, None], True)
-        width = self.cache.get_seq_length() + 1
-        self.logits_RV = self.model(
-            input_ids=tokens_R[:, None],
-            attention_mask=None if self.mask_RT is None else self.mask_RT[:, :width],
-            position_ids=self.starts_R1 + n,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        self.logits_RV = self.decoder.step(tokens_R)
 
     def _compact(self, running_R: Bool[Tensor, " rows"], tokens_R: Int[Tensor, " rows"]) -> Int[Tensor, " kept"]:
         """The tokens of the running rows; removes all other rows from the batch."""
         kept = running_R.nonzero()[:, 0]
         self.rows, kept = self.rows[kept], kept.to(tokens_R.device)
-        self.cache.batch_select_indices(kept)
-        self.uniforms_RN, self.starts_R1 = self.uniforms_RN[kept], self.starts_R1[kept]
-        self.mask_RT = None if self.mask_RT is None else self.mask_RT[kept]
+        self.decoder.select(kept)
+        self.uniforms_RN = self.uniforms_RN[kept]
         self.seen_RV = None if self.seen_RV is None else self.seen_RV[kept]
         return tokens_R[kept]

@@ -1,5 +1,8 @@
 """Turns the lines of a user's file into rows: what each field means, and errors that name the faulty line."""
 
+import logging
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +13,22 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from dqo.errors import ConfigError
 from dqo.models.templates import TEMPLATE_ERRORS
-from dqo.task.reading.files import kind_of, read_jsonl
-from dqo.task.reading.rows import Content, Row
+from dqo.task.reading.files import kind_of
+from dqo.task.reading.messages import (
+    SYSTEM,
+    answer_of,
+    checked_messages,
+    checked_tools,
+    json_of,
+    looks_like_tools,
+    one_answer,
+)
+from dqo.task.reading.row import Content, Row
+from dqo.task.reading.tables import read_rows
 
-ROLES = ("system", "user", "assistant", "tool")
+log = logging.getLogger(__name__)
+
+MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")  # written as text: json.dumps(list), a csv cell
 TAKEN = {"prompts", "completions", "completion_ids", "trainer_state"}  # arguments of TRL's reward functions
 
 Line = Mapping[str, Any]
@@ -29,25 +44,50 @@ class Fields:
     columns: Mapping[str, str] | None
     answer_column: str | None
     completion_column: str | None
+    tools_column: str | None
 
-    def read(self, path: str, *, key: str) -> list[Row]:
-        """The rows of a file. Raises ConfigError, with the file and the line; ``key`` is the key that set the path."""
+    def read(self, path: str, *, key: str, splits: Sequence[str]) -> list[Row]:
+        """The rows of a file or folder (``read_rows``). Raises ConfigError, with the file and the line; ``key`` is the
+        key that set the path."""
         template = self._jinja_template()
-        lines = read_jsonl(Path(path), key=key)
+        lines = read_rows(Path(path), key=key, splits=splits)
         names = list(dict.fromkeys(name for _, line in lines for name in line))
+        self._warn_of_fields(lines)
+        if self.tools_column is not None and self.tools_column not in names:
+            self._field(dict.fromkeys(names), self.tools_column, "tools_column", str(path))
         rows = []
-        for number, line in lines:
-            source = f"{path}, line {number}"
-            demonstration = self._text(line, self.completion_column, "completion_column", source)
+        for source, line in lines:
+            content, answer = self._content(line, template, source), self._answer(line, source)
+            if self._answers_in_prompt:
+                content, answer = _without_answer(content, f'{source}: "{self.prompt_column}"')
             rows.append(
                 Row(
-                    content=self._content(line, template, source),
+                    content=content,
                     source=source,
                     columns=self._columns(line, names, source),
-                    demonstrations=() if demonstration is None else (demonstration,),
+                    demonstrations=() if answer is None else (answer,),
+                    tools=checked_tools(line.get(self.tools_column or ""), f'{source}: "{self.tools_column}"'),
                 )
             )
         return rows
+
+    @property
+    def _answers_in_prompt(self) -> bool:
+        """Whether the last message of each conversation is the example answer."""
+        return self.completion_column == self.prompt_column and self.template is None
+
+    def _warn_of_fields(self, lines: Sequence[tuple[str, Line]]) -> None:
+        """Warn of fields that other toolkits hand to the chat template, but that stay out of it here."""
+        tools = (source for source, line in lines if looks_like_tools(line.get("tools")))
+        if self.tools_column is None and (source := next(tools, None)):
+            log.warning(
+                '%s: the field "tools" is left out of the prompt; type task.tools_column=tools to have it there', source
+            )
+        if source := next((source for source, line in lines if line.get("chat_template_kwargs")), None):
+            log.warning(
+                '%s: the field "chat_template_kwargs" is not read; type task.chat_template_kwargs.NAME=VALUE for all',
+                source,
+            )
 
     def _jinja_template(self) -> Template | None:
         environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
@@ -63,20 +103,38 @@ class Fields:
             content = self._field(line, self.prompt_column, "prompt_column", source)
         else:
             content = _prompt_text(template, line, source)
+        if isinstance(content, str) and MESSAGES.match(content):
+            content = json_of(content)
         if isinstance(content, list):
-            content = _checked_messages(content, f'{source}: "{self.prompt_column}"')
+            content = checked_messages(content, f'{source}: "{self.prompt_column}"')
         elif not isinstance(content, str):
             raise ConfigError(
                 f'{source}: "{self.prompt_column}" is {kind_of(content)}; text or a list of messages is needed'
             )
         elif not content.strip():
             raise ConfigError(f"{source}: the prompt is empty")
+        elif MESSAGES.match(content):
+            raise ConfigError(
+                f"{source}: the prompt is text with a list of messages in it; give the list itself, in JSON lines, one "
+                "JSON array or parquet, or its JSON"
+            )
         if self.system_prompt is None:
             return content
         messages = content if isinstance(content, tuple) else ({"role": "user", "content": content},)
-        if messages[0]["role"] == "system":
+        if messages[0]["role"] in SYSTEM:
             raise ConfigError(f"{source}: the messages have a system prompt already; type task.system_prompt=null")
         return ({"role": "system", "content": self.system_prompt}, *messages)
+
+    def _answer(self, line: Line, source: str) -> str | None:
+        """The example answer: text, or one message of the assistant."""
+        if self.completion_column is None or self._answers_in_prompt:
+            return None
+        value = self._field(line, self.completion_column, "completion_column", source)
+        if isinstance(value, str) and MESSAGES.match(value):
+            value = json_of(value)
+        if isinstance(value, list):
+            return one_answer(value, f'{source}: "{self.completion_column}"')
+        return self._text(line, self.completion_column, "completion_column", source)
 
     def _columns(self, line: Line, names: Sequence[str], source: str) -> dict[str, Any]:
         """The prompt's columns: the chosen fields, or all fields but the prompt (None for a field the line lacks)."""
@@ -99,6 +157,8 @@ class Fields:
         if field is None:
             return None
         value = self._field(line, field, key, source)
+        if isinstance(value, float) and math.isnan(value):
+            value = None
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ConfigError(f'{source}: "{field}" (task.{key}) is {kind_of(value)}; text or a number is needed')
         return str(value)
@@ -121,22 +181,10 @@ def _prompt_text(template: Template, line: Line, source: str) -> str:
         ) from error
 
 
-def _checked_messages(messages: list[Any], where: str) -> tuple[Mapping[str, Any], ...]:
-    """The chat messages. Raises ConfigError for an unknown role, content that is no text, or an assistant's message at
-    the end."""
-    if not messages:
-        raise ConfigError(f"{where} has no messages")
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-            raise ConfigError(f'{where}, message {number}: {{"role": …, "content": …}} is needed')
-        if message["role"] not in ROLES:
-            raise ConfigError(f"{where}, message {number}: role {message['role']!r} is none of {', '.join(ROLES)}")
-        if not isinstance(message["content"], str):
-            raise ConfigError(
-                f"{where}, message {number}: the content is {kind_of(message['content'])}; text is needed"
-            )
-    if messages[-1]["role"] == "assistant":
+def _without_answer(content: Content, where: str) -> tuple[Content, str]:
+    """The conversation before its last message, and that message's text. Raises ConfigError for any other content."""
+    if isinstance(content, str) or len(content) < 2:
         raise ConfigError(
-            f"{where} ends with a message of the assistant; the model has to answer, so end with a message of the user"
+            f"{where} is the prompt and the example answer: a user's and an assistant's message are needed"
         )
-    return tuple(messages)
+    return content[:-1], answer_of(content[-1], f"{where}, message {len(content)}")

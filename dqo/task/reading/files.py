@@ -1,7 +1,11 @@
-"""Readers of data sets: JSON lines, plain lines, and the Hugging Face hub."""
+"""Readers of text and of the Hugging Face hub: plain lines, JSON lines, one JSON array. ``tables`` has the others."""
 
+import gzip
 import json
+import re
+import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,67 +19,155 @@ JSON_KINDS = {
     bool: "a boolean",
     int: "a number",
     float: "a number",
+    bytes: "binary data",
 }
+FOREIGN = {  # the first bytes of files that are not read
+    b"PK\x03\x04": "an Excel or zip file",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+    b"ARROW1": "an Arrow file",
+}
+GZIP, BYTE_ORDER_MARK = b"\x1f\x8b", b"\xef\xbb\xbf"
+SPACE = re.compile(r"\s*")
 
 
 def read_lines(path: Path, *, key: str) -> list[tuple[int, str]]:
-    """The lines that are not blank, each with its number from 1. A byte order mark and CRLF are accepted.
+    """The lines that are not blank, stripped, each with its number from 1. A byte order mark, CRLF and gzip are
+    accepted.
 
     Raises ConfigError if the file is empty, not UTF-8 or cannot be read; the message ends in "type ``key``".
     """
-    return list(_lines(path, key=key))
+    return list(_filled_lines(path, key=key))
 
 
-def _lines(path: Path, *, key: str) -> Iterator[tuple[int, str]]:
-    """The lines one at a time: the text of a large file and the parsed rows are never in memory together."""
-    number, empty = 0, True
+def read_json(path: Path, *, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file that has one JSON object per line, or one JSON array of objects; each with where it stands:
+    "my.jsonl, line 3", "my.json, row 3".
+
+    Raises ConfigError with file and line or row, like ``read_lines``.
+    """
+    lines = _filled_lines(path, key=key)
+    first = next(lines)
+    if first[1].startswith("["):
+        text = "".join(line for _, line in raw_lines(path, key=key))
+        yield from _array(path, text, key=key)
+        return
+    for number, line in chain([first], lines):
+        where = f"{path}, line {number}"
+        try:
+            row = DECODER.decode(line)
+        except json.JSONDecodeError as error:
+            several = line == "{" or error.msg == "Extra data"
+            hint = "; one object per line is needed, or one array of objects" if several else ""
+            hint = hint or ("; does the file hold csv? name it .csv" if number == first[0] and line[0] != "{" else "")
+            raise ConfigError(f"{where}: not JSON ({error.msg}, column {error.colno}){hint}") from error
+        except (ValueError, RecursionError) as error:  # a field twice, 5,000 digits, 1,000 brackets
+            raise ConfigError(f"{where}: cannot be read ({error}); fix the line") from error
+        yield where, _checked_object(row, line, where)
+
+
+def raw_lines(path: Path, *, key: str) -> Iterator[tuple[int, str]]:
+    """All lines with their ends, each with its number from 1; without a byte order mark, unpacked if they are gzip.
+
+    Raises ConfigError, like ``read_lines``.
+    """
+    number = 0
     try:
         with path.expanduser().open("rb") as file:
-            for number, line in enumerate(file, 1):
-                text = line.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").decode("utf-8").strip()
-                if text:
-                    empty = False
-                    yield number, text
+            start = file.read(8)
+            file.seek(0)
+            if kind := next((kind for magic, kind in FOREIGN.items() if start.startswith(magic)), None):
+                raise ConfigError(
+                    f"{path} is {kind}; JSON lines, one JSON array, csv or parquet is needed, the text files packed by "
+                    f"gzip or not; type {key}"
+                )
+            for number, line in enumerate(gzip.GzipFile(fileobj=file) if start.startswith(GZIP) else file, 1):
+                yield number, line.removeprefix(BYTE_ORDER_MARK if number == 1 else b"").decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(f"{path}, line {number + 1}: cannot be unpacked ({error}); type {key}") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; type {key}") from error
+
+
+def _filled_lines(path: Path, *, key: str) -> Iterator[tuple[int, str]]:
+    """The lines one at a time: the text of a large file and the parsed rows are never in memory together."""
+    empty = True
+    for number, line in raw_lines(path, key=key):
+        if text := line.strip():
+            empty = False
+            yield number, text
     if empty:
         raise ConfigError(f"{path}: the file is empty; type {key}")
 
 
-def read_jsonl(path: Path, *, key: str) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a file with one JSON object per line, each with its line number.
+def _array(path: Path, text: str, *, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a text that is one JSON array."""
+    row = 0
+    try:
+        for row, (value, source) in enumerate(_elements(text), 1):
+            yield f"{path}, row {row}", _checked_object(value, source, f"{path}, row {row}")
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno})") from error
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}, row {row + 1}: cannot be read ({error}); fix the row") from error
+    if not row:
+        raise ConfigError(f"{path}: the array is empty; type {key}")
 
-    Raises ConfigError with file and line, like ``read_lines``.
-    """
-    rows = []
-    for number, line in _lines(path, key=key):
+
+def _elements(text: str) -> Iterator[tuple[Any, str]]:
+    """The values of a JSON array, each with its own text. Raises what ``json`` raises."""
+    place = _after_space(text, text.index("[") + 1)
+    ended = text[place : place + 1] == "]"
+    while not ended:
+        value, end = DECODER.raw_decode(text, place)
+        yield value, text[place:end]
+        place = _after_space(text, end)
+        ended = text[place : place + 1] == "]"
+        if not ended and text[place : place + 1] != ",":
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, place)
+        place = place if ended else _after_space(text, place + 1)
+    if (rest := _after_space(text, place + 1)) < len(text):
+        raise json.JSONDecodeError("Extra data after the array", text, rest)
+
+
+def _after_space(text: str, place: int) -> int:
+    found = SPACE.match(text, place)
+    assert found is not None  # it matches nothing, too
+    return found.end()
+
+
+def _checked_object(row: Any, text: str, where: str) -> dict[str, Any]:
+    """The row. Raises ConfigError where it is no object, or where ``text``, its JSON, has a lone surrogate, which no
+    tokenizer takes."""
+    if not isinstance(row, dict):
+        raise ConfigError(f'{where}: {kind_of(row)}, but an object like {{"prompt": "…"}} is needed')
+    if "\\ud" in text.lower():
         try:
-            row = DECODER.decode(line)
-            if "\\ud" in line.lower():  # a lone surrogate, which no tokenizer takes: encode() raises
-                json.dumps(row, ensure_ascii=False).encode()
-        except json.JSONDecodeError as error:
-            hint = "; the file looks like one JSON array, write one object per line" if line == "[" else ""
-            raise ConfigError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno}){hint}") from error
-        except (ValueError, RecursionError) as error:  # a field twice, a lone surrogate, 5,000 digits, 1,000 brackets
-            raise ConfigError(f"{path}, line {number}: cannot be read ({error}); fix the line") from error
-        if not isinstance(row, dict):
-            raise ConfigError(f'{path}, line {number}: {kind_of(row)}, but an object like {{"prompt": "…"}} is needed')
-        rows.append((number, row))
-    return rows
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{where}: cannot be read ({error}); fix it") from error
+    return row
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object as a dict. Raises ValueError for a repeated name, where Python would silently keep the last value."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f'"{next(name for name in made if names.count(name) > 1)}" occurs twice in one object')
+        raise ValueError(f'"{repeated([name for name, _ in pairs])}" occurs twice in one object')
     return made
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """The first name that occurs twice."""
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def kind_of(value: Any) -> str:

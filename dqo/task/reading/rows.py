@@ -5,32 +5,22 @@ import json
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, cast
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
-from dqo.models.templates import TEMPLATE_ERRORS
 from dqo.records import Prompt
 from dqo.stages import Verdict
+from dqo.task.reading.rendering import Renderer
+from dqo.task.reading.row import Row
 from dqo.task.reading.settings import Rendering
+from dqo.task.reading.template_check import check_template
 
 log = logging.getLogger(__name__)
-
-Content = str | tuple[Mapping[str, Any], ...]  # text or chat messages
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One row of a task's data, before rendering. Example: content "Recommend a city …", source "phrasing 1"."""
-
-    content: Content
-    source: str  # where the row comes from, for error messages: "my.jsonl, line 3"
-    columns: Mapping[str, Any] = field(default_factory=dict)  # become Prompt.columns, which rewards read
-    demonstrations: tuple[str, ...] = ()  # example answers, for supervised fine-tuning
 
 
 class RowTask(ABC):
@@ -59,15 +49,13 @@ class RowTask(ABC):
         tokens, or a prompt plus ``max_completion_length`` tokens is longer than ``context_length`` tokens.
         """
         self._tokenizer, self._context_length, self._seed = tokenizer, context_length, rendering.seed
-        self._max_completion_length, self._chat_template = rendering.max_completion_length, rendering.chat_template
+        self._max_completion_length, self._skip_long = rendering.max_completion_length, skip_long
+        self._renderer = Renderer(tokenizer, rendering)
         _refuse_overlap(training, held_out)
-        kinds = {_roles(row.content): row for row in reversed([*training, *held_out])}
-        for row in kinds.values():  # a template fails by the roles and their order: one row of each order is enough
-            self._tokens(row)
+        check_template(self._renderer, tokenizer, [*training, *held_out])
+        _log_prefills([*training, *held_out])
         self._training = self._rows_that_fit(training, skip_long)
         self._held_out = self._rows_that_fit(held_out, skip_long)
-        if not self._training or not self._held_out:
-            raise ConfigError("all prompts are too long; type model=NAME of a model with a longer context")
 
     def draw(self, cursor: int, count: int) -> tuple[Sequence[Prompt], int]:
         """``count`` training prompts and the next cursor; pure in (seed, cursor).
@@ -86,8 +74,7 @@ class RowTask(ABC):
 
         Raises ConfigError if no row has an example answer.
         """
-        rows = [row for row in self._training if row.demonstrations]
-        if not rows:
+        if not (rows := self._answered):
             raise ConfigError(
                 "this task has no answers to learn from; type task=concepts, task=gsm8k, task=commongen, "
                 "or task=jsonl task.completion_column=NAME"
@@ -96,8 +83,57 @@ class RowTask(ABC):
         pairs = []
         for position in range(count):
             row = _row_at(rows, f"demonstrations {seed}", position)
-            pairs.append((self._prompt(row, position), chooser.choice(row.demonstrations)))
+            pairs.append((self._prompt(row, position), chooser.choice(row.demonstrations) + self._renderer.end_of_turn))
         return pairs
+
+    @cached_property
+    def _answered(self) -> list[Row]:
+        """The training rows with an example answer that fit into the context with it; found once, since it renders
+        all."""
+        rows = [row for row in self._training if row.demonstrations] or _last_messages_as_answers(self._training)
+        fitting = [row for row in rows if self._answers_fit(row)]
+        return _counted(fitting, rows, "prompts with an example answer") if rows else []
+
+    def fingerprints(self) -> dict[str, str]:
+        """What the rows contain, in their order, and the chat template: not where they come from, nor how a file was
+        formatted."""
+        template = self._tokenizer.chat_template if self._renderer.wants_template else None
+        return {
+            "training rows": _rows_fingerprint(self._training),
+            "held-out rows": _rows_fingerprint(self._held_out),
+            "chat template": _digest(template).hex(),
+        }
+
+    def rows(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Where each row comes from and its columns: the training rows, then the held-out ones."""
+        return [(row.source, row.columns) for row in (*self._training, *self._held_out)]
+
+    def leave_out(self, rows: Collection[int]) -> None:
+        """Drop the rows with these indices in ``rows()``, before the first prompt is drawn. Raises ConfigError if no
+        training row or no held-out row is left."""
+        dropped, count = set(rows), len(self._training)
+        kept = [row for number, row in enumerate(self._training) if number not in dropped]
+        held_out = [row for number, row in enumerate(self._held_out, count) if number not in dropped]
+        if not kept or not held_out:
+            kind = "held-out" if kept else "training"
+            raise ConfigError(
+                f"none of the {kind} rows can be judged; mend the rows, or type reward=NAME of another reward"
+            )
+        self._training, self._held_out = kept, held_out
+
+    def refuse_tokens(self, tokens: Mapping[str, int]) -> None:
+        """Raises ConfigError, naming the row, for a prompt with one of ``tokens`` (name: number), for which the model
+        has no row. Only rows whose text names one are tokenised."""
+        names = [_folded(name) for name in tokens]
+        for row in (*self._training, *self._held_out):
+            text = _folded(self._renderer.text(row))
+            if any(name in text for name in names):
+                found = set(self._tokens(row))
+                for name in (name for name, number in tokens.items() if number in found):
+                    raise ConfigError(
+                        f"{row.source}: the prompt has the token {name}, for which the model has no row; remove it "
+                        "from the row or the chat template, or type model.path=FOLDER of a model that has one"
+                    )
 
     @abstractmethod
     def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
@@ -117,50 +153,14 @@ class RowTask(ABC):
         return Prompt(position=position, tokens=self._tokens(row), content=row.content, columns=row.columns)
 
     def _tokens(self, row: Row) -> tuple[int, ...]:
-        plain = isinstance(row.content, str) and not (self._chat_template and self._tokenizer.chat_template)
-        tokens = self._text_tokens(cast(str, row.content)) if plain else self._chat_tokens(row)
-        if not tokens:
-            raise ConfigError(f"{row.source}: the prompt is empty")
-        return tuple(tokens)
-
-    def _text_tokens(self, text: str) -> list[int]:
-        tokens = self._tokenizer(text)["input_ids"]
-        while tokens and tokens[-1] == self._tokenizer.eos_token_id:  # some tokenizers add the end token to every text
-            tokens = tokens[:-1]
-        return tokens
-
-    def _chat_tokens(self, row: Row) -> list[int]:
-        if not (self._chat_template and self._tokenizer.chat_template):
-            fix = "model.path=NAME of an instruct model" if self._chat_template else "task.chat_template=true"
-            raise ConfigError(f"{row.source}: messages need a chat template; type {fix}, or give the prompt as text")
-        messages = [{"role": "user", "content": row.content}] if isinstance(row.content, str) else row.content
-        try:
-            tokens = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, return_dict=False
-            )
-        except TEMPLATE_ERRORS as error:
-            raise ConfigError(
-                f"{row.source}: the model's chat template refuses this prompt ({error}); type model.path=NAME "
-                "of another model, or task.chat_template=false for prompts of plain text"
-            ) from error
-        return cast(list[int], tokens)
+        return self._renderer.tokens(row)
 
     def _rows_that_fit(self, rows: Sequence[Row], skip_long: bool | None) -> list[Row]:
-        """The rows that fit into the context; a warning says how many do not.
-
-        Only rows that might be too long are tokenised, since tokenising 100,000 rows takes a minute. The upper bound:
-        one token per byte of text, plus the tokens of a one-letter prompt for what the template adds to each message.
-        """
-        frame = len(self._tokens(Row(content="x", source="a prompt of one letter")))
-        fitting = []
-        for row in rows:
-            texts = [row.content] if isinstance(row.content, str) else [message["content"] for message in row.content]
-            upper_bound = sum(len(text.encode()) + frame for text in texts)
-            if upper_bound + self._max_completion_length <= self._context_length or self._fits(row, skip_long):
-                fitting.append(row)
-        if len(fitting) < len(rows):
-            log.warning("%d of %d prompts are too long and left out", len(rows) - len(fitting), len(rows))
-        return fitting
+        """The rows that fit into the context; a warning says how many do not. Only rows that might be too long are
+        tokenised: rendering 100,000 rows takes seconds, tokenising them a minute."""
+        room = self._context_length - self._max_completion_length
+        fitting = [row for row in rows if self._renderer.most_tokens(row) <= room or self._fits(row, skip_long)]
+        return _counted(fitting, rows, "prompts")
 
     def _fits(self, row: Row, skip_long: bool | None) -> bool:
         length, room = len(self._tokens(row)), self._context_length - self._max_completion_length
@@ -173,6 +173,23 @@ class RowTask(ABC):
         raise ConfigError(
             f"{row.source}: the prompt has {length} tokens, with max_completion_length={self._max_completion_length} "
             f"more than the model's context of {self._context_length}; type {', or '.join(advice)}"
+        )
+
+    def _answers_fit(self, row: Row) -> bool:
+        """Whether the prompt with its longest example answer and an end token fits into the context."""
+        longest = max(row.demonstrations, key=lambda text: len(text.encode()))
+        answer = self._renderer.most_tokens_of(longest + self._renderer.end_of_turn) + 1
+        if self._renderer.most_tokens(row) + answer <= self._context_length:
+            return True
+        texts = [text + self._renderer.end_of_turn for text in row.demonstrations]
+        answers = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        length = len(self._tokens(row)) + max(map(len, answers)) + 1
+        if length <= self._context_length or self._skip_long:
+            return length <= self._context_length
+        skip = "task.skip_long=true to leave such rows out, or " if self._skip_long is False else ""
+        raise ConfigError(
+            f"{row.source}: the prompt and its example answer have {length} tokens, more than the model's context of "
+            f"{self._context_length}; type {skip}model=NAME of a model with a longer context"
         )
 
 
@@ -189,17 +206,69 @@ def _order(seed: str, epoch: int, count: int) -> list[int]:
     return order
 
 
-def _roles(content: Content) -> tuple[str, ...]:
-    return ("text",) if isinstance(content, str) else tuple(message["role"] for message in content)
+def _counted(fitting: list[Row], rows: Sequence[Row], what: str) -> list[Row]:
+    """The rows that fit; logs how many do not. Raises ConfigError if none does."""
+    if not fitting:
+        raise ConfigError(f"all {what} are too long; type model=NAME of a model with a longer context")
+    if len(fitting) < len(rows):
+        log.warning("%d of %d %s are too long and left out", len(rows) - len(fitting), len(rows), what)
+    return fitting
 
 
-def fingerprint(content: Content) -> bytes:
+def _folded(text: str) -> str:
+    """The text as it may be compared with a token's name before any tokenizer's normaliser is known."""
+    return "".join(text.split()).casefold()
+
+
+def _ends_with_assistant(row: Row) -> bool:
+    return not isinstance(row.content, str) and row.content[-1]["role"] == "assistant"
+
+
+def _log_prefills(rows: Sequence[Row]) -> None:
+    if count := sum(map(_ends_with_assistant, rows)):
+        log.info(
+            "%d of %d prompts end with words of the assistant: the model goes on with them; dqo-sft and a warm start "
+            "learn them", count, len(rows),
+        )  # fmt: skip
+
+
+def _last_messages_as_answers(rows: Sequence[Row]) -> list[Row]:
+    """Conversations that end with the assistant's words, those being the example answer."""
+    split = [(row, row.content) for row in rows if not isinstance(row.content, str) and _ends_with_assistant(row)]
+    return [
+        replace(row, content=content[:-1], demonstrations=(content[-1]["content"],))
+        for row, content in split
+        if len(content) > 1
+    ]
+
+
+def fingerprint(row: Row) -> bytes:
     """A 16-byte hash of a prompt. Comparing 100,000 prompts by their hashes needs no second copy of their text."""
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).digest()
+    return _digest([row.content, row.tools])
+
+
+def _rows_fingerprint(rows: Sequence[Row]) -> str:
+    """Their number and a hash of all. Example: "35 rows, 4f0c…"."""
+    whole = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        whole.update(_digest([row.content, row.columns, row.demonstrations, row.tools]))
+    return f"{len(rows)} rows, {whole.hexdigest()}"
+
+
+def _digest(value: Any) -> bytes:
+    text = json.dumps(value, sort_keys=True, skipkeys=True, default=_as_json)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _as_json(value: Any) -> Any:
+    """A value that JSON has not: bytes as text, a mapping as an object; of others their class alone."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return dict(value) if isinstance(value, Mapping) else type(value).__qualname__
 
 
 def _refuse_overlap(training: Sequence[Row], held_out: Sequence[Row]) -> None:
-    sources = {fingerprint(row.content): row.source for row in training}
+    sources = {fingerprint(row): row.source for row in training}
     for row in held_out:
-        if source := sources.get(fingerprint(row.content)):
+        if source := sources.get(fingerprint(row)):
             raise ConfigError(f"{row.source}: this held-out prompt is trained on too ({source}); remove one of the two")

@@ -1,12 +1,10 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from dqo.errors import ConfigError
-from dqo.learner.update.logprobs import plain_head, token_logprobs, use_shared_prompt
+from dqo.learner.update.logprobs import plain_head, token_logprobs
 from dqo.learner.update.packing import micro_batches
-from dqo.models.attention import ATTENTION_NAME, use_dqo_attention
+from dqo.models.attention import use_dqo_attention
 from tests.factories import make_experience, tiny_llama
 from tests.learner.builders import CPU, tiny_qwen2
 
@@ -46,60 +44,6 @@ def test_both_forms_equal_the_definition_in_values_and_gradients(name, shared, t
     for parameter, gradient, expected_gradient in zip(model.parameters(), got, expected, strict=True):
         assert expected_gradient.abs().max() > 1e-4, parameter.shape
         torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_models_with_sdpa_attention_can_share_prompts(name):
-    policy = MODELS[name]()
-    use_shared_prompt(policy, CPU)
-    assert policy.config._attn_implementation == ATTENTION_NAME
-
-
-def test_gpt2_can_share_prompts():
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=63, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2)
-    use_shared_prompt(GPT2LMHeadModel(config).eval(), CPU)
-
-
-def test_a_model_with_other_logprobs_under_shared_prompts_is_refused():
-    class IgnoresPositions(LlamaForCausalLM):
-        def forward(self, *args, position_ids=None, **kwargs):
-            return super().forward(*args, **kwargs)
-
-    torch.manual_seed(0)
-    model = IgnoresPositions(LlamaConfig(vocab_size=63, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
-                                         num_attention_heads=2, initializer_range=0.5))  # fmt: skip
-    with pytest.raises(ConfigError, match=r"IgnoresPositions gives .* nats off .*; type learner\.shared_prompt=false"):
-        use_shared_prompt(model.eval(), CPU)
-
-
-def test_a_model_that_does_not_take_shared_prompt_is_refused():
-    class WithoutKeyword(LlamaForCausalLM):
-        def forward(self, input_ids, attention_mask, logits_to_keep, use_cache, position_ids=None):
-            return super().forward(
-                input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=logits_to_keep, use_cache=use_cache
-            )
-
-    model = WithoutKeyword(tiny_llama().config)
-    message = r"WithoutKeyword cannot take .*'shared_prompt'.*; type learner\.shared_prompt=false"
-    with pytest.raises(ConfigError, match=message):
-        use_shared_prompt(model.eval(), CPU)
-
-
-def test_other_attention_is_refused():
-    model = tiny_llama()
-    model.set_attn_implementation("eager")
-    with pytest.raises(
-        ConfigError, match=r"uses eager attention; .*shared_prompt=false or model\.attn_implementation=sdpa"
-    ):
-        use_shared_prompt(model, CPU)
-
-
-def test_a_sliding_window_is_refused_since_the_shared_mask_would_switch_it_off():
-    config = MistralConfig(vocab_size=63, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
-                           num_attention_heads=2, num_key_value_heads=2, sliding_window=8)  # fmt: skip
-    with pytest.raises(ConfigError, match=r"sliding_attention.*type learner\.shared_prompt=false"):
-        use_shared_prompt(MistralForCausalLM(config).eval(), CPU)
 
 
 @pytest.mark.parametrize("shared", [True, False])

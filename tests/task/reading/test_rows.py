@@ -2,6 +2,7 @@
 
 import logging
 import random
+from dataclasses import replace
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -12,6 +13,7 @@ from dqo.stages import Task, Verdict
 from dqo.task.reading.rows import Row, RowTask
 from dqo.task.reading.settings import Rendering
 from tests.factories import word_tokenizer
+from tests.task.reading import chat_templates
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
@@ -35,7 +37,7 @@ def task(
     return Plain(
         tokenizer or word_tokenizer(WORDS),
         context,
-        Rendering(seed=seed, max_completion_length=longest, chat_template=chat),
+        Rendering(seed=seed, max_completion_length=longest, chat_template=chat, chat_template_kwargs=None, date=None),
         training=rows(7) if training is None else training,
         held_out=rows(2, "eval") if held_out is None else held_out,
         skip_long=skip_long,
@@ -121,11 +123,27 @@ def test_messages_without_a_template(tokenizer, chat, fix):
         task([*rows(3), messages], tokenizer=tokenizer, chat=chat)
 
 
+def test_a_prompt_with_a_token_that_the_model_has_no_row_for_is_refused():
+    """Before any work, be it in a row or in the chat template; other prompts are accepted."""
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens(["<image>", "<video>"], special_tokens=True)
+    without = {"<image>": 63, "<video>": 64}
+    given = [Row(content="w1 w2", source="my.jsonl, line 1"), Row(content="w3 <image> w4", source="my.jsonl, line 2")]
+    task(given[:1], tokenizer=tokenizer).refuse_tokens(without)
+    with pytest.raises(ConfigError, match=r"^my.jsonl, line 2: the prompt has the token <image>, .*model.path=FOLDER"):
+        task(given, tokenizer=tokenizer).refuse_tokens(without)
+    tokenizer.chat_template = "<video> {{ messages[0].content }}"
+    with pytest.raises(ConfigError, match=r"^my.jsonl, line 1: the prompt has the token <video>"):
+        task(given[:1], tokenizer=tokenizer, chat=True).refuse_tokens(without)
+
+
 def test_a_failing_chat_template_is_reported_at_construction():
     messages = Row(
         content=({"role": "user", "content": "a"}, {"role": "tool", "content": "b"}), source="my.jsonl, line 9"
     )
-    with pytest.raises(ConfigError, match=r"my.jsonl, line 9: .*no tools here.*model.path=.*task.chat_template=false"):
+    with pytest.raises(
+        ConfigError, match=r"line 9: .*\(no tools here\); type model.chat_template=FILE of another template, or change"
+    ):
         task([*rows(3), messages], tokenizer=chat_tokenizer(), chat=True)
 
 
@@ -181,6 +199,36 @@ def test_length_bound_misses_no_long_prompt(chat):
             task([row], held_out=[Row(content="b", source="y")], tokenizer=tokenizer, context=max(limit, 80), chat=chat)
 
 
+def test_a_prompt_too_long_by_its_tools_is_refused_or_left_out(caplog):
+    tokenizer = chat_templates.tokenizer(chat_templates.TOOLS)
+    short = Row(content=({"role": "user", "content": "hi"},), source="x")
+    long = replace(short, source="my.jsonl, line 2", tools=({"name": "f", "description": "word " * 100},))
+    keys = {"tokenizer": tokenizer, "chat": True, "context": 400, "held_out": [Row(content="eval", source="y")]}
+    with pytest.raises(ConfigError, match=r"my.jsonl, line 2: the prompt has 5\d\d tokens"):
+        task([short, long], **keys)
+    assert task([short, long], skip_long=True, **keys).draw(0, 1)[0][0].columns == {}
+    assert "1 of 2 prompts are too long and left out" in caplog.text
+
+
+def test_prompts_that_differ_in_their_tools_alone_are_two_prompts():
+    tokenizer = chat_templates.tokenizer(chat_templates.TOOLS)
+    one = Row(content="hi", source="a", tools=({"name": "f"},))
+    other = replace(one, source="b", tools=({"name": "g"},))
+    subject = task([one], held_out=[other], tokenizer=tokenizer, chat=True, context=400)
+    assert subject.held_out()[0].tokens != subject.draw(0, 1)[0][0].tokens
+    with pytest.raises(ConfigError, match="trained on too"):
+        task([one], held_out=[replace(one, source="b")], tokenizer=tokenizer, chat=True, context=400)
+
+
+def test_words_of_the_assistant_at_the_end_are_said_to_be_gone_on_with(caplog):
+    prefill = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    with caplog.at_level(logging.INFO):
+        subject = task([Row(content=prefill, source="x")], tokenizer=chat_tokenizer(), chat=True)
+    assert subject.draw(0, 1)[0][0].prefill == "b"
+    assert prompt_text(subject) == "<user> a <assistant> b"
+    assert "1 of 3 prompts end with words of the assistant: the model goes on with them" in caplog.text
+
+
 def test_only_rows_that_can_be_too_long_are_tokenised(monkeypatch):
     calls = []
     original = Plain._tokens
@@ -201,9 +249,60 @@ def test_demonstrations_are_pure_and_from_training_rows():
     assert all(str(prompt.content)[-1] == text[-1] for prompt, text in pairs)
 
 
+def test_demonstrations_end_as_the_chat_template_ends_a_turn():
+    answered = [Row(content="a", source="x", demonstrations=("b",))]
+    tokenizer = chat_templates.tokenizer()
+    subject = task(answered, tokenizer=tokenizer, chat=True, context=200)
+    assert [text for _, text in subject.demonstrations(2, 0)] == ["b<end>", "b<end>"]
+    assert [text for _, text in task(answered).demonstrations(2, 0)] == ["b", "b"]
+
+
+def test_conversations_without_another_answer_show_their_last_message():
+    messages = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    subject = task([Row(content=messages, source="x")], tokenizer=chat_tokenizer(), chat=True)
+    ((prompt, text),) = subject.demonstrations(1, 0)
+    assert (prompt.content, text) == (messages[:1], "b")
+
+
+def test_an_example_answer_too_long_for_the_model(caplog):
+    rows = [Row(content="a", source=f"line {n}", demonstrations=("b " * n,)) for n in (1, 60)]
+    assert len(task(rows).demonstrations(1, 0)) == 1
+    with pytest.raises(
+        ConfigError, match=r"line 60: the prompt and its example answer have 62 tokens, .* context of 32"
+    ):
+        task(rows, context=32).demonstrations(1, 0)
+    kept = task(rows, context=32, skip_long=True).demonstrations(9, 0)
+    assert {text for _, text in kept} == {"b "}
+    assert "1 of 2 prompts with an example answer are too long and left out" in caplog.text
+    with pytest.raises(ConfigError, match="all prompts with an example answer are too long"):
+        task(rows[1:], context=32, skip_long=True).demonstrations(1, 0)
+
+
 def test_task_without_demonstrations_says_what_to_type():
     with pytest.raises(ConfigError, match=r"task.completion_column=NAME"):
         task().demonstrations(3, 0)
+
+
+def test_the_fingerprint_is_of_the_content_and_not_of_its_place():
+    moved = [replace(row, source=f"other.csv, line {n}") for n, row in enumerate(rows(7))]
+    same = task().fingerprints()
+    assert same["training rows"].startswith("7 rows, ") and same["held-out rows"].startswith("2 rows, ")
+    assert task(moved).fingerprints() == task(moved, seed=3).fingerprints() == same
+    first, *others = rows(7)
+    for changed in (
+        [first, *others][::-1],
+        others,
+        [replace(first, content="another"), *others],
+        [replace(first, columns={"n": 2}), *others],
+        [replace(first, columns={"n": b"1"}), *others],
+        [replace(first, demonstrations=("yes",)), *others],
+    ):
+        other = task(changed).fingerprints()
+        assert other["training rows"] != same["training rows"]
+        assert other["held-out rows"] == same["held-out rows"]
+    assert task(held_out=rows(3, "eval")).fingerprints()["held-out rows"] != same["held-out rows"]
+    assert task(tokenizer=chat_tokenizer(), chat=True).fingerprints()["chat template"] != same["chat template"]
+    assert task(tokenizer=chat_tokenizer(), chat=False).fingerprints() == same  # the template is not used
 
 
 def test_default_key():
@@ -211,3 +310,21 @@ def test_default_key():
     prompt = subject.held_out()[0]
     assert subject.key(prompt, "  The DOG\n runs. ") == subject.key(prompt, "the dog runs") == "the dog runs"
     assert subject.key(prompt, "the dog ran") != "the dog runs"
+
+
+def test_rows_that_the_reward_cannot_judge_are_left_out():
+    subject = task()
+    assert [source for source, _ in subject.rows()][6:] == [
+        "train.jsonl, line 7",
+        "eval.jsonl, line 1",
+        "eval.jsonl, line 2",
+    ]
+    subject.leave_out([0, 7])
+    assert [source for source, _ in subject.rows()] == [
+        *(f"train.jsonl, line {n}" for n in range(2, 8)),
+        "eval.jsonl, line 2",
+    ]
+    assert {prompt.columns["n"] for prompt in subject.draw(0, 12)[0]} == set(range(2, 8))
+    assert [prompt.content for prompt in subject.held_out()] == ["eval 2"]
+    with pytest.raises(ConfigError, match="none of the held-out rows can be judged"):
+        subject.leave_out([6])

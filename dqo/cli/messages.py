@@ -1,0 +1,114 @@
+"""Errors of Hydra and of the file system in one line that says what to type."""
+
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dqo.config import GROUPS, conf_dir
+
+PLUGINS = {  # options of hydra/launcher and hydra/sweeper by how their names begin: the package that has them
+    "optuna": "hydra-optuna-sweeper",
+    "ax": "hydra-ax-sweeper",
+    "nevergrad": "hydra-nevergrad-sweeper",
+    "joblib": "hydra-joblib-launcher",
+    "submitit": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
+}
+
+DATA = (".jsonl", ".json", ".csv", ".parquet")  # endings of files that task=jsonl reads
+
+
+def readable(error: BaseException, command: str) -> str:
+    """What is wrong and what to type, in one line, whichever library raised it."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, UnicodeDecodeError):
+        return f"{_not_utf8(error)} is not UTF-8 ({error.reason}); convert it"
+    if found := re.search(r"use \+experiment=(\S+)", text):  # a group of ours without an option of ours
+        return _no_option("experiment", found[1], [])
+    if found := re.match(r"Could not (?:override|delete from config\.) '([^']+)'", text):
+        return _unknown_key(found[1], command)
+    if found := re.search(r"Could not find '([^']+)'", text):
+        group, option = _group_and_option(found[1])
+        return _no_option(group, option, re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE))
+    if found := re.match(r"Error parsing override '([^'=]+)'\s+missing EQUAL", text):
+        return f"{found[1]} has no value; type {found[1]}=VALUE"
+    if found := re.match(r"Ambiguous value for argument '(([^=]+)=([^']*))'", text):
+        return f"{found[1]}: several values need a sweep or a list; type -m {found[1]}, or {found[2]}=[{found[3]}]"
+    if "does not support sweep type" in text:
+        return f"{text}; an interval needs hydra/sweeper=optuna; type values, as in alpha=0,0.5,1"
+    return text
+
+
+def _group_and_option(path: str) -> tuple[str, str]:
+    """Of ``model/Qwen/Qwen3-0.6B`` or ``hydra/sweeper/optuna``."""
+    group, _, option = path.partition("/")
+    return (group, option) if group in GROUPS else (path.rpartition("/")[0], path.rpartition("/")[2])
+
+
+def _no_option(group: str, option: str, options: list[str]) -> str:
+    said = f"{group}={option}: there is no such option"
+    if package := next(
+        (PLUGINS[name] for name in PLUGINS if group.startswith("hydra/") and option.startswith(name)), ""
+    ):
+        return f"{said} without its plugin; type pip install {package}"
+    if own := _own(group, option):
+        return f"{said}; for one of yours type {own}"
+    what = " | ".join(options) or f"OPTION with --config-dir FOLDER, where FOLDER/{group}/OPTION.yaml is"
+    return f"{said}; type {group}={what}"
+
+
+def _own(group: str, option: str) -> str | None:
+    """What to type for a model, a file or a function of the user's that was typed as the name of an option."""
+    if group == "model" and ("/" in option or Path(option).exists()):
+        return f"model=hf model.path={option}"
+    if group == "task" and (Path(option).suffix in DATA or Path(option).exists()):
+        return f"task=jsonl task.path={option}"
+    if group == "reward" and re.fullmatch(r"[\w./-]+[.:]\w+", option):
+        return f"reward=python reward.function={option}"
+    return None
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    """The file that cannot be decoded: Python does not say which, so look in the folders that were typed."""
+    folders = [Path(folder) for flag, folder in pairwise(sys.argv) if flag in ("--config-dir", "-cd")]
+    files = [path for folder in folders for path in folder.rglob("*.yaml")]
+    return next((str(path) for path in files if path.read_bytes().startswith(error.object)), "a YAML file")
+
+
+def _unknown_key(key: str, command: str) -> str:
+    """The line for a key that the composed configuration does not have."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from dqo.config.refusal import unknown_key
+    from dqo.config.typed import flat, plain
+
+    if options := _options_with(key):
+        group = key.partition(".")[0]
+        return f"unknown key {key}: it belongs to {group}={' | '.join(options)}; type {group}={options[0]} beside it"
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        known = flat(plain(compose(command)))
+    return str(unknown_key(key, known, _typed_value(key)))
+
+
+def _options_with(key: str) -> list[str]:
+    """The options of a group of ours whose file has the key."""
+    group, _, name = key.partition(".")
+    if group not in GROUPS or not name:
+        return []
+    nodes = {
+        file.stem: yaml.safe_load(file.read_text("utf-8")) for file in sorted(Path(conf_dir(), group).glob("*.yaml"))
+    }
+    nodes = {option: node.get(group, node) for option, node in nodes.items()}  # # @package _global_
+    return [option for option, node in nodes.items() if name.partition(".")[0] in node]
+
+
+def _typed_value(key: str) -> Any:
+    """The value that the command line gives a key, as text; None: it gives none."""
+    arguments = (argument.lstrip("+").partition("=") for argument in sys.argv[1:])
+    return next((value for name, _, value in arguments if name == key), None)

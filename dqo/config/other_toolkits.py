@@ -1,0 +1,174 @@
+"""What keys of TRL, verl and OpenRLHF are called here: data for the message about an unknown key.
+
+A name matches the end of what was typed: ``lr`` is found in ``actor_rollout_ref.actor.optim.lr``, ``rollout.n`` in
+``actor_rollout_ref.rollout.n``. Keys that have the same name here (``num_iterations``, ``lora_alpha``) need no line.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A key of another toolkit. ``type``: what to type here, ``KEY=EXAMPLE``, or nothing where there is no such key.
+    ``carries``: whether the user's value is right for our key; ``note``: what else differs."""
+
+    type: str
+    carries: bool = True
+    note: str = ""
+
+
+def _same(*names: str, type: str, note: str = "") -> dict[str, Key]:
+    """Names whose value is ours, too."""
+    return {name: Key(type=type, note=note) for name in names}
+
+
+def _other(*names: str, type: str = "", note: str = "") -> dict[str, Key]:
+    """Names whose value is another than ours, or that nothing here is like."""
+    return {name: Key(type=type, carries=False, note=note) for name in names}
+
+
+BATCH = "a step's batch is prompts_per_step * k completions"
+MICRO = "micro-batches are made, and accumulated, by their number of tokens"
+EPOCHS = "steps counts updates; an epoch is the number of prompts / prompts_per_step"
+
+KEYS: dict[str, Key] = {
+    # sampling
+    **_same("num_generations", "n_samples_per_prompt", "samples_per_prompt", "group_size", "rollout.n", type="k=8"),
+    **_same("num_return_sequences", "num_samples", type="k=8"),
+    **_same("num_generations_eval", "val_kwargs.n", type="eval.n=10"),
+    **_same("max_new_tokens", "max_tokens", "max_response_length", "response_length", type="max_completion_length=64"),
+    **_same("generate_max_len", type="max_completion_length=64"),
+    **_other("max_length", "max_seq_length", "max_seq_len", type="max_completion_length=64",
+             note="it counts the tokens of the completion alone"),
+    **_other("max_prompt_length", "prompt_max_len", type="task.skip_long=true",
+             note="with task=jsonl; prompts are never cut, they may be left out"),
+    **_other("use_vllm", "vllm_mode", "vllm_num_engines", "rollout.name", type="rollout=vllm",
+             note="its engine shares the learner's GPU"),
+    **_same("vllm_gpu_memory_utilization", type="rollout.gpu_memory_utilization=0.4", note="with rollout=vllm"),
+    **_same("vllm_tensor_parallel_size", "tensor_model_parallel_size", type="rollout.tensor_parallel_size=1",
+            note="with rollout=vllm"),
+    **_same("vllm_max_model_length", type="rollout.max_model_len=2048", note="with rollout=vllm"),
+    **_other("filter_groups.enable", "dynamic_filtering", type="redraws=2"),
+    # the batch
+    **_other("batch_size", "train_batch_size", "per_device_train_batch_size", "generation_batch_size",
+             "mini_batch_size", "ppo_mini_batch_size", "steps_per_generation", type="prompts_per_step=4", note=BATCH),
+    **_same("rollout_batch_size", "data.train_batch_size", type="prompts_per_step=4", note=BATCH),
+    **_other("gradient_accumulation_steps", "micro_batch_size", "micro_train_batch_size",
+             "ppo_micro_batch_size_per_gpu", "ppo_micro_batch_size", type="learner.max_tokens_per_micro_batch=1024",
+             note=MICRO),
+    **_same("ppo_max_token_len_per_gpu", type="learner.max_tokens_per_micro_batch=1024"),
+    **_other("per_device_eval_batch_size", "eval_batch_size", type="eval.prompts=16", note="the number of prompts"),
+    **_same("rollout_micro_batch_size", type="rollout.batch_rows=64", note="with rollout=hf"),
+    # length of the run
+    **_same("max_steps", "total_training_steps", "train_steps", "num_steps", "total_steps", "num_train_steps",
+            "max_train_steps", type="steps=100"),
+    **_other("num_train_epochs", "num_epochs", "epochs", "total_epochs", "num_episodes", type="steps=100", note=EPOCHS),
+    **_same("ppo_epochs", "num_ppo_epochs", "max_epochs", type="learner.num_iterations=1"),
+    # loss
+    **_same("lr", "actor_learning_rate", type="learning_rate=1e-5"),
+    **_same("kl_coef", "init_kl_coef", "kl_beta", "kl_loss_coef", "kl_penalty_coef", "kl_coeff", type="beta=0.02"),
+    **_other("use_kl_loss", "use_kl_in_reward", type="beta=0.02"),
+    **_same("clip_range", "cliprange", "clip_ratio", "clip_ratio_low", "eps_clip", "clip_eps", "epsilon_low",
+            "clip_epsilon", type="loss.epsilon=0.2"),
+    **_same("clip_ratio_high", "eps_clip_high", type="loss.epsilon_high=0.28"),
+    **_same("clip_ratio_c", "dual_clip", type="loss.delta=4.0"),
+    **_other("entropy_coef", "entropy_coeff", "ent_coef", "entropy_loss_coef", type="alpha=1.0",
+             note="there is no bonus for entropy; alpha pays for diversity"),
+    **_other("loss_agg_mode", type="loss.loss_type=dapo"),
+    **_other("adv_estimator", "advantage_estimator", "estimator", type="algorithm=grpo",
+             note="grpo | dr_grpo | gspo | rloo"),
+    **_other("norm_adv_by_std_in_grpo", type="advantage.scale_rewards=group"),
+    **_other("gamma", "gae_lambda", "lam", "lambd", "vf_coef", "critic", "value_model",
+             note="a completion is one action, and no value model is trained"),
+    **_same("vllm_importance_sampling_cap", type="loss.importance_sampling_clip_max=3.0"),
+    **_other("vllm_importance_sampling_correction", "tis_imp_ratio_cap",
+             type="importance_sampling_mode=token_truncate"),
+    # optimiser
+    **_same("lr_scheduler", "lr_schedule", "lr_warmup_style", type="optim.lr_scheduler_type=linear"),
+    **_other("warmup_ratio", "lr_warmup_ratio", "lr_warmup_steps_ratio", type="optim.warmup_steps=10",
+             note="in steps, with optim.lr_scheduler_type=constant_with_warmup | linear | cosine"),
+    **_same("lr_warmup_steps", "num_warmup_steps", type="optim.warmup_steps=10",
+            note="with optim.lr_scheduler_type=constant_with_warmup | linear | cosine"),
+    **_same("grad_clip", "clip_grad", "max_norm", "gradient_clipping", "clip_grad_norm",
+            type="optim.max_grad_norm=1.0"),
+    **_same("beta1", type="optim.adam_beta1=0.9"),
+    **_same("beta2", type="optim.adam_beta2=0.999"),
+    **_same("l2", type="optim.weight_decay=0.0"),
+    **_other("optimizer", type="optim=adamw", note="adamw | adamw_linear"),
+    # model
+    **_same("model_name_or_path", "model_name", "model_path", "pretrain", "base_model", "pretrained_model",
+            "actor_rollout_ref.model.path", type="model.path=FOLDER", note="with model=hf"),
+    **_other("tokenizer", "tokenizer_name", "tokenizer_name_or_path", type="model.path=FOLDER",
+             note="the tokenizer is that of the model's folder"),
+    **_other("ref_model", "reference_model", "ref_model_path", type="beta=0.02",
+             note="the reference is the policy before training, kept if beta > 0"),
+    **_other("bf16", "use_bf16", type="learner.dtype=bfloat16"),
+    **_other("fp16", type="learner.dtype=bfloat16", note="bfloat16 or float32"),
+    **_other("fp32", "tf32", type="learner.dtype=float32"),
+    **_same("torch_dtype", "dtype", "mixed_precision", "precision", "model_dtype", "param_dtype",
+            type="learner.dtype=bfloat16"),
+    **_other("enable_gradient_checkpointing", "use_gradient_checkpointing", type="learner.gradient_checkpointing=true"),
+    **_same("lora_rank", "peft.r", "lora.r", type="learner.lora_r=16"),
+    **_same("target_modules", type="learner.lora_target_modules=all-linear"),
+    **_other("use_peft", "use_lora", "peft_config", type="learner.lora_r=16"),
+    **_other("load_in_4bit", "load_in_8bit", "quantization",
+             note="weights are not quantised; learner.lora_r=16 saves memory"),
+    **_other("flash_attn", "use_flash_attn", "use_flash_attention_2",
+             type="model.attn_implementation=flash_attention_2"),
+    # data and reward
+    **_same("dataset", "dataset_name", "dataset_path", "dataset_name_or_path", "train_dataset", "train_file",
+            "train_files", "train_path", "prompt_data", "data_path", type="task.path=my.jsonl",
+            note="with task=jsonl; the data sets that come along are task=gsm8k | commongen | cities | concepts"),
+    **_same("eval_dataset", "val_files", "eval_file", "validation_file", type="task.eval_path=eval.jsonl",
+            note="with task=jsonl"),
+    **_same("prompt_key", "input_key", "dataset_text_field", type="task.prompt_column=prompt", note="with task=jsonl"),
+    **_same("label_key", "answer_key", type="task.answer_column=answer", note="with task=jsonl"),
+    **_other("apply_chat_template", type="task.chat_template=true"),
+    **_same("input_template", "prompt_template", type="task.template='{{ prompt }}'", note="with task=jsonl"),
+    **_same("reward_funcs", "reward_func", "reward_function", "reward_fn", "custom_reward_function.path",
+            "remote_rm_url", type="reward.function=my_module.score", note="with reward=python"),
+    **_other("reward_model", "reward_model_path", "reward_pretrain", type="reward.function=my_module.score",
+             note="with reward=python: a function that loads and calls your model"),
+    **_same("overlong_filtering", "mask_truncated", type="reward.mask_truncated_completions=true"),
+    # the run
+    **_same("output_dir", "save_path", "ckpt_path", "default_local_dir", "run_name", "experiment_name", "exp_name",
+            "logging_dir", type="run_dir=runs/NAME"),
+    **_same("save_steps", "save_freq", "save_interval", "save_every", type="checkpoint.every=20"),
+    **_other("save_strategy", type="checkpoint.every=20", note="in steps; 0: none"),
+    **_same("save_total_limit", "max_ckpt_num", "max_actor_ckpt_to_keep", type="checkpoint.keep_last=1"),
+    **_same("eval_steps", "test_freq", "eval_freq", "eval_interval", type="eval.every=20"),
+    **_other("eval_strategy", "evaluation_strategy", "do_eval", "eval_on_start", type="eval.every=20",
+             note="in steps; 0: only before and after"),
+    **_same("logging_steps", "log_interval", "log_freq", type="log.every=1"),
+    **_other("report_to", "use_wandb", "trainer.logger", type="log.wandb=true"),
+    **_other("use_tensorboard", type="log.tensorboard=true"),
+    **_same("wandb_project", "project_name", type="log.project=dqo"),
+    **_same("log_completions", type="log.completions=true"),
+    **_same("resume_from_checkpoint", "load_checkpoint", "resume_from_path", type="resume=RUN"),
+    **_other("resume_mode", type="resume=auto"),
+    **_same("random_seed", "data_seed", type="seed=0"),
+    **_other("deepspeed", "zero_optimization", "fsdp", "strategy", type="learner=deepspeed_zero"),
+    **_same("zero_stage", type="learner.stage=2", note="with learner=deepspeed_zero"),
+    **_same("num_processes", "nproc_per_node", "n_gpus_per_node", "num_gpus", "actor_num_gpus_per_node", "world_size",
+            type="nproc=2"),
+    **_other("nnodes", "actor_num_nodes", note="torchrun starts dqo-train on each machine, see docs/scaling.md"),
+    **_other("use_cpu", "no_cuda", type="device=cpu"),
+    **_other("push_to_hub", "hub_model_id", note="upload RUN/policy with huggingface-cli"),
+}  # fmt: skip
+
+
+def named(key: str) -> tuple[str, Key] | None:
+    """The longest name in ``KEYS`` that ``key`` ends with, whole parts and in any spelling (``Batch-Size``)."""
+    parts = key.lower().replace("-", "_").split(".")
+    names = (".".join(parts[first:]) for first in range(len(parts)))
+    return next(((name, KEYS[name]) for name in names if name in KEYS), None)
+
+
+def in_our_words(key: str, value: str) -> str:
+    """``k=8`` for ``num_generations`` and 8; ``KEY=VALUE`` for a key that is in no other toolkit; without a value the
+    example."""
+    found = named(key)
+    if found is None or not found[1].type:
+        return f"{key.replace('-', '_')}={value or 'VALUE'}"
+    ours, _, example = found[1].type.partition("=")
+    return f"{ours}={value if value and found[1].carries else example}"

@@ -1,0 +1,124 @@
+"""The form in which a model takes micro-batches (see ``packing``): found by trying it before anything is trained."""
+
+import logging
+from enum import StrEnum
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dqo.errors import ConfigError
+from dqo.learner.update.logprobs import token_logprobs
+from dqo.learner.update.packing import MicroBatch, micro_batches
+from dqo.models.attention import layer_kinds, use_dqo_attention
+from dqo.models.folders import first_line
+from dqo.models.probing import MODEL_ERRORS, finite_range, largest_difference, probe_precision
+from dqo.records import Prompt, Rollouts
+
+OTHER_MODEL = "type model.path=FOLDER of another model"
+
+log = logging.getLogger(__name__)
+
+
+class Form(StrEnum):
+    """From the fastest to the one that needs least of a model."""
+
+    SHARED = "shared"
+    PLAIN = "plain"
+    SINGLE = "single"  # plain, one completion per micro-batch, so without padding
+
+
+# Two prompts of 3 and 5 tokens, each with completions of 4 and 2: every form but ``SINGLE`` has padding.
+PROBE = Rollouts(
+    prompts=tuple(Prompt(position=0, tokens=tokens, content="", columns={}) for tokens in ((3, 4, 5), (9, 8, 7, 6, 5))),
+    k=2,
+    tokens_BT=torch.tensor([[3, 4, 5, 6, 7, 8, 9, 0, 0], [3, 4, 5, 8, 9, 0, 0, 0, 0],
+                            [9, 8, 7, 6, 5, 4, 4, 3, 6], [9, 8, 7, 6, 5, 3, 8, 0, 0]]),
+    sampled_BT=torch.tensor([[False] * start + [True] * count + [False] * (9 - start - count)
+                             for start, count in ((3, 4), (3, 2), (5, 4), (5, 2))]),
+    logprobs_BT=torch.zeros(4, 9),
+    lengths_B=torch.tensor([7, 5, 9, 7]),
+    finished_B=torch.tensor([True] * 4),
+    versions_B=torch.tensor([0] * 4),
+    texts=("",) * 4,
+)  # fmt: skip
+# What is logged where a model takes no faster form.
+CONSEQUENCES = {
+    Form.PLAIN: "a group's prompt is computed once per completion",
+    Form.SINGLE: "completions are computed one by one, without padding",
+}
+
+
+@torch.no_grad()
+def fastest_form(model: PreTrainedModel, device: torch.device, *, shared_prompt: bool | Literal["auto"]) -> Form:
+    """The fastest form whose log-probabilities are those of forward passes over single sequences; for ``SHARED`` the
+    model is switched to dqo's attention. Logs one line where it is not the form that was asked for.
+
+    Raises ConfigError where ``shared_prompt`` is True and the model cannot take it, and where no form is right.
+    """
+    name, reason = type(model).__name__, None
+    with probe_precision(model) as share:
+        expected_BT, tolerance = _expected_logprobs(model, device, share)
+        for form in Form if shared_prompt else (Form.PLAIN, Form.SINGLE):
+            problem = _problem(model, device, form, expected_BT, tolerance)
+            if problem is None:
+                if reason is not None:
+                    log.info("learner: %s %s; %s", name, reason, CONSEQUENCES[form])
+                return form
+            if form is Form.SHARED and shared_prompt is True:
+                raise ConfigError(f"learner.shared_prompt=true: {name} {problem}; type learner.shared_prompt=auto")
+            reason = problem
+    raise ConfigError(f"learner: {name} {reason}; {OTHER_MODEL}")
+
+
+def probe(form: Form) -> MicroBatch:
+    """A small micro-batch to try a model with, or for a forward pass that only keeps other ranks company."""
+    return _probes(form)[0]
+
+
+def _problem(
+    model: PreTrainedModel, device: torch.device, form: Form, expected_BT: Tensor, tolerance: float
+) -> str | None:
+    """Why a model does not take a form; None: it does."""
+    if form is Form.SHARED:
+        if kinds := layer_kinds(model) - {"full_attention"}:
+            return f"has {', '.join(sorted(kinds))}, which shared prompts would switch off"
+        if not use_dqo_attention(model):
+            attention = model.config._attn_implementation
+            own = " in a way of its own" if attention == "sdpa" else ""
+            return f"uses {attention} attention{own}, which cannot share prompts"
+    given_BT = torch.zeros_like(expected_BT)
+    try:
+        for batch in _probes(form):
+            logprobs_N, _ = token_logprobs(model, batch, temperature=1.0, device=device)
+            given_BT[batch.rows_N, batch.columns_N] = logprobs_N.cpu()
+    except MODEL_ERRORS as error:
+        return f"cannot take the {form} form of micro-batches ({first_line(error)})"
+    difference = largest_difference(given_BT, expected_BT)
+    if difference <= tolerance:
+        return None
+    return f"gives log-probabilities that are {difference:.2g} nats off in the {form} form of micro-batches"
+
+
+def _expected_logprobs(model: PreTrainedModel, device: torch.device, share: float) -> tuple[Tensor, float]:
+    """Log-probabilities of the sampled tokens of ``PROBE`` from one forward pass per row, (B, T) on the CPU, and
+    ``share`` of the range of all tokens' log-probabilities. Raises ConfigError for a model that cannot be called."""
+    logprobs_BT, scale = torch.zeros_like(PROBE.logprobs_BT), 0.0
+    for b, length in enumerate(PROBE.lengths_B.tolist()):
+        tokens_1T = PROBE.tokens_BT[b : b + 1, :length].to(device)
+        try:
+            logits_TV = model(input_ids=tokens_1T, use_cache=False).logits[0].float()
+        except MODEL_ERRORS as error:
+            name = type(model).__name__
+            raise ConfigError(f"learner: {name} cannot be computed ({first_line(error)}); {OTHER_MODEL}") from error
+        logprobs_TV = logits_TV.log_softmax(-1)
+        logprobs_BT[b, 1:length] = logprobs_TV[:-1].gather(1, tokens_1T[0, 1:, None])[:, 0].cpu()
+        scale = max(scale, finite_range(logprobs_TV))
+    return logprobs_BT.where(PROBE.sampled_BT, 0.0), share * scale
+
+
+def _probes(form: Form) -> list[MicroBatch]:
+    """``PROBE`` in this form."""
+    budget = 0 if form is Form.SINGLE else PROBE.tokens_BT.numel()
+    return micro_batches(PROBE, range(len(PROBE.texts)), budget=budget, shared=form is Form.SHARED)

@@ -1,0 +1,36 @@
+"""Which numbers of two evaluations can be compared: a resumed run may have another ``eval.n`` or ``eval.prompts``."""
+
+import math
+from collections.abc import Sequence
+
+from dqo.evaluation import Evaluation, comparable
+from dqo.observe.text import prompt_text
+from dqo.records import Prompt
+
+
+def compared(before: Evaluation, after: Evaluation) -> dict[str, float]:
+    """The metrics of ``before``, NaN where they cannot be compared with those of ``after``; ``difference`` says why."""
+    same = same_prompts(before.prompts, after.prompts)
+    return {
+        key: value if same and comparable(key, before.n, after.n) else math.nan for key, value in before.metrics.items()
+    }
+
+
+def difference(before: Evaluation, *, n: int, prompts: Sequence[Prompt]) -> str | None:
+    """In one line, what keeps an evaluation with ``n`` completions of each of ``prompts`` from being compared with
+    ``before``; None if nothing does."""
+    first, now = len(before.prompts), len(prompts)
+    if not same_prompts(before.prompts, prompts):
+        counts = f"{first} prompts against {now}; eval.prompts={first} would measure the same ones"
+        return f"before and after are not compared: {'other held-out prompts' if first == now else counts}"
+    if before.n != n:
+        return (
+            f"before and after are compared where n does not matter alone: n = {before.n} completions of each prompt "
+            f"against n = {n}; eval.n={before.n} would compare all"
+        )
+    return None
+
+
+def same_prompts(some: Sequence[Prompt], others: Sequence[Prompt]) -> bool:
+    """Whether two evaluations have the same prompts at the same positions."""
+    return sorted((p.position, prompt_text(p)) for p in some) == sorted((p.position, prompt_text(p)) for p in others)

@@ -1,0 +1,21 @@
+import pytest
+
+from dqo.config.open_keys import with_plus
+from dqo.config.typed import check
+from tests.config.builders import composed
+
+
+@pytest.mark.parametrize("typed", ["task.chat_template_kwargs.enable_thinking=false", "task.columns.gold=answer"])
+def test_a_name_below_a_key_of_the_users_own_names_needs_no_plus(typed):
+    assert with_plus(typed) == f"++{typed}"
+    assert with_plus(f"+{typed}") == f"+{typed}"
+
+
+def test_other_overrides_are_left_as_they_are():
+    for typed in ("task.columns={a: b}", "task.path=my.jsonl", "task=jsonl", "~task.columns"):
+        assert with_plus(typed) == typed
+
+
+def test_variables_of_the_template_are_read():
+    config = check(composed("task=jsonl", "model=tiny", with_plus("task.chat_template_kwargs.enable_thinking=false")))
+    assert config.task["chat_template_kwargs"] == {"enable_thinking": False}
