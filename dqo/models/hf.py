@@ -126,6 +126,8 @@ class Hf:
         attention implementation that the model does not have or that computes something else.
         """
         config, folder = self._config, self._folder
+        if self._attention is Attention.AUTO:
+            config._attn_implementation = None  # a policy of dqo may name one; it is tried anew
         try:
             with no_progress_bars(), elapsed(f"reading the weights of {self.name}"):
                 model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
@@ -163,6 +165,8 @@ class Hf:
                 raise ConfigError(f"model.attn_implementation=sdpa: {why}; type model.attn_implementation=eager")
             log.info("model.attn_implementation=auto: %s; eager is used", why)
             model.set_attn_implementation(Attention.EAGER.value)
+            # a name that transformers writes to config.json and reads again: policy/ computes as the run did
+            setattr(model.config, "attn_implementation", Attention.EAGER.value)  # noqa: B010
         elif self._attention is Attention.AUTO and model.config._attn_implementation != Attention.SDPA:
             log.info("model.attn_implementation=auto: %s has no sdpa attention; eager is used", name)
         return model

@@ -7,7 +7,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, T5Config
+from transformers import AutoModelForCausalLM, BertConfig, T5Config
 
 from dqo.errors import ConfigError
 from dqo.models.folders import packaged_files, save_policy
@@ -278,6 +278,19 @@ def test_by_default_no_attention_implementation_ignores_what_the_model_asks_for(
     tokens_BT = torch.arange(3, 15)[None]
     eager = tiny_model(name, attention=None if expected == "sdpa" else "eager")
     torch.testing.assert_close(model(tokens_BT).logits, eager(tokens_BT).logits, atol=1e-5, rtol=0)
+
+
+def test_transformers_reads_a_written_policy_with_the_attention_of_the_run(saved, tmp_path, caplog):
+    """By its default, sdpa, it would drop Gemma 2's cap; dqo itself tries the policy anew."""
+    model = source(saved("gemma2"), attn_implementation=Attention.AUTO).load()
+    save_policy(model, word_tokenizer([f"w{n}" for n in range(20)]), tmp_path / "policy")
+    tokens_BT = torch.arange(3, 15)[None]
+    read = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    assert read.config._attn_implementation == "eager"
+    torch.testing.assert_close(read(tokens_BT).logits, model(tokens_BT).logits, atol=1e-6, rtol=0)
+    with caplog.at_level(logging.INFO, "dqo"):
+        source(tmp_path / "policy", attn_implementation=Attention.AUTO).load()
+    assert "sdpa ignores a part of Gemma2ForCausalLM's attention" in caplog.text
 
 
 @pytest.mark.parametrize(
