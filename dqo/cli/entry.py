@@ -115,7 +115,7 @@ def _objective(config: DictConfig) -> tuple[float | list[float] | None, str]:
     summary = Path(config.run_dir) / "summary.json"
     if config.objective is None or config.dry_run:
         return None, ""
-    after = json.loads(summary.read_text("utf-8"))["after"]
+    after = json.loads(summary.read_text("utf-8"))["after"] if summary.exists() else {}
     names = [config.objective] if isinstance(config.objective, str) else list(config.objective)
     if missing := next((name for name in names if after.get(name) is None), None):
         return None, f"objective={missing}: {summary} has no value for it"

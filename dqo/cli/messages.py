@@ -36,6 +36,8 @@ def readable(error: BaseException, command: str) -> str:
         return _no_option(group, option, re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE))
     if found := re.match(r"Error parsing override '([^'=]+)'\s+missing EQUAL", text):
         return f"{found[1]} has no value; type {found[1]}=VALUE"
+    if found := re.match(r"LexerNoViableAltException: (.*)", text):
+        return f"{found[1]}: what is typed is KEY=VALUE, as in alpha=1.0"
     if found := re.match(r"Ambiguous value for argument '(([^=]+)=([^']*))'", text):
         return f"{found[1]}: several values need a sweep or a list; type -m {found[1]}, or {found[2]}=[{found[3]}]"
     if "does not support sweep type" in text:
@@ -93,7 +95,8 @@ def _unknown_key(key: str, command: str) -> str:
     GlobalHydra.instance().clear()
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         known = flat(plain(compose(command)))
-    return str(unknown_key(key, known, _typed_value(key)))
+    others = [f"{group}.{name}" for group in GROUPS for node in _options(group).values() for name in node]
+    return str(unknown_key(key, dict.fromkeys([*known, *others]), _typed_value(key)))
 
 
 def _options_with(key: str) -> list[str]:
@@ -101,11 +104,17 @@ def _options_with(key: str) -> list[str]:
     group, _, name = key.partition(".")
     if group not in GROUPS or not name:
         return []
-    nodes = {
-        file.stem: yaml.safe_load(file.read_text("utf-8")) for file in sorted(Path(conf_dir(), group).glob("*.yaml"))
+    return [option for option, node in _options(group).items() if name.partition(".")[0] in node]
+
+
+def _options(group: str) -> dict[str, dict[str, Any]]:
+    """Our options of a group, each with the keys of its file."""
+    files = sorted(Path(conf_dir(), group).glob("*.yaml"))
+    nodes = {file.stem: yaml.safe_load(file.read_text("utf-8")) for file in files}
+    return {  # a file with "# @package _global_" has other groups' keys, too
+        option: {name: value for name, value in node.get(group, node).items() if name not in ("_target_", "defaults")}
+        for option, node in nodes.items()
     }
-    nodes = {option: node.get(group, node) for option, node in nodes.items()}  # # @package _global_
-    return [option for option, node in nodes.items() if name.partition(".")[0] in node]
 
 
 def _typed_value(key: str) -> Any:

@@ -14,7 +14,7 @@ TOLD = "DQO_REPORTED"  # environment variable: a file that gets the messages as 
 def report(command: str, text: str) -> None:
     """Print ``dqo-COMMAND: TEXT`` on stderr, in one line."""
     line = f"dqo-{command}: {one_line(text)}"
-    print(line, file=sys.stderr)
+    sys.stderr.write(f"{line}\n")  # at once: with PYTHONUNBUFFERED, print writes the line's end apart
     if file := os.environ.get(TOLD):
         with Path(file).open("a", encoding="utf-8", errors="replace") as told:
             told.write(f"{line}\n")

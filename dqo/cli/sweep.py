@@ -280,7 +280,7 @@ def _result(code: int, cause: str) -> Result:
 
 
 def _signal_of(code: int) -> str:
-    if code <= SIGNALLED:
+    if code - SIGNALLED not in {*signal.Signals}:
         return f"exit code {code}" if code else ""
     name = signal.Signals(code - SIGNALLED).name
     return f"ended by {name}{'; was it the memory?' if name == 'SIGKILL' else ''}"

@@ -57,7 +57,8 @@ KEYS: dict[str, Key] = {
              "ppo_micro_batch_size_per_gpu", "ppo_micro_batch_size", type="learner.max_tokens_per_micro_batch=1024",
              note=MICRO),
     **_same("ppo_max_token_len_per_gpu", type="learner.max_tokens_per_micro_batch=1024"),
-    **_other("per_device_eval_batch_size", "eval_batch_size", type="eval.prompts=16", note="the number of prompts"),
+    **_other("per_device_eval_batch_size", "eval_batch_size", "eval.batch_size", type="eval.prompts=16",
+             note="the number of prompts"),
     **_same("rollout_micro_batch_size", type="rollout.batch_rows=64", note="with rollout=hf"),
     # length of the run
     **_same("max_steps", "total_training_steps", "train_steps", "num_steps", "total_steps", "num_train_steps",

@@ -9,6 +9,7 @@ from typing import Any
 
 from dqo.config import GROUPS
 from dqo.config.schema import Config
+from dqo.errors import ConfigError
 
 NAMES = re.compile(r"(?:.+_)?(?:path|file|folder|dir|directory)")  # keys with such a name hold a file or folder
 OTHERS = ("model.chat_template", "embed.model")  # a file or a template's text, a folder or a hub name
@@ -37,14 +38,18 @@ def path_keys(config: Config) -> dict[str, Value]:
 
 def absolute_paths(config: Config, folder: Path, *, moved_from: Path | None = None) -> dict[str, Value]:
     """The keys whose values name files or folders that exist, relative to ``folder`` or to ~, with the absolute paths.
-    A text of which there is no file is left as it is: it may be a name on the hub.
+    A text of which there is no file is left as it is: it may be a name on the hub. Raises ConfigError for ``~NAME``
+    where there is no such user.
 
     ``moved_from``: the folder in which the run was started. What is no longer there, but under ``folder``, is taken
     from ``folder``.
     """
     found = {}
     for key, value in path_keys(config).items():
-        made = [_absolute(text, folder, moved_from) for text in (value if isinstance(value, list) else [value])]
+        try:
+            made = [_absolute(text, folder, moved_from) for text in (value if isinstance(value, list) else [value])]
+        except RuntimeError as error:  # of expanduser
+            raise ConfigError(f"{key}={value}: no user has the folder of the ~; type the whole path") from error
         absolute = made if isinstance(value, list) else made[0]
         if absolute != value:
             found[key] = absolute

@@ -56,7 +56,7 @@ def checkpoint_of(resume: str) -> str | None:
 
 def with_saved_overrides(arguments: list[str]) -> list[str]:
     """The arguments, with the saved overrides of the run that ``resume=`` names before them; what is typed now wins.
-    Raises ConfigError if the folder holds no run."""
+    Raises ConfigError if the folder holds no run, or ``run_dir`` is another."""
     resume, run_dir = _typed(arguments, "resume"), _typed(arguments, "run_dir")
     if resume in (None, "null"):
         return arguments
@@ -68,6 +68,11 @@ def with_saved_overrides(arguments: list[str]) -> list[str]:
         run = Path(run_dir)
     else:
         run = run_of(resume)
+        if run_dir is not None and holds_run(run) and Path(run_dir).resolve() != run.resolve():
+            raise ConfigError(
+                f"resume={resume} with run_dir={run_dir}: a run goes on in its own folder; leave run_dir out, or copy "
+                f"the folder and type resume={run_dir}"
+            )
     now = {argument.partition("=")[0] for argument in arguments}
     saved = [text for text in _replayed(run) if text.partition("=")[0] not in now]
     here = arguments.index(f"resume={resume}")  # among the overrides, which options may not part

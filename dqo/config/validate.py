@@ -115,6 +115,8 @@ def _ahead(config: Config) -> None:
 def _folder(config: Config) -> None:
     if not config.run_dir.strip():
         raise ConfigError("run_dir= names no folder; type run_dir=FOLDER")
+    if config.run_dir.startswith("~"):  # a shell that leaves it (zsh), or quotes: a folder called ~ is hardly meant
+        raise ConfigError(f"run_dir={config.run_dir}: ~ stays as it is here; type run_dir=$HOME/FOLDER")
     folder = Path(config.run_dir)
     try:
         is_file = folder.exists() and not folder.is_dir()

@@ -17,6 +17,8 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
+from dqo.models.probing import MODEL_ERRORS
+
 ATTENTION_NAME = "dqo_sdpa"
 COMPARISON_NAME = "dqo_comparison"
 # Layers whose attention differs from a full one by its mask, and layers that have none.
@@ -102,7 +104,8 @@ def sdpa_is_exact(model: PreTrainedModel) -> bool:
     ``eager``), layer by layer. SDPA knows no cap on scores (Gemma 2) and no sinks, and ignores them silently.
 
     The functions are compared, not the model's logits: those would show a cap only with weights that reach it. A model
-    that calls SDPA in its own way is taken at its word.
+    that calls SDPA in its own way is taken at its word, and so is one that cannot be called here: the weights are still
+    on the CPU, and some kernels take GPU tensors alone (flash-linear-attention). Learner and rollout try it again.
     """
     if model.config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
         return True
@@ -117,7 +120,8 @@ def sdpa_is_exact(model: PreTrainedModel) -> bool:
     AttentionMaskInterface.register(COMPARISON_NAME, eager_mask)
     model.set_attn_implementation(COMPARISON_NAME)
     try:
-        model(input_ids=torch.arange(3, 10, device=model.device)[None], use_cache=False)
+        with contextlib.suppress(*MODEL_ERRORS):
+            model(input_ids=torch.arange(3, 10, device=model.device)[None], use_cache=False)
     finally:
         model.set_attn_implementation("sdpa")
     return all(exact)

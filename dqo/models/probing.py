@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dqo.models.folders import first_line
+
 # What the code of a model may raise where it is called in a way that it was not made for.
 MODEL_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 FLOAT32_TOLERANCE = 1e-3  # rounding makes 1e-6, or 1e-4 where cuDNN's convolutions use TF32
@@ -24,6 +26,13 @@ def probe_precision(model: PreTrainedModel) -> Iterator[float]:
     with torch.autocast(model.device.type, torch.bfloat16, enabled=flash):
         exact = FLOAT32_TOLERANCE if torch.get_float32_matmul_precision() == "highest" else TF32_TOLERANCE
         yield BFLOAT16_TOLERANCE if flash else exact
+
+
+def model_fault(error: Exception) -> str:
+    """What one of ``MODEL_ERRORS`` says, in one line. Raises it again where the device is at fault, not the model."""
+    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
+        raise error
+    return first_line(error)
 
 
 def largest_difference(given: Tensor, expected: Tensor) -> float:

@@ -1,9 +1,11 @@
 """What a run says at its start and leaves at its end: the policy with its card, pictures, summary.json."""
 
+import re
 import shlex
 from pathlib import Path
 
 from rich.console import Console
+from transformers import PreTrainedTokenizerBase
 
 from dqo import distributed
 from dqo.config.resume import saved_overrides
@@ -69,7 +71,7 @@ def print_report(console: Console, job: Job, session: Session, before: Evaluatio
     """Before and after side by side, the run's files, and commands to type next."""
     if job.ownership:  # the others' console is silent
         print_end(
-            console, run_dir=job.folder, steps=job.config.steps, before=before, after=after, typed=_typed(job),
+            console, run_dir=job.folder, steps=job.config.steps, before=before, after=after, typed=_typed(job, session.policy.tokenizer),
             rendered=_rendered(session, after),
         )  # fmt: skip
 
@@ -78,7 +80,7 @@ def _card(job: Job, session: Session, before: Evaluation, after: Evaluation) -> 
     policy, credit = session.policy, session.stages.credit
     return model_card(
         name=job.folder.name, base_model=policy.name, task=task_name(job.config),
-        command=shlex.join(["dqo-train", *_typed(job)]), before=before, after=after, credit=_credit_words(credit),
+        command=shlex.join(["dqo-train", *_typed(job, policy.tokenizer)]), before=before, after=after, credit=_credit_words(credit),
         temperature=generation_config(job.config, policy).temperature, rendered=_rendered(session, after),
         hub_name=policy.origin.hub_name, **policy.origin.license,
         **job.config.model_dump(include={"alpha", "beta", "k", "steps", "learning_rate"}),
@@ -100,8 +102,9 @@ def _rendered(session: Session, evaluation: Evaluation) -> str | None:
     return text if tokenizer(text, add_special_tokens=False)["input_ids"] == tokens else None
 
 
-def _typed(job: Job) -> list[str]:
+def _typed(job: Job, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The overrides of the run's command line, without Hydra's own; paths under the folder of the start as relative
-    ones, as they were typed."""
-    here = f"{Path.cwd()}/"
-    return [text.replace(here, "") for text in saved_overrides(job.folder) if not text.startswith("hydra.")]
+    ones, as they were typed. The day of the start is among them only where the chat template prints it."""
+    hidden = ("hydra.",) if "strftime_now" in str(tokenizer.chat_template) else ("hydra.", "task.date=")
+    here = re.compile(rf"(?<![\w/.-]){re.escape(str(Path.cwd()))}/")  # not in /mnt/data/x where /data is meant
+    return [here.sub("", text) for text in saved_overrides(job.folder) if not text.startswith(hidden)]

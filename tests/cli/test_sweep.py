@@ -15,6 +15,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
 from dqo.cli.commands import COMMANDS, Command
+from dqo.run import launch
 from tests.helpers.commands import run_in_process
 
 STEPS = []  # alphas of the jobs that ran, in order
@@ -192,6 +193,19 @@ def test_an_objective_that_a_run_leaves_undefined_fails_the_job(sweep, optimiser
     code, said = sweep("hydra/sweeper=optuna_like", "alpha=0,2", "objective=pass@1", "run_dir=x")
     assert code == 1 and optimiser.values == []
     assert "objective=pass@1: x/0_alpha=0/summary.json has no value for it" in said
+
+
+def test_a_job_without_a_summary_has_no_objective(sweep, optimiser, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.job", lambda job: job.begin())  # as another rank of torchrun that was stopped
+    code, said = sweep("hydra/sweeper=optuna_like", "alpha=0,2", "objective=reward", "run_dir=x")
+    assert code == 1 and "objective=reward: x/0_alpha=0/summary.json has no value for it" in said
+
+
+@pytest.mark.parametrize(("code", "cause"), [(255, "exit code 255"), (137, "ended by SIGKILL; was it the memory?")])
+def test_a_job_that_ends_without_a_word(sweep, monkeypatch, code, cause):
+    monkeypatch.setattr(launch, "start", lambda *_, **__: code)  # what it returns where the user's code ends a worker
+    ended, said = sweep("alpha=0,1", "run_dir=x")
+    assert ended == 1 and said.count(cause) == 2 and "the sweep in x: 2 failed" in said
 
 
 def test_an_objective_that_no_evaluation_has_is_refused_before_work(sweep):

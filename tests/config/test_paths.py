@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from dqo.config.paths import absolute_paths, has_moved, names_path, path_keys, with_overrides, with_values
 from dqo.config.schema import Config
 from dqo.config.typed import check
+from dqo.errors import ConfigError
 from tests.config.builders import composed
 
 
@@ -70,6 +71,11 @@ def test_a_list_of_reward_functions(here):
 )
 def test_what_is_no_path_is_left_as_it_is(here, key, value):
     assert absolute_paths(config("reward=python", "reward.function=a.b", **{key.replace(".", "__"): value}), here) == {}
+
+
+def test_the_home_folder_of_nobody_is_refused(here):
+    with pytest.raises(ConfigError, match=r"^task.path=~no-such-user/my.jsonl: no user .*; type the whole path$"):
+        absolute_paths(config(task__path="~no-such-user/my.jsonl"), here)
 
 
 def test_a_path_from_the_home_folder_from_above_and_a_users_own_key(here, monkeypatch):

@@ -62,6 +62,12 @@ def test_what_there_is_nothing_to_go_on_with(arguments, message):
         resume.with_saved_overrides(arguments)
 
 
+def test_a_run_does_not_go_on_in_another_folder(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"resume=.* with run_dir=other: .*; leave run_dir out, or .* resume=other$"):
+        resume.with_saved_overrides([f"resume={run}/checkpoints/step_00010", "run_dir=other"])
+    assert "task=concepts" in resume.with_saved_overrides([f"resume={run}", f"run_dir={run}/"])
+
+
 def test_a_folder_without_its_last_file_holds_no_run(run):
     (run / "config.yaml").unlink()  # killed in between
     with pytest.raises(ConfigError, match="no run is there"):

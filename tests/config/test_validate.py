@@ -28,6 +28,7 @@ def test_the_defaults_pass():
     [
         ((), {"k": 10**6}, r"k=1000000: prompts_per_step \* k is 4000000 .* type k=8"),
         ((), {"run_dir": " "}, r"run_dir= names no folder"),
+        ((), {"run_dir": "~/runs/a"}, r"run_dir=~/runs/a: ~ stays as it is here; type run_dir=\$HOME/FOLDER"),
         (PYTHON, {}, r"reward\.correct_above=null: credit\.gate=correct .* type reward\.correct_above=0\.5"),
         (
             ("reward=check_and_python", "reward.parts.style.function=a.b", "reward.correct_from=style"),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import DeepseekV32Config, DeepseekV32ForCausalLM
 
-from dqo.models.attention import ATTENTION_NAME, use_dqo_attention
+from dqo.models.attention import ATTENTION_NAME, sdpa_is_exact, use_dqo_attention
 from tests.factories import tiny_llama
 
 
@@ -51,6 +51,19 @@ def test_a_model_that_gives_sdpa_alone_its_sparse_attention_is_not_changed():
     )  # fmt: skip
     model = DeepseekV32ForCausalLM(config).eval()
     assert not use_dqo_attention(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_whose_kernels_take_gpu_tensors_alone_is_loaded():
+    """flash-linear-attention raises for the weights on the CPU: sdpa is kept, and the learner tries the model on the
+    GPU."""
+
+    def refuse(module: torch.nn.Module, inputs: tuple) -> None:
+        raise ValueError("Pointer argument (at 0) cannot be accessed from Triton (cpu tensor?)")
+
+    model = tiny_llama()
+    model.get_submodule("model.layers.0").register_forward_pre_hook(refuse)
+    assert sdpa_is_exact(model)
     assert model.config._attn_implementation == "sdpa"
 
 

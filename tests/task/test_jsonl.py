@@ -305,6 +305,11 @@ USER = {"role": "user", "content": "hello"}
             {"template": "{{ topic }}"},
             "line 11: task.template fails: 'topic' is undefined; .* has prompt",
         ),
+        (
+            {"prompt": "new", "topic": None},
+            {"template": "About {{ topic }}"},
+            "line 11: task.template fails: it prints a field that is null; type .* has prompt, topic",
+        ),
         ({"prompt": "new", "topic": 3}, {"template": "{{ topic + 'x' }}"}, "line 1[01]?: task.template fails"),
         ({"prompt": "new", "completions": 1}, {}, r'line 1: "completions" is an argument .* type task.columns='),
     ],
@@ -320,6 +325,14 @@ def test_wrong_line(tmp_path, line, keys, message):
 def test_template_with_a_syntax_error(tmp_path):
     with pytest.raises(ConfigError, match=r"task.template: unexpected .*type task.template='\{\{ question \}\}'"):
         task(write(tmp_path, LINES), template="{{ question")
+
+
+def test_a_template_says_what_it_prints_for_a_field_that_may_be_null(tmp_path):
+    lines = [{"prompt": "question 0", "topic": None}, {"prompt": "question 1", "topic": "sums"}]
+    template = '{{ prompt }}{% if topic %}!{% endif %}{{ topic or "" }}'
+    subject = task(write(tmp_path, lines), held_out=1, template=template)
+    texts = contents(subject) | {p.content for p in subject.held_out()}
+    assert texts == {"question 0", "question 1!sums"}
 
 
 def test_template_is_sandboxed(tmp_path):

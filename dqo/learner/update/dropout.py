@@ -24,9 +24,10 @@ def enable_checkpointing(policy: PreTrainedModel) -> None:
         )
 
     def contexts() -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
-        return _training(_checkpointed(policy), False), _training(_checkpointed(policy), False)
+        return _training(layers, False), _training(layers, False)
 
     policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": contexts})
+    layers = _checkpointed(policy)  # once: a search for each layer of each pass would take longer than a small pass
 
 
 def checkpointing(model: Module) -> contextlib.AbstractContextManager:

@@ -12,8 +12,7 @@ from dqo.errors import ConfigError
 from dqo.learner.update.logprobs import token_logprobs
 from dqo.learner.update.packing import MicroBatch, micro_batches
 from dqo.models.attention import layer_kinds, use_dqo_attention
-from dqo.models.folders import first_line
-from dqo.models.probing import MODEL_ERRORS, finite_range, largest_difference, probe_precision
+from dqo.models.probing import MODEL_ERRORS, finite_range, largest_difference, model_fault, probe_precision
 from dqo.records import Prompt, Rollouts
 
 OTHER_MODEL = "type model.path=FOLDER of another model"
@@ -94,7 +93,7 @@ def _problem(
             logprobs_N, _ = token_logprobs(model, batch, temperature=1.0, device=device)
             given_BT[batch.rows_N, batch.columns_N] = logprobs_N.cpu()
     except MODEL_ERRORS as error:
-        return f"cannot take the {form} form of micro-batches ({first_line(error)})"
+        return f"cannot take the {form} form of micro-batches ({model_fault(error)})"
     difference = largest_difference(given_BT, expected_BT)
     if difference <= tolerance:
         return None
@@ -111,7 +110,7 @@ def _expected_logprobs(model: PreTrainedModel, device: torch.device, share: floa
             logits_TV = model(input_ids=tokens_1T, use_cache=False).logits[0].float()
         except MODEL_ERRORS as error:
             name = type(model).__name__
-            raise ConfigError(f"learner: {name} cannot be computed ({first_line(error)}); {OTHER_MODEL}") from error
+            raise ConfigError(f"learner: {name} cannot be computed ({model_fault(error)}); {OTHER_MODEL}") from error
         logprobs_TV = logits_TV.log_softmax(-1)
         logprobs_BT[b, 1:length] = logprobs_TV[:-1].gather(1, tokens_1T[0, 1:, None])[:, 0].cpu()
         scale = max(scale, finite_range(logprobs_TV))

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 
 from dqo.errors import ConfigError
 from dqo.models.attention import with_dqo_attention
-from dqo.models.folders import first_line
-from dqo.models.probing import MODEL_ERRORS, finite_range, largest_difference, probe_precision
+from dqo.models.probing import MODEL_ERRORS, finite_range, largest_difference, model_fault, probe_precision
 
 CACHES = ("past_key_values", "cache_params")  # names of a model's cache, in its inputs and its output
 PROBE_PROMPTS = ((3, 4, 5), (6, 7, 8, 9, 3, 4, 5, 6))  # shorter and longer than a usual convolution (4)
@@ -154,7 +153,7 @@ def _expected_logprobs(model: PreTrainedModel, share: float) -> tuple[list[Float
         try:
             logits_RTV = model(input_ids=tokens_RT, use_cache=False).logits.float()
         except MODEL_ERRORS as error:
-            raise _refusal(type(model).__name__, first_line(error)) from error
+            raise _refusal(type(model).__name__, model_fault(error)) from error
         expected.extend(logits_RTV.log_softmax(-1))
     return expected, share * max(map(finite_range, expected))
 
@@ -165,7 +164,7 @@ def _problem(kind: type[Decoder], model: PreTrainedModel, expected: list[Tensor]
     try:
         worst = max(_off_by(kind(model), batch, expected) for batch in batches)
     except MODEL_ERRORS as error:
-        return f"{kind.call} fails ({first_line(error)})"
+        return f"{kind.call} fails ({model_fault(error)})"
     return None if worst <= tolerance else f"{kind.call} gives log-probabilities that are {worst:.2g} nats off"
 
 

@@ -90,7 +90,7 @@ class Fields:
             )
 
     def _jinja_template(self) -> Template | None:
-        environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_printed)
         try:
             return None if self.template is None else environment.from_string(self.template)
         except TemplateError as error:
@@ -170,6 +170,13 @@ class Fields:
                 f'{source}: there is no field "{field}", only {there}; type task.{key}=NAME of one of these fields'
             )
         return line[field]
+
+
+def _printed(value: Any) -> Any:
+    """A value as a template prints it. Raises TemplateError for null, which would become the word None."""
+    if value is None:
+        raise TemplateError('it prints a field that is null; type {{ FIELD or "" }} where a field may be empty')
+    return value
 
 
 def _prompt_text(template: Template, line: Line, source: str) -> str:

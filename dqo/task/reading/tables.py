@@ -5,6 +5,7 @@ numbers, text, lists, objects; binary data stays bytes. Everything in a csv file
 """
 
 import csv
+import io
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,14 +40,17 @@ def read_rows(path: Path, *, key: str, splits: Sequence[str] = ()) -> list[tuple
     name = path.name.lower().removesuffix(".gz")
     try:
         if path.is_dir():
-            return list(_saved(path, key, splits))
-        with path.open("rb") as file:
-            is_parquet = file.read(len(PARQUET)) == PARQUET or name.endswith(".parquet")
+            rows = _saved(path, key, splits)
+        else:
+            with path.open("rb") as file:
+                is_parquet = file.read(len(PARQUET)) == PARQUET or name.endswith(".parquet")
+            is_csv = name.endswith((".csv", ".tsv"))
+            rows = _parquet(path, key) if is_parquet else _csv(path, key) if is_csv else read_json(path, key=key)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; type {key}") from error
-    if is_parquet:
-        return list(_parquet(path, key))
-    return list(_csv(path, key) if name.endswith((".csv", ".tsv")) else read_json(path, key=key))
+    if not (found := list(rows)):
+        raise ConfigError(f"{path} has no rows; type {key}")
+    return found
 
 
 def is_saved_dict(folder: Path) -> bool:
@@ -57,15 +61,16 @@ def is_saved_dict(folder: Path) -> bool:
 def _csv(path: Path, key: str) -> Numbered:
     """The rows of a file whose first line names the columns; an empty cell is None. The delimiter is the one that
     splits the first line into most names."""
-    lines = raw_lines(path, key=key)
-    before, first = next(((number - 1, line) for number, line in lines if line.strip()), (0, ""))
+    parts = (io.StringIO(line, newline="") for _, line in raw_lines(path, key=key))
+    lines = chain.from_iterable(parts)  # which end in LF, CRLF or, as Excel for the Mac writes them, CR
+    before, first = next(((number, line) for number, line in enumerate(lines) if line.strip()), (0, ""))
     if not first:
         raise ConfigError(f"{path}: the file is empty; type {key}")
     if first.lstrip().startswith(("{", "[")):
         raise ConfigError(f"{path} holds JSON, not csv; give it a name that ends in .jsonl, or type {key}")
     delimiter = max(DELIMITERS, key=lambda each: len(next(csv.reader([first], delimiter=each))))
     csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(chain([first], (line for _, line in lines)), delimiter=delimiter, strict=True)
+    reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
     start = before + 1  # the line at which a row begins; it may have several
     try:
         names = _column_names(next(reader), path)
@@ -74,8 +79,6 @@ def _csv(path: Path, key: str) -> Numbered:
             if cells and not (len(cells) == 1 < len(names) and not cells[0].strip()):  # else a blank line
                 yield f"{path}, line {start}", _csv_row(names, cells, f"{path}, line {start}", delimiter)
             start = before + reader.line_num + 1
-        if reader.line_num == 1:
-            raise ConfigError(f"{path} has column names and no rows; type {key}")
     except csv.Error as error:
         raise ConfigError(f"{path}, line {start}: not csv ({error}); mend the double quotes") from error
 
@@ -105,7 +108,7 @@ def _parquet(path: Path, key: str) -> Numbered:
         with pyarrow.parquet.ParquetFile(path) as file:
             _refuse_repeated(file.schema_arrow.names, path)
             batches = (batch.to_pylist(maps_as_pydicts="strict") for batch in file.iter_batches(BATCH))
-            yield from _numbered(chain.from_iterable(batches), str(path), key)
+            yield from _numbered(chain.from_iterable(batches), str(path))
     except (pyarrow.ArrowException, OSError, KeyError) as error:
         raise ConfigError(f"{path}: cannot be read as Parquet ({first_line(error)}); type {key}") from error
 
@@ -127,7 +130,7 @@ def _saved(path: Path, key: str, splits: Sequence[str]) -> Numbered:
         # as Arrow tables, not in the format that was saved with the data: tensors, data frames
         tables = cast(Iterator[pyarrow.Table], data.with_format("arrow").iter(BATCH))
         rows = chain.from_iterable(table.to_pylist(maps_as_pydicts="strict") for table in tables)
-        yield from _numbered(rows, place, key)
+        yield from _numbered(rows, place)
     except ConfigError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:  # files missing or damaged
@@ -151,12 +154,9 @@ def _refuse_repeated(names: Sequence[str], path: Path) -> None:
         raise ConfigError(f'{path}: two columns are called "{name}"; rename one of them')
 
 
-def _numbered(rows: Iterable[Mapping[str, Any]], place: str, key: str) -> Numbered:
-    number = 0
+def _numbered(rows: Iterable[Mapping[str, Any]], place: str) -> Numbered:
     for number, row in enumerate(rows, 1):
         yield f"{place}, row {number}", {name: _json(value) for name, value in row.items()}
-    if not number:
-        raise ConfigError(f"{place} has no rows; type {key}")
 
 
 def _json(value: Any) -> Any:

@@ -140,3 +140,14 @@ def test_an_untrained_model_is_tried_as_strictly_as_a_trained_one(scale):
 @pytest.mark.parametrize("form", Form)
 def test_trying_a_model_takes_one_small_batch(form):
     assert probe(form).tokens_RL.numel() <= 36
+
+
+def test_a_full_gpu_is_not_called_a_fault_of_the_model():
+    """Advice to take another model would be wrong: the error says what is the matter, and may pass."""
+
+    class Full(LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        fastest_form(small_llama(Full), CPU, shared_prompt="auto")

@@ -125,3 +125,16 @@ def test_all_decoders_give_the_logits_of_a_forward_pass(kind):
         decoder.select(torch.tensor(indices))
         rows = [[*rows[i], token] for i, token in zip(indices, tokens, strict=True)]
         logits_RV = decoder.step(torch.tensor(tokens))
+
+
+def test_a_full_gpu_does_not_switch_the_cache_off():
+    """The first call with a cache runs out of memory: that says nothing about what the model can do."""
+
+    class Full(LlamaForCausalLM):
+        def forward(self, *args, use_cache=None, **kwargs):
+            if use_cache:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(*args, use_cache=use_cache, **kwargs)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        decoder_of(Full(tiny_llama().config).eval())

@@ -47,6 +47,7 @@ def test_the_same_rows_from_every_format(tmp_path):
     frame = pandas.DataFrame(ROWS)
     frame.to_csv(tmp_path / "a.csv", index=False)
     frame.to_csv(tmp_path / "b.csv", sep=";", index=False, encoding="utf-8-sig", lineterminator="\r\n")
+    frame.to_csv(tmp_path / "b2.csv", lineterminator="\r", index=False)  # as Excel for the Mac
     frame.to_csv(tmp_path / "c.tsv.gz", sep="\t", index=False)
     frame.to_csv(tmp_path / "d.csv")  # with pandas' index
     frame.to_parquet(tmp_path / "e.parquet")
@@ -80,7 +81,8 @@ def test_a_csv_file_of_everyday(tmp_path):
     ("name", "content", "message"),
     [
         ("a.csv", "", "a.csv: the file is empty; type task.path=FILE"),
-        ("a.csv", "prompt,answer\n", "a.csv has column names and no rows"),
+        ("a.csv", "prompt,answer\n", "a.csv has no rows; type task.path=FILE"),
+        ("a.csv", "prompt,answer\n\n \n", "a.csv has no rows; type task.path=FILE"),
         ("a.csv", "prompt,answer,prompt\na,b,c\n", 'two columns are called "prompt"'),
         ("a.csv", "prompt,answer\na,b\nc, d,e\n", "line 3: 3 values, but the first line names 2 columns; put double"),
         ("a.csv", 'prompt,answer\na,"b\nc,d\n', "line 2: not csv .unexpected end of data.; mend the double quotes"),

@@ -1,0 +1,29 @@
+"""The command that the model card and the last lines of a run show."""
+
+from omegaconf import OmegaConf
+
+from dqo.run.job import Job
+from dqo.run.report import _typed
+from dqo.run.stopping import Stopping
+from tests.factories import word_tokenizer
+from tests.helpers.composing import composed
+
+
+def test_paths_below_the_folder_of_the_start_are_shown_as_they_were_typed(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    here, elsewhere = tmp_path / "data", f"/mnt{tmp_path}/data"
+    saved = [
+        f"task.path={here}/a.jsonl", f"task.eval_path={elsewhere}/b.jsonl", "alpha=2",
+        f"reward.function=[{here}/r.py:f,'{here}/my r.py:g']", "hydra.searchpath=[x]",
+        "task.date=2026-07-31",
+    ]  # fmt: skip
+    OmegaConf.save(OmegaConf.create(saved), tmp_path / "overrides.yaml")
+    (tmp_path / "config.yaml").touch()
+    tokenizer = word_tokenizer()
+    job = Job(config=composed(base=("run_dir=run",)), folder=tmp_path, ownership=None, stopping=Stopping())
+    assert _typed(job, tokenizer) == [
+        "task.path=a.jsonl", f"task.eval_path={elsewhere}/b.jsonl", "alpha=2", "reward.function=[r.py:f,'my r.py:g']",
+    ]  # fmt: skip
+    tokenizer.chat_template = "{{ strftime_now('%d') }}"
+    assert _typed(job, tokenizer)[-1] == "task.date=2026-07-31"
