@@ -71,8 +71,8 @@ def print_report(console: Console, job: Job, session: Session, before: Evaluatio
     """Before and after side by side, the run's files, and commands to type next."""
     if job.ownership:  # the others' console is silent
         print_end(
-            console, run_dir=job.folder, steps=job.config.steps, before=before, after=after, typed=_typed(job, session.policy.tokenizer),
-            rendered=_rendered(session, after),
+            console, run_dir=job.folder, steps=job.config.steps, before=before, after=after,
+            typed=_typed(job, session.policy.tokenizer), rendered=_rendered(session, after),
         )  # fmt: skip
 
 
@@ -80,7 +80,8 @@ def _card(job: Job, session: Session, before: Evaluation, after: Evaluation) -> 
     policy, credit = session.policy, session.stages.credit
     return model_card(
         name=job.folder.name, base_model=policy.name, task=task_name(job.config),
-        command=shlex.join(["dqo-train", *_typed(job, policy.tokenizer)]), before=before, after=after, credit=_credit_words(credit),
+        command=shlex.join(["dqo-train", *_typed(job, policy.tokenizer)]), before=before, after=after,
+        credit=_credit_words(credit),
         temperature=generation_config(job.config, policy).temperature, rendered=_rendered(session, after),
         hub_name=policy.origin.hub_name, **policy.origin.license,
         **job.config.model_dump(include={"alpha", "beta", "k", "steps", "learning_rate"}),

@@ -147,6 +147,7 @@ class OptunaLike(Sweeper):
     def sweep(self, arguments) -> None:
         fixed = [each for each in arguments if not each.startswith("alpha=")]
         alphas = next(each for each in arguments if each.startswith("alpha=")).partition("=")[2].split(",")
+        assert self.launcher
         for number, alpha in enumerate(alphas):
             (done,) = self.launcher.launch([[*fixed, f"alpha={alpha}"]], initial_job_idx=number)
             self.values.append(done.return_value)
