@@ -16,7 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-NOTHING = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # Unicode categories of which nothing can be read: white space, zero-width …
+# Unicode categories of which nothing can be read: control, zero-width, white space, marks and variation selectors
+# without a letter
+NOTHING = {"Cc", "Cf", "Zl", "Zp", "Zs", "Mn", "Me"}
+BLANK = "\u2800\u3164\u115f\u1160\uffa0"  # letters and symbols that are blank: of Braille and Hangul
 
 
 class Along(Enum):
@@ -73,7 +76,7 @@ class Rollouts:
     def empty_PK(self) -> Bool[Tensor, "prompts k"]:
         """True where there is nothing to read in a text: such a completion differs from all others, and earns nothing
         for that."""
-        rows = [all(unicodedata.category(char) in NOTHING for char in text) for text in self.texts]
+        rows = [all(unicodedata.category(char) in NOTHING or char in BLANK for char in text) for text in self.texts]
         return torch.tensor(rows, dtype=torch.bool).view(len(self.prompts), self.k)
 
 

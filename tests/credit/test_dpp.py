@@ -98,7 +98,7 @@ def test_gate_correct_needs_a_reward_that_says_what_is_correct():
         dpp(gate=Gate.correct).assign(rollouts, replace(rewards, correct_PK=None), unit_vectors(1, 2, 6))
 
 
-EMPTY = ["", " ", "\n\t", "\u200b", "\ufeff \u2060", "\x00"]
+EMPTY = ["", " ", "\n\t", "\u200b", "\ufeff \u2060", "\x00", "\u2800\u2800", "\u3164", "\ufe0f\u200d", " \u0301"]
 
 
 @pytest.mark.parametrize("text", EMPTY)
