@@ -45,9 +45,9 @@ class ChecksRows(Protocol):
 
     @classmethod
     def bad_rows(cls, rows: Sequence[tuple[str, Mapping[str, Any]]], **keys: Any) -> Sequence[int]:
-        """Indices of the rows that are to be left out. ``rows`` as ``HasRows.rows`` returns them; ``keys`` are those of
-        the constructor. Raises ConfigError for rows that it cannot judge. Called on rank 0, before the class is made
-        and the model is loaded."""
+        """Indices of the rows to leave out. ``rows`` is what ``HasRows.rows`` returns; ``keys`` are the keyword arguments
+        of the constructor. Raises ConfigError for rows that the reward cannot judge. Called on rank 0, before the
+        reward is constructed and the model is loaded."""
         ...
 
 

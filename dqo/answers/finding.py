@@ -86,7 +86,7 @@ def in_tags(text: str) -> str | None:
 
 
 def without_amounts(text: str) -> str:
-    """The text without the dollar signs of amounts, so that the others are those of formulas."""
+    """The text with the dollar sign of each amount ("$12") removed; the dollar signs that remain enclose formulas."""
     return AMOUNT.sub("", text)
 
 

@@ -46,12 +46,7 @@ def model_card(
 
     Answers are model output: they stand in a code fence that they cannot close, with control characters escaped.
     """
-    first, reason = compared(before, after), difference(before, n=after.n, prompts=after.prompts)
-    rows = [
-        f"| `{key}` | {_format(first, key)} | {_format(after.metrics, key)} |"
-        for key in METRICS
-        if key in after.metrics
-    ]
+    reason = difference(before, n=after.n, prompts=after.prompts)
     code = sampling_code(".", after.answers[0].prompt, rendered, count=8)
     return f"""{_front_matter(hub_name, license)}
 # {visible(name)}
@@ -70,7 +65,7 @@ Means over {len(after.answers)} prompts × {after.n} completions{f"; {reason}" i
 
 | metric | before | after |
 |---|---|---|
-{chr(10).join(rows)}
+{_rows(before, after)}
 
 ## Answers to one prompt
 
@@ -103,6 +98,13 @@ def _front_matter(hub_name: str | None, license: Mapping[str, Any]) -> str:
         tags=["dqo", "diversity", "reinforcement-learning"], **license,
     )  # fmt: skip
     return f"---\n{data.to_yaml()}\n---"
+
+
+def _rows(before: Evaluation, after: Evaluation) -> str:
+    """The lines of the table of metrics."""
+    first = compared(before, after)
+    shown = [key for key in METRICS if key in after.metrics]
+    return "\n".join(f"| `{key}` | {_format(first, key)} | {_format(after.metrics, key)} |" for key in shown)
 
 
 def _example(answers: Answers) -> str:

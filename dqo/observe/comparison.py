@@ -9,7 +9,8 @@ from dqo.records import Prompt
 
 
 def compared(before: Evaluation, after: Evaluation) -> dict[str, float]:
-    """The metrics of ``before``, NaN where they cannot be compared with those of ``after``; ``difference`` says why."""
+    """The metrics of ``before``. A metric that cannot be compared with that of ``after`` is NaN; ``difference`` gives the
+    reason."""
     same = same_prompts(before.prompts, after.prompts)
     return {
         key: value if same and comparable(key, before.n, after.n) else math.nan for key, value in before.metrics.items()

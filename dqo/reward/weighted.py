@@ -76,7 +76,7 @@ class WeightedSum:
         return {f"{name}/{key}": count for name, inner in counts.items() for key, count in inner.items()}
 
     def explained(self, prompts: Sequence[Prompt]) -> Sequence[str]:
-        """What the parts say of the data, see ``row_checks.Explaining``."""
+        """The lines of all parts that explain how they read the data (``row_checks.Explaining``)."""
         return [
             line for part in self._parts.values() if isinstance(part, Explaining) for line in part.explained(prompts)
         ]

@@ -51,8 +51,9 @@ def model_inputs(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def refuse_other_inputs(config: Config, now: Inputs, saved: Inputs | None) -> None:
-    """Raises ConfigError where rows, template or weights differ from those of the run that is resumed, or where a file
-    has moved and differs; a file that differs in its old place is warned of. ``saved``: None for a new run."""
+    """Raises ConfigError if the rows, the chat template or the weights are not those with which the resumed run was
+    started, or if a file at a new path has other content. A file that was edited at its old path is logged as a warning.
+    ``saved``: None for a new run."""
     for name, new in now.items():
         then = (saved or {}).get(name, new)
         is_file = isinstance(new, list)

@@ -12,8 +12,8 @@ from dqo.stages import Task
 
 
 def check_rows(config: Config, task: Task) -> None:
-    """Ask the reward's class, and those of its parts, about every row, and leave out those that it says. A collective:
-    rank 0 reads. Raises ConfigError for rows that the reward refuses."""
+    """Leave out the rows that the reward, or a part of a weighted reward, cannot judge. Rank 0 reads the rows and tells
+    the other ranks: a collective. Raises ConfigError for rows that the reward refuses."""
     found = distributed.broadcast(_bad_rows(config, task) if distributed.is_rank_0() else None)
     if isinstance(found, str):
         raise ConfigError(found)

@@ -51,8 +51,8 @@ CONSEQUENCES = {
 
 @torch.no_grad()
 def fastest_form(model: PreTrainedModel, device: torch.device, *, shared_prompt: bool | Literal["auto"]) -> Form:
-    """The fastest form whose log-probabilities are those of forward passes over single sequences; for ``SHARED`` the
-    model is switched to dqo's attention. Logs one line where it is not the form that was asked for.
+    """The fastest form that gives the same log-probabilities as one forward pass per sequence. If that is ``SHARED``,
+    the model uses dqo's attention afterwards. Logs one line if it is not the form that was asked for.
 
     Raises ConfigError where ``shared_prompt`` is True and the model cannot take it, and where no form is right.
     """

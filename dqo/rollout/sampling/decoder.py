@@ -126,8 +126,8 @@ class Uncached(Decoder):
 
 @torch.no_grad()
 def decoder_of(model: PreTrainedModel) -> type[Decoder]:
-    """The first decoder whose log-probabilities are those of a forward pass without padding and without cache. Logs one
-    line where that is not ``Padded``. Raises ConfigError where there is none.
+    """The first decoder that gives the same log-probabilities as a forward pass without padding and without cache. Logs
+    one line if that is not ``Padded``. Raises ConfigError if no decoder does.
 
     Example: left padding changes the state of a Mamba; RWKV takes no cache, and without one it would see one token.
     """
