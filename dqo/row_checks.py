@@ -45,8 +45,8 @@ class ChecksRows(Protocol):
 
     @classmethod
     def bad_rows(cls, rows: Sequence[tuple[str, Mapping[str, Any]]], **keys: Any) -> Sequence[int]:
-        """Indices of the rows to leave out. ``rows`` is what ``HasRows.rows`` returns; ``keys`` are the keyword arguments
-        of the constructor. Raises ConfigError for rows that the reward cannot judge. Called on rank 0, before the
+        """Indices of the rows to leave out. ``rows`` is what ``HasRows.rows`` returns; ``keys`` are the constructor's
+        keyword arguments. Raises ConfigError for rows that the reward cannot judge. Called on rank 0, before the
         reward is constructed and the model is loaded."""
         ...
 

@@ -9,8 +9,7 @@ from dqo.records import Prompt
 
 
 def compared(before: Evaluation, after: Evaluation) -> dict[str, float]:
-    """The metrics of ``before``. A metric that cannot be compared with that of ``after`` is NaN; ``difference`` gives the
-    reason."""
+    """The metrics of ``before``; NaN for a metric that cannot be compared with that of ``after``."""
     same = same_prompts(before.prompts, after.prompts)
     return {
         key: value if same and comparable(key, before.n, after.n) else math.nan for key, value in before.metrics.items()

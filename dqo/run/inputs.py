@@ -51,8 +51,8 @@ def model_inputs(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def refuse_other_inputs(config: Config, now: Inputs, saved: Inputs | None) -> None:
-    """Raises ConfigError if the rows, the chat template or the weights are not those with which the resumed run was
-    started, or if a file at a new path has other content. A file that was edited at its old path is logged as a warning.
+    """Raises ConfigError if the rows, the chat template or the weights are not those the resumed run was started
+    with, or if a file at a new path has other content. A file that was edited at its old path is logged as a warning.
     ``saved``: None for a new run."""
     for name, new in now.items():
         then = (saved or {}).get(name, new)
