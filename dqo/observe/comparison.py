@@ -21,12 +21,12 @@ def difference(before: Evaluation, *, n: int, prompts: Sequence[Prompt]) -> str 
     ``before``; None if nothing does."""
     first, now = len(before.prompts), len(prompts)
     if not same_prompts(before.prompts, prompts):
-        counts = f"{first} prompts against {now}; eval.prompts={first} would measure the same ones"
+        counts = f"{first} prompts against {now}; type eval.prompts={first} to measure the same ones"
         return f"before and after are not compared: {'other held-out prompts' if first == now else counts}"
     if before.n != n:
         return (
-            f"before and after are compared where n does not matter alone: n = {before.n} completions of each prompt "
-            f"against n = {n}; eval.n={before.n} would compare all"
+            f"only metrics that do not depend on n are compared: n = {before.n} completions of each prompt against "
+            f"n = {n}; type eval.n={before.n} to compare all"
         )
     return None
 

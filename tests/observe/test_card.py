@@ -77,7 +77,7 @@ def test_the_card_has_no_number_before_that_cannot_be_compared():
     """After a resume with another eval.n."""
     card = make_card(after=replace(make_evaluation(0.75), n=32))
     assert "| `pass@1` | 0.250 | 0.750 |" in card and "| `logdet` | – | 0.750 |" in card
-    assert "Means over 2 prompts × 32 completions; before and after are compared where n" in card
+    assert "Means over 2 prompts × 32 completions; only metrics that do not depend on n are compared" in card
 
 
 def test_model_output_stays_inside_its_code_fence():

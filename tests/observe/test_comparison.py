@@ -68,13 +68,13 @@ def test_a_resume_with_another_eval_n_compares_what_does_not_depend_on_it():
     assert (first["reward"], first["pass@1"], first["pass@10"], first["cosine_distance"]) == (0.25,) * 4
     assert math.isnan(first["logdet"]) and math.isnan(first["distinct_correct"])
     reason = difference(BEFORE, n=32, prompts=MORE.prompts)
-    assert reason is not None and "n = 4 completions of each prompt against n = 32; eval.n=4" in reason
+    assert reason is not None and "n = 4 completions of each prompt against n = 32; type eval.n=4" in reason
 
 
 def test_a_resume_with_other_eval_prompts_compares_nothing():
     assert all(map(math.isnan, compared(BEFORE, FEWER).values()))
     reason = difference(BEFORE, n=4, prompts=FEWER.prompts)
-    assert reason is not None and "2 prompts against 1; eval.prompts=2" in reason
+    assert reason is not None and "2 prompts against 1; type eval.prompts=2" in reason
 
 
 def test_as_many_but_other_prompts_are_not_compared():
