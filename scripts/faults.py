@@ -29,9 +29,16 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = (
     "model=tiny", "task=concepts", "credit=dpp", "sft.steps=30", "embed=fake", "prompts_per_step=2", "k=4",
     "eval.prompts=2",
-    "eval.n=4", "eval.every=4", "checkpoint.every=3", "checkpoint.keep_last=2", "log.live=false",
+    "eval.n=4", "eval.every=4", "log.live=false",
     "max_completion_length=12", "reward=check_and_python", "reward.parts.style.on_error=mask",
 )  # fmt: skip
+KEPT = 2  # checkpoints of a run that is killed
+# A run whose launcher alone is killed saves one more checkpoint before it ends. So the run without a kill keeps that of
+# every step, for whichever the other run has at its end.
+CHECKPOINTS = {
+    "whole": ("checkpoint.every=1", "checkpoint.keep_every=1"),
+    "victim": ("checkpoint.every=3", f"checkpoint.keep_last={KEPT}"),
+}
 ADAPTERS = ("learner.lora_r=4", "learner.lora_dropout=0.1")  # in every second run
 REWARD = """
 def score(completions, **columns):
@@ -104,7 +111,7 @@ class Campaign:
         folder = self.folder / f"whole_{kind}"
         start = time.monotonic()
         if not (folder / "summary.json").exists():
-            self._finish(self._start(folder, *self._arguments(kind)), folder)
+            self._finish(self._start(folder, *self._arguments(kind), *CHECKPOINTS["whole"]), folder)
             (folder / "wall").write_text(str(time.monotonic() - start))
         return folder, float((folder / "wall").read_text())
 
@@ -113,7 +120,7 @@ class Campaign:
         return (*SETTINGS, reward, f"steps={self.steps}", f"seed={self.seed}", *(ADAPTERS if kind else ()))
 
     def _victim(self, folder: Path, kind: int, wall: float, kills: int) -> None:
-        arguments = self._arguments(kind)
+        arguments = (*self._arguments(kind), *CHECKPOINTS["victim"])
         for _ in range(kills):
             launcher = self._start(folder, *arguments)
             moment = self._wait_for_moment(folder, launcher, wall)
@@ -186,7 +193,10 @@ class Campaign:
         tally.prompts_replayed += (again - drawn).total()
         files = _files(whole), _files(victim)
         exact = [path for path in files[0] & files[1] if path.suffix == ".safetensors" or path.name == "summary.json"]
-        tally.files_differing += len(files[0] ^ files[1])
+        steps_kept = {path.parts[1] for path in files[1] if path.parts[0] == "checkpoints"}
+        tally.files_differing += len(steps_kept) != KEPT
+        gone = {path for path in files[0] if path.parts[0] == "checkpoints" and path.parts[1] not in steps_kept}
+        tally.files_differing += len((files[0] - gone) ^ files[1]) + (f"step_{self.steps:05}" not in steps_kept)
         tally.files_differing += sum((whole / path).read_bytes() != (victim / path).read_bytes() for path in exact)
 
 
