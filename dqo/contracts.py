@@ -14,6 +14,13 @@ from dqo.stages import Collectors, Counting
 UNIT_TOLERANCE = 1e-3  # how far an embedding's length may be from 1
 
 
+def says(cls: type, what: str, *, of: str) -> bool:
+    """Whether a stage's class says ``what`` of its method ``of``, as True or as a property. A subclass with another
+    method does not inherit what was said of the first."""
+    owner = next((base for base in cls.__mro__ if {what, of} & vars(base).keys()), object)
+    return bool(vars(owner).get(what, False))
+
+
 def check_rewards(rollouts: Rollouts, rewards: Rewards) -> None:
     """Raises StageError unless each valid completion has a finite total and each of its sampled tokens a finite
     log-probability."""

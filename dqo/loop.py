@@ -21,7 +21,7 @@ from dqo.distributed import Channel
 from dqo.errors import StageError
 from dqo.metrics.clock import Clock
 from dqo.records import Experience, Rollouts, Step
-from dqo.stages import Pausing, Stages
+from dqo.stages import Collectors, Pausing, Stages
 
 Observer = Callable[[Step], None]  # runs on every rank, in the main thread, between two steps
 
@@ -53,7 +53,8 @@ def train(
                 overlap = plan.ahead and number < plan.steps
                 coming = background.submit(collect, stages, plan, judges, cursor) if overlap else None
                 if not coming:
-                    pause(stages)
+                    with clock("sync"):  # engines that sleep take as long as copying their weights
+                        pause(stages)
                 with clock("learner"):
                     estimates = stages.learner.estimate(experience.rollouts)
                     targets = stages.advantage(experience, estimates, alpha=plan.alpha)
@@ -95,7 +96,7 @@ def collect(stages: Stages, plan: Plan, judges: Executor, cursor: int) -> tuple[
     return join((kept + dropped)[: plan.prompts]), cursor, clock
 
 
-def pause(stages: Stages) -> None:
+def pause(stages: Collectors) -> None:
     """Free the device memory of everything that samples and judges."""
     for stage in (stages.rollout, stages.reward, stages.embed):
         if isinstance(stage, Pausing):

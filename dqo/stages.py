@@ -68,7 +68,7 @@ class Closing(Protocol):
 
 @runtime_checkable
 class HasMemory(Protocol):
-    """A stage that can say how much memory it takes: ``dry_run=true`` prints it."""
+    """A stage that can say how much memory it takes: a run prints it at its start, and ``dry_run=true`` too."""
 
     def memory(self) -> Mapping[str, int]:
         """Bytes on the device of one rank, by what they are for. Example: ``{"weights": 538_000_000}``. Not a
@@ -238,9 +238,8 @@ class Advantage(Protocol):
     """
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
-        """Advantages (batch, tokens) for one step, 0.0 where nothing was sampled. A collective: it may keep running
-        means over all ranks. An attribute ``needs_reference = True`` asks for
-        ``estimates.ref_logprobs_BT``."""
+        """Advantages (batch, tokens) for one step, 0.0 where nothing was sampled. A collective: it may keep means over
+        all ranks. An attribute ``needs_reference = True`` asks for ``estimates.ref_logprobs_BT``."""
         ...
 
     def has_signal(self, experience: Experience, *, alpha: float) -> bool:
@@ -251,7 +250,9 @@ class Advantage(Protocol):
 
 @runtime_checkable
 class Loss(Protocol):
-    """A sum over sampled tokens, so that the losses of micro-batches add up to the loss of the step."""
+    """A sum over sampled tokens, so that the losses of micro-batches add up to the loss of the step. An optional
+    attribute ``only_advantages = True``, of the class that has ``__call__``, says that a row whose advantages are all 0
+    adds nothing to the loss and its gradient: the learner then leaves it out."""
 
     @property
     def needs_reference(self) -> bool:
@@ -293,10 +294,8 @@ class Optim(Protocol):
 
 @runtime_checkable
 class Learner(Protocol):
-    """Owns the policy and trains it. Every method is a collective, called with different and even empty batches.
-
-    A class that can run on several ranks says so by ``multi_rank = True``; without it, ``nproc=2`` is refused.
-    """
+    """Owns the policy and trains it. Every method is a collective, called with different and even empty batches. A
+    class that can run on several ranks says so by ``multi_rank = True``; without it, ``nproc=2`` is refused."""
 
     def estimate(self, rollouts: Rollouts) -> Estimates:
         """What the update needs of the models as they are before it: old and reference log-probabilities, values."""

@@ -4,6 +4,10 @@
 
 The three take turns with the same batch, policy and optimizer; prints the medians of the rounds after a warm-up. The
 weights are random: speed does not depend on them. Refuses to start on a busy machine.
+
+    python scripts/bench_learner.py --tied --prompts 20 --prompt-length 20 --k 4
+
+In place of these: updates in which 0, 50, 75 and 95 % of the groups have no advantage, and so no pass.
 """
 
 import argparse
@@ -16,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dqo.learner.torch_single import TorchSingle
 from dqo.learner.update.forms import Form
 from dqo.learner.update.packing import MicroBatch
+from dqo.learner.update.rounding import Rounding
 from dqo.learner.update.settings import LearnerSettings
 from dqo.loss.clip import Clip, Level, LossType
 from dqo.loss.correction.importance_sampling import Mode
@@ -36,9 +41,18 @@ def main() -> int:
     parser.add_argument("--k", type=int, default=8)
     parser.add_argument("--completion-length", type=int, default=10)
     parser.add_argument("--budget", type=int, default=1024, help="max_tokens_per_micro_batch")
+    parser.add_argument("--compile", action="store_true", help="learner.compile=true")
     parser.add_argument("--bf16", action="store_true", help="autocast; else fp32")
+    parser.add_argument("--tied", action="store_true", help="updates with groups that have no advantage")
     arguments = parser.parse_args()
     machine = measuring.ready(arguments)
+    if arguments.tied:
+        seconds = measure_tied(arguments)
+        whole = measuring.medians(seconds)["0"]
+        for share, median in measuring.medians(seconds).items():
+            print(f"{float(share):.0%} of the groups tied: {median:.2f} s, {median / whole:.2f} of a step without ties")
+        measuring.write(arguments.json, machine=machine, arguments=vars(arguments), seconds=seconds)
+        return 0
     seconds, reports = measure(arguments)
     medians = measuring.medians(seconds)
     ratio, share = medians["plain"] / medians["shared"], medians["bare"] / medians["shared"]
@@ -68,12 +82,27 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict
         learner.form = Form(form)
         reports[form] = dict(learner.update(experience, Estimates(), targets))
 
-    packed = learner._micro_batches(experience.rollouts, list(range(len(experience.rollouts.texts))))
+    packed = learner._micro_batches(experience.rollouts, list(range(len(experience.rollouts.texts))), arguments.budget)
     sides = {
         "shared": lambda: update("shared"), "plain": lambda: update("plain"),
         "bare": lambda: bare(learner, packed, targets),
     }  # fmt: skip
     return measuring.in_turn(sides, rounds=arguments.rounds), reports
+
+
+def measure_tied(arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of an update by the share of groups without an advantage."""
+    learner, (experience, targets) = smollm2_learner(arguments), batch(arguments)
+
+    def update(share: float) -> None:
+        rows = round(share * arguments.prompts) * arguments.k
+        advantages_BT = targets.advantages_BT.clone()
+        advantages_BT[:rows] = 0.0
+        report = learner.update(experience, Estimates(), Targets(advantages_BT=advantages_BT))
+        assert report["update/skipped_rows"] == rows
+
+    sides = {f"{share:g}": lambda share=share: update(share) for share in (0, 0.5, 0.75, 0.95)}
+    return measuring.in_turn(sides, rounds=arguments.rounds)
 
 
 def bare(learner: TorchSingle, packed: list[MicroBatch], targets: Targets) -> None:
@@ -113,7 +142,8 @@ def learner_settings(arguments: argparse.Namespace) -> LearnerSettings:
     """Shared prompts, no LoRA, no gradient checkpointing."""
     return LearnerSettings(
         temperature=1.0, num_iterations=1, max_tokens_per_micro_batch=arguments.budget, shared_prompt=True,
-        gradient_checkpointing=False, dtype=Dtype.BFLOAT16 if arguments.bf16 else Dtype.FLOAT32,
+        gradient_checkpointing=False, compile=arguments.compile,
+        dtype=Dtype.BFLOAT16 if arguments.bf16 else Dtype.FLOAT32, rounding=Rounding.DITHERED,
         lora_r=None, lora_alpha=32, lora_dropout=0.0, lora_target_modules=None,
     )  # fmt: skip
 

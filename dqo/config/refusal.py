@@ -107,6 +107,8 @@ def _option(error: ErrorDetails) -> str:
     """What may be typed, in short: the names of an enumeration, or a placeholder."""
     if "expected" in (context := error.get("ctx", {})):
         return context["expected"].replace(", ", " | ").replace(" or ", " | ").replace("'", "")
+    if passed := next((name for name in BOUNDS if name in context), None):
+        return BOUNDS[passed].format(_number(context[passed]))
     return NEEDED.get(error["type"].partition("_")[0], ("", "VALUE"))[1]
 
 

@@ -24,7 +24,8 @@ ENGINE = (
     "learner.stage",
     "learner.offload_optimizer",
     "learner.offload_param",
-)  # all learners read and write one checkpoint format
+    "learner.max_tokens_per_micro_batch",
+)  # all learners read and write one checkpoint format; how a step is cut changes the rounding alone
 MAY_CHANGE = (
     "steps", "log.", "eval.", "checkpoint.", "nproc", "device", "run_dir", "resume", "objective", "dry_run", *ENGINE,
 )  # fmt: skip
@@ -161,7 +162,7 @@ def changes(config: DictConfig, resolved: Config) -> list[str]:
     if refused:
         raise ConfigError(
             f"resume={resolved.resume} with {', '.join(refused)}: only steps, log, eval, checkpoint, nproc, device and "
-            "the learner's engine may change; leave the rest out, or start a new run from model=hf "
+            "the learner's engine and micro-batches may change; leave the rest out, or start a new run from model=hf "
             "model.path=RUN/policy"
         )
     return [f"{key}={now.get(key)} (was {then.get(key)})" for key in different if not _is_of(key, OF_THE_FOLDER)]

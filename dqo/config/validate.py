@@ -75,11 +75,10 @@ def _diversity(config: Config) -> None:
 
 
 def _says(config: Config, group: str, what: str, *, of: str) -> bool:
-    """Whether a stage's class says ``what = True`` of its method. A subclass with another method does not inherit what
-    was said of the first."""
-    cls, _ = arguments(getattr(config, group), group)
-    owner = next((base for base in cls.__mro__ if {what, of} & vars(base).keys()), object)
-    return bool(vars(owner).get(what, False))
+    """Whether a group's class says ``what`` of its method."""
+    from dqo.contracts import says  # imports torch
+
+    return says(arguments(getattr(config, group), group)[0], what, of=of)
 
 
 def _gate(config: Config) -> None:

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from dqo.dpp.checks import as_kernels, refuse, working_dtype
 
-CHUNK = 2**20  # kernel entries per elimination, chosen to fit a CPU's cache (scripts/bench_credit.py)
+SMALL = 16  # on a CPU kernels of fewer items are eliminated together; from this K on LAPACK is faster (bench_credit.py)
+CHUNK = 2**20  # kernel entries per elimination: about what fits a CPU's cache
+CHUNK_LAPACK = 2**16  # kernel entries per call of LAPACK, the same
+CHUNK_GPU = 2**24  # kernel entries per call on a GPU, to bound the memory: about three times 128 MiB
 ACCURACY = 1e-3  # nats; rounding L's entries moves a credit by at most the dtype's epsilon times the largest one
-ARITHMETIC = 16  # kernel and elimination by this many epsilons of float64, times the root of K; measured up to K = 512
+ARITHMETIC = 16  # kernel and factorization by this many epsilons of float64, times the root of K; measured up to 512
 
 
 def log_det(kernel_PKK: Tensor, valid_PK: Tensor | None = None) -> Tensor:
@@ -44,21 +47,34 @@ def leave_one_out_credits(kernel_PKK: Tensor, valid_PK: Tensor | None = None, *,
     leaves out the costly ones of these checks: symmetric, positive semi-definite.
     """
     kernel_BKK, dtype = as_kernels(kernel_PKK, valid_PK, check=check), working_dtype("kernel", kernel_PKK)
-    size = max(1, CHUNK // max(1, kernel_BKK.shape[-1] ** 2))
-    inverses, pivots = zip(*(_eliminate(part_BKK) for part_BKK in kernel_BKK.split(size)), strict=True)
-    credits_KB, pivots_KB = -torch.cat(inverses, dim=1).log(), torch.cat(pivots, dim=1)
-    _check_accuracy(kernel_BKK, dtype, ((pivots_KB > 0) & credits_KB.isfinite()).all(0))
+    credits_KB = -_inverse_diagonals(kernel_BKK).log()
+    _check_accuracy(kernel_BKK, dtype, credits_KB.isfinite().all(0))
     valid_KB = None if valid_PK is None else valid_PK.reshape(-1, len(credits_KB)).mT
     credits_KB = _merge_ties(credits_KB, valid_KB, _rounding(kernel_BKK, dtype))
     return credits_KB.mT.to(dtype).reshape(kernel_PKK.shape[:-1]).contiguous()
 
 
-def _eliminate(kernel_BKK: Tensor) -> tuple[Tensor, Tensor]:
-    """The diagonal of (L + I)^-1 and the pivots of L + I, both (K, B).
+def _inverse_diagonals(kernel_BKK: Tensor) -> Tensor:
+    """The diagonal of (L + I)^-1, (K, B); NaN in it where L + I is not positive definite."""
+    k = kernel_BKK.shape[-1]
+    form, chunk = _cholesky, CHUNK_GPU
+    if kernel_BKK.is_cpu:
+        form, chunk = (_eliminate, CHUNK) if k < SMALL else (_cholesky, CHUNK_LAPACK)
+    return torch.cat([form(part_BKK) for part_BKK in kernel_BKK.split(max(1, chunk // max(1, k**2)))], dim=1)
 
-    Cholesky without square roots, L + I = N D Nᵀ, written out: batched LAPACK factors one small matrix after the other,
-    here each step is one pass over all of them. Columns that are finished store the part of N^-1 computed so far, and
-    [(L + I)^-1]_jj = Σ_i (N^-1)_ij² / D_i.
+
+def _cholesky(kernel_BKK: Tensor) -> Tensor:
+    """By batched Cholesky: L + I = N Nᵀ, and [(L + I)^-1]_jj = Σ_i (N^-1)_ij²."""
+    identity_KK = torch.eye(kernel_BKK.shape[-1], dtype=kernel_BKK.dtype, device=kernel_BKK.device)
+    factor_BKK, failed_B = torch.linalg.cholesky_ex(kernel_BKK + identity_KK)
+    inverse_BKK = torch.linalg.solve_triangular(factor_BKK, identity_KK.expand_as(factor_BKK), upper=False)
+    return inverse_BKK.square_().sum(-2).mT.masked_fill(failed_B > 0, torch.nan)
+
+
+def _eliminate(kernel_BKK: Tensor) -> Tensor:
+    """By Cholesky without square roots, L + I = N D Nᵀ, written out: batched LAPACK factors one small matrix after the
+    other, here each step is one pass over all of them. Columns that are finished store the part of N^-1 computed so
+    far, and [(L + I)^-1]_jj = Σ_i (N^-1)_ij² / D_i.
     """
     rows_KKB = kernel_BKK.permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
     rows_KKB.diagonal().add_(1)
@@ -71,7 +87,7 @@ def _eliminate(kernel_BKK: Tensor) -> tuple[Tensor, Tensor]:
         factors_KB = below_KKB[:, i] / pivots_KB[i]
         below_KKB[:, i] = 0
         below_KKB.addcmul_(factors_KB[:, None], row_KB, value=-1)
-    return inverse_KB, pivots_KB
+    return inverse_KB.masked_fill_(pivots_KB <= 0, torch.nan)
 
 
 def _merge_ties(credits_KB: Tensor, valid_KB: Tensor | None, rounding_B: Tensor) -> Tensor:

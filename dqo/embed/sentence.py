@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import PreTrainedModel
 
+from dqo.embed.long_texts.limit import limit_length
+from dqo.embed.long_texts.windows import LongTexts, average, windows_of
 from dqo.errors import ConfigError
 from dqo.models.folders import HubUnreachable, first_line, hub_folder, no_progress_bars, packaged_files
 from dqo.models.precision import Dtype
@@ -28,7 +29,7 @@ PROBE = "Encoders are told apart by what they make of this sentence."
 SAME_ENCODER = 0.99  # cosine of two embeddings of PROBE; devices and dtypes change it by less than 0.001
 UNKNOWN_SHARE = 0.2  # a text with a larger share of tokens that the encoder does not know is counted
 UNSEEN = {
-    "truncated": "exceed the encoder's limit of {limit} tokens: truncated",
+    "truncated": "exceed the encoder's limit of {limit} tokens: truncated; type embed.long_texts=windows",
     "unknown": "have more than a fifth of tokens that the encoder does not know (emoji, other scripts) and cannot tell "
     "apart; type embed.model=NAME of an encoder that knows them",
 }
@@ -46,12 +47,13 @@ class Sentence:
         packaged: str | None,
         batch_size: Annotated[int, Field(ge=1, examples=[64])],
         max_seq_length: Annotated[int | None, Field(ge=1, examples=["null"])],
+        long_texts: LongTexts,
         dtype: Dtype,
     ):
-        self._batch_size, self._lock = batch_size, threading.Lock()
+        self._batch_size, self._long_texts, self._lock = batch_size, long_texts, threading.Lock()
         self._counts = {"truncated": 0, "unknown": 0}
         self._encoder = _load(_folder(model, packaged), model, device, dtype.on(device))
-        _limit_length(self._encoder, max_seq_length)
+        limit_length(self._encoder, max_seq_length)
 
     def state_dict(self) -> dict[str, Any]:
         """The embedding of one fixed sentence, so that a resumed run notices another encoder."""
@@ -73,11 +75,14 @@ class Sentence:
 
         Judge threads call this concurrently; thread-safe by a lock. Not a collective.
         """
-        distinct: list[str] = sorted(set(rollouts.texts), key=lambda text: (len(text), text))
+        texts = set(rollouts.texts)
         with self._lock:
-            self._count_unseen(distinct)
-        embeddings_ND = self._unit_embeddings(distinct)
-        rows = {text: n for n, text in enumerate(distinct)}
+            windows = self._windows(_in_order(texts))
+        pieces = _in_order((texts - windows.keys()).union(*(parts for parts, _ in windows.values())))
+        embeddings_ND, rows = self._unit_embeddings(pieces), {piece: n for n, piece in enumerate(pieces)}
+        averages = [average(embeddings_ND[[rows[part] for part in parts]], of) for parts, of in windows.values()]
+        rows |= {text: len(pieces) + n for n, text in enumerate(windows)}
+        embeddings_ND = torch.stack([*embeddings_ND, *averages]) if averages else embeddings_ND
         return embeddings_ND[[rows[text] for text in rollouts.texts]].view(len(rollouts.prompts), rollouts.k, -1)
 
     def counters(self) -> dict[str, int]:
@@ -96,24 +101,45 @@ class Sentence:
             )
         return normalize(raw_ND.float().cpu(), dim=1)
 
-    def _count_unseen(self, texts: Sequence[str]) -> None:
-        """Count the texts that are truncated, and those with tokens that the encoder does not know: texts that differ
-        in nothing else get equal embeddings. Log each kind once."""
-        tokenizer, limit = self._encoder.tokenizer, self._encoder.max_seq_length or math.inf
-        unknown = getattr(tokenizer, "unk_token_id", None)
-        long = [text for text in texts if len(text) > limit - 2]  # at most one token a character, and 2 special ones
-        asked = texts if unknown is not None else long
-        tokens = tokenizer(list(asked), verbose=False)["input_ids"] if asked else []
-        special = tokenizer.num_special_tokens_to_add() if tokens else 0
-        shares = [ids.count(unknown) / max(1, len(ids) - special) for ids in tokens]
-        found = {
-            "truncated": sum(len(ids) > limit for ids in tokens),
-            "unknown": sum(share > UNKNOWN_SHARE for share in shares),
-        }
-        for name, count in found.items():
-            if count and not self._counts[name]:
-                log.warning("%d of %d texts %s", count, len(texts), UNSEEN[name].format(limit=limit))
-            self._counts[name] += count
+    def _windows(self, texts: Sequence[str]) -> dict[str, tuple[list[str], list[int]]]:
+        """The windows of each text that is longer than the encoder reads, and their tokens. Counts the texts that are
+        truncated, and those with tokens that the encoder does not know: texts that differ in nothing else get equal
+        embeddings."""
+        limit, unknown = (
+            self._encoder.max_seq_length or math.inf,
+            getattr(self._encoder.tokenizer, "unk_token_id", None),
+        )
+        asked = texts if unknown is not None else [text for text in texts if 4 * len(text) > limit]  # bytes, at most
+        if not asked:
+            return {}
+        *tokens, nothing = self._tokens([*asked, ""])
+        long = [text for text, ids in zip(asked, tokens, strict=True) if len(ids) > limit]
+        if unknown is not None:
+            shares = [ids.count(unknown) / max(1, len(ids) - len(nothing)) for ids in tokens]
+            self._count("unknown", sum(share > UNKNOWN_SHARE for share in shares), len(texts))
+        if self._long_texts == LongTexts.truncate:
+            self._count("truncated", len(long), len(texts))
+            return {}
+
+        def lengths(parts: Sequence[str]) -> list[int]:
+            return [len(ids) - len(nothing) for ids in self._tokens(parts)]
+
+        return {text: windows_of(text, lengths, int(limit) - len(nothing)) for text in long}
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids as the encoder reads them: with its prompt and special tokens, not truncated."""
+        prompt = self._encoder.prompts.get(self._encoder.default_prompt_name or "") or ""
+        return self._encoder.tokenizer([prompt + text for text in texts], verbose=False)["input_ids"]
+
+    def _count(self, name: str, found: int, total: int) -> None:
+        if found and not self._counts[name]:
+            limit = self._encoder.max_seq_length
+            log.warning("%d of %d texts %s", found, total, UNSEEN[name].format(limit=limit))
+        self._counts[name] += found
+
+
+def _in_order(texts: Iterable[str]) -> list[str]:
+    return sorted(texts, key=lambda text: (len(text), text))
 
 
 def _folder(model: str, packaged: str | None) -> Path:
@@ -147,36 +173,3 @@ def _load(folder: Path, model: str, device: torch.device, dtype: torch.dtype) ->
         cause = f"no sentence encoder could be read ({first_line(error)})"
         raise ConfigError(f"embed.model={model}: {cause}; type embed.model=FOLDER or a name on the hub") from error
     return encoder.eval()
-
-
-def _limit_length(encoder: SentenceTransformer, wanted: int | None) -> None:
-    """Set the length in tokens at which texts are truncated; None keeps the encoder's own, as far as it has positions.
-    Raises ConfigError for a length that the encoder cannot use."""
-    model, own = encoder.transformers_model, encoder.max_seq_length
-    positions = positions_of(model) if model is not None else None  # None: static embeddings
-    if wanted is None:
-        if positions is not None and (own is None or own > positions):
-            log.info("embed.model: texts are truncated at %d tokens, the encoder's positions", positions)
-            encoder.max_seq_length = positions
-        return
-    if positions is not None and wanted > positions:
-        raise ConfigError(
-            f"embed.max_seq_length={wanted}: the encoder was made for {positions} tokens at most; type "
-            f"embed.max_seq_length={positions}, or null for its own limit ({min(own or positions, positions)})"
-        )
-    count = getattr(encoder.tokenizer, "num_special_tokens_to_add", int)()
-    if wanted <= count:
-        raise ConfigError(
-            f"embed.max_seq_length={wanted}: the encoder adds {count} tokens to each text, which leaves none for the "
-            "text; type embed.max_seq_length=null"
-        )
-    encoder.max_seq_length = wanted
-
-
-def positions_of(model: PreTrainedModel) -> int | None:
-    """The longest text in tokens that an encoder has positions for; None without a limit (T5)."""
-    for module in model.modules():
-        if isinstance(table := getattr(module, "position_embeddings", None), torch.nn.Embedding):
-            first = getattr(module, "padding_idx", None)  # RoBERTa, MPNet: positions begin behind the padding's
-            return table.num_embeddings - (first + 1 if isinstance(first, int) else 0)
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -22,6 +22,7 @@ from dqo.learner.update.lora import merged_weights
 from dqo.learner.update.packing import MicroBatch
 from dqo.learner.update.reference import Reference
 from dqo.learner.update.settings import LearnerSettings
+from dqo.learner.update.zero_state import discard_gradients
 from dqo.stages import Loss, Optim, Weights
 
 
@@ -48,7 +49,7 @@ class DeepSpeedZero(Base):
         offload_param: bool,
         settings: LearnerSettings,
     ):
-        _check(stage, offload_optimizer=offload_optimizer, offload_param=offload_param)
+        _check(stage, offload_optimizer=offload_optimizer, offload_param=offload_param, compiles=settings.compile)
         self._deepspeed = _imported(device)
         super().__init__(policy, device, loss, optim, needs_reference, settings)
         self.models[POLICY] = policy
@@ -57,8 +58,10 @@ class DeepSpeedZero(Base):
         self._offloaded = {"offload_optimizer": offload_optimizer, "offload_param": offload_param}
         self._config = self._engine_config()
         self.reference = self._make_reference() if needs_reference else None
+        optimizer = self.optim.make(self.policy.named_parameters())
+        self.rounded_steps.attach(optimizer)
         self.engine, self.optimizer, *_ = self._deepspeed.initialize(
-            model=self.model, optimizer=self.optim.make(self.policy.named_parameters()), config=self._config
+            model=self.model, optimizer=optimizer, config=self._config
         )
 
     def _engine_config(self) -> dict[str, Any]:
@@ -83,8 +86,10 @@ class DeepSpeedZero(Base):
     def weights(self) -> Weights:
         """What the policy computes with, tensor by tensor; each is whole until the next is asked for."""
         if isinstance(self.model, PeftModel):
-            return merged_weights(self.model, self._gathered)
-        return self._whole(self.policy.state_dict(keep_vars=True).items())
+            whole = merged_weights(self.model, self._gathered)
+        else:
+            whole = self._whole(self.policy.state_dict(keep_vars=True).items())
+        return self.rounded_steps.computing(whole)
 
     def memory(self) -> dict[str, int]:
         """As ``Base.memory``; what ZeRO spreads over the ranks counts by this rank's part, offloaded state not at
@@ -123,6 +128,9 @@ class DeepSpeedZero(Base):
         self.engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed takes the mean over processes, a step's loss is the sum
         self.engine.backward(loss * distributed.world_size(), scale_wrt_gas=False)
+
+    def _discard_gradients(self) -> None:
+        discard_gradients(self.engine)
 
     def _optimize(self, rate: float) -> dict[str, float]:
         for group in self.optimizer.param_groups:
@@ -172,17 +180,19 @@ class DeepSpeedZero(Base):
         if moments := saved.moments(next(iter(trained))):
             self._create_moments(moments)
         for key, parameter in trained.items():
-            value = saved.parameter(key).to(self.device)
-            with self._gathered_for_writing(parameter), torch.no_grad():
-                parameter.copy_(value)
+            value, moments = saved.parameter(key).to(self.device), saved.moments(key).items()
             if self.stage == 0:
-                moments = saved.moments(key).items()
+                parameter.data.copy_(value)
                 self._states()[parameter] = {name: tensor.to(self.device, copy=True) for name, tensor in moments}
                 continue
             self._deepspeed.utils.safe_set_full_fp32_param(parameter, value)
-            for moment, tensor in saved.moments(key).items():
+            for moment, tensor in moments:
                 if tensor.ndim:
                     self._deepspeed.utils.safe_set_full_optimizer_state(parameter, tensor.to(self.device), moment)
+        self.rounded_steps.round(trained.values() if self.stage == 0 else self._parts())
+        for key, value in self._parameters(name):
+            with self._gathered_for_writing(trained[key]), torch.no_grad():
+                trained[key].copy_(value)
 
     def _create_moments(self, moments: dict[str, Tensor]) -> None:
         """Zero moments to write into: an optimizer that has not stepped yet has none. ``moments``: one parameter's."""
@@ -227,7 +237,12 @@ class DeepSpeedZero(Base):
         return reference
 
 
-def _check(stage: int, *, offload_optimizer: bool, offload_param: bool) -> None:
+def _check(stage: int, *, offload_optimizer: bool, offload_param: bool, compiles: bool) -> None:
+    if compiles and stage == 3:
+        raise ConfigError(
+            "learner.compile=true: stage 3 gathers weights inside the layers; type learner.compile=false, or "
+            "learner.stage=2"
+        )
     for key, value, least in (("offload_optimizer", offload_optimizer, 1), ("offload_param", offload_param, 3)):
         if value and stage < least:
             raise ConfigError(

@@ -42,12 +42,12 @@ class TorchSingle(Base):
         """Train a model from now on, with an optimizer of its own."""
         self.models[name] = model
         self.optimizers[name] = self.optim.make(model.named_parameters())
+        self.rounded_steps.attach(self.optimizers[name])
 
     def weights(self) -> Weights:
         """The policy's tensors, detached and not copied: read them before the next update."""
-        if isinstance(self.model, PeftModel):
-            return merged_weights(self.model)
-        return iter(self.policy.state_dict().items())
+        whole = merged_weights(self.model) if isinstance(self.model, PeftModel) else self.policy.state_dict().items()
+        return self.rounded_steps.computing(whole)
 
     def _parameters(self, name: str) -> Iterable[tuple[str, Tensor]]:
         return self.trained_parameters(name).items()
@@ -62,6 +62,7 @@ class TorchSingle(Base):
         with torch.no_grad():
             for key, parameter in trained.items():
                 parameter.copy_(saved.parameter(key))
+        self.rounded_steps.round(trained.values())
         keys = {parameter: key for key, parameter in trained.items()}
         order = [keys[p] for group in optimizer.param_groups for p in group["params"]]
         restored = optimizer.state_dict()
@@ -85,7 +86,7 @@ class TorchSingle(Base):
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.step()
-        self._zero_gradients()
+        self._discard_gradients()
         return {name: float(norm) for name, norm in norms.items()}
 
     def _faulty(self, whole: Objective, batches: list[MicroBatch]) -> list[MicroBatch]:
@@ -93,17 +94,17 @@ class TorchSingle(Base):
         all micro-batches if only their sum overflows."""
         try:
             for batch in batches:
-                self._zero_gradients()
+                self._discard_gradients()
                 self._pass(whole, batch, Tally(), last=True)
                 if not all(gradient.isfinite().all() for name in self.models for gradient in self._gradients(name)):
                     return [batch]
             return batches
         finally:
-            self._zero_gradients()
+            self._discard_gradients()
 
     def _gradients(self, name: str) -> list[Tensor]:
         return [p.grad for p in self.trained_parameters(name).values() if p.grad is not None]
 
-    def _zero_gradients(self) -> None:
+    def _discard_gradients(self) -> None:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()

@@ -74,6 +74,11 @@ class Clip:
         return self.beta > 0
 
     @property
+    def only_advantages(self) -> bool:
+        """Whether a row without an advantage adds nothing: there is no KL term."""
+        return not self.needs_reference
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the metrics that a call returns."""
         clipped = ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean")

@@ -1,8 +1,9 @@
-"""A transformers attention implementation on torch's SDPA, for two cases in which the standard one is slow: several
-completions after one shared prompt (learner), and one new token with grouped-query attention (rollout). And whether
-SDPA computes what a model asks for."""
+"""A transformers attention implementation, for two cases in which the standard one is slow: several completions after
+one shared prompt (learner; SDPA, or flex attention on a GPU), and one new token with grouped-query attention (rollout).
+And whether SDPA computes what a model asks for."""
 
 import contextlib
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
@@ -31,6 +33,11 @@ MASKED_KINDS = {
 SCORE_BOUNDS = (10.0, 100.0, 1000.0)
 SDPA_TOLERANCE = 1e-3  # of the largest value; rounding makes 1e-6, Gemma 2's cap 1e-2
 MASK_ALIGNMENT = 16  # entries; GPU kernels first copy a mask whose row length is not a multiple of this
+FLEX_BLOCK = 128  # tokens in a block of flex attention, which computes a block or leaves it out
+PADDING = -1  # see segment_mask
+RECOMPILE_LIMIT = (
+    32  # compiled forms of one function; torch's 8 is too few for gradients on | off, one | more sequences
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +73,23 @@ class SharedPrompt:
             bias[..., :keys].masked_fill_(mask, 0.0)
             self.biases[repeats, dtype] = bias.repeat(1, 1, repeats, 1)[..., :keys]
         return self.biases[repeats, dtype]
+
+
+def segment_mask(segments_RL: Int[Tensor, "sequences length"]) -> BlockMask:
+    """The attention mask of sequences [prompt, c_1 … c_m] for flex attention, to be given to a model that uses dqo's
+    attention. A token's segment is 0 in a prompt, another number above 0 in each completion, and ``PADDING``. A token
+    attends to the tokens before it in its prompt and its own segment, and to itself.
+
+    Takes about 4 bytes per pair of tokens while it is made: 1 GB for a sequence of 16,384.
+    """
+
+    (rows, length), segments = segments_RL.shape, segments_RL
+    return create_block_mask(
+        lambda r, head, query, key: (key <= query) & (
+            (segments[r, query] == segments[r, key]) | ((segments[r, query] > 0) & (segments[r, key] == 0))
+        ),
+        rows, None, length, length, device=segments.device, BLOCK_SIZE=FLEX_BLOCK,
+    )  # fmt: skip
 
 
 def layer_kinds(model: PreTrainedModel) -> set[str]:
@@ -140,15 +164,18 @@ def _same_attention(
     return True
 
 
+@torch.compiler.disable  # torch.compile of a layer leaves attention alone: kernels are chosen here, not fused
 def _attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | BlockMask | None,
     shared_prompt: SharedPrompt | None = None,
     **settings,
 ) -> tuple[Tensor, None]:
+    if isinstance(attention_mask, BlockMask):
+        return _flex_attention(query, key, value, attention_mask, scale=settings.get("scaling")), None
     if shared_prompt is not None:
         assert attention_mask is not None, "a shared prompt comes with a mask"
         return _shared_prompt_attention(module, query, key, value, attention_mask, shared_prompt, **settings), None
@@ -169,6 +196,24 @@ def _grouped_attention(query: Tensor, key: Tensor, value: Tensor, attention_mask
         attn_mask=attention_mask, scale=settings.get("scaling"), dropout_p=settings.get("dropout", 0.0),
     )  # fmt: skip
     return output.reshape(batch, heads, length, value.shape[-1])
+
+
+def _flex_attention(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, *, scale: float | None) -> Tensor:
+    """(sequences, length, heads, width)."""
+    compute = _compiled_flex_attention() if query.device.type == "cuda" else flex_attention
+    return compute(query, key, value, block_mask=mask, scale=scale, enable_gqa=True).transpose(1, 2).contiguous()
+
+
+@functools.cache
+def _compiled_flex_attention() -> Callable[..., Tensor]:
+    """Made once per process: compiled for the first shape it meets, then for any shape."""
+    allow_recompiling()
+    return torch.compile(flex_attention)
+
+
+def allow_recompiling() -> None:
+    """Let torch make more compiled forms of a function than its default, after which it would run uncompiled."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
 
 
 def _shared_prompt_attention(

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from dqo import distributed
 from dqo.errors import ConfigError
 from dqo.files.atomic import replacing_folder
+from dqo.models.rounding import rounded
 from dqo.progress import LoggedBar, elapsed
 from dqo.stages import Weights
 
@@ -154,8 +155,8 @@ def save_policy(
 def _state(
     model: PreTrainedModel, weights: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | None
 ) -> dict[str, torch.Tensor]:
-    """Copies on the CPU in ``dtype``, tied ones under one name; modules that transformers always computes in float32
-    stay as they are. A learner with sharded weights gathers one tensor at a time."""
+    """Copies on the CPU, rounded to ``dtype``, tied ones under one name; modules that transformers always computes in
+    float32 stay as they are. A learner with sharded weights gathers one tensor at a time."""
     tied = model.all_tied_weights_keys
     kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}
 
@@ -164,7 +165,7 @@ def _state(
         return tensor.dtype if dtype is None or stays else dtype
 
     return {
-        name: tensor.detach().to("cpu", saved_dtype(name, tensor), copy=True)
+        name: rounded(tensor, saved_dtype(name, tensor)).to("cpu", copy=True)
         for name, tensor in weights
         if name not in tied
     }

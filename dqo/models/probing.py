@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -18,7 +19,7 @@ BFLOAT16_TOLERANCE = 3e-2
 
 
 @contextlib.contextmanager
-def probe_precision(model: PreTrainedModel) -> Iterator[float]:
+def probe_precision(model: PreTrainedModel | PeftModel) -> Iterator[float]:
     """How exactly two ways to compute log-probabilities must agree, as a share of the log-probabilities' range: those
     of an untrained model are close together. Within the block a model computes in its weights' dtype (float32), or in
     bfloat16 where its attention takes nothing else."""

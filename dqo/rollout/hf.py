@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dqo.errors import StageError
 from dqo.models.attention import use_dqo_attention
 from dqo.models.precision import Dtype
+from dqo.models.rounding import rounded
 from dqo.models.sizes import parameter_bytes
 from dqo.records import Prompt, Rollouts
 from dqo.rollout.sampling.decoder import decoder_of
@@ -69,7 +70,7 @@ class Hf:
             if tensor.shape != own[name].shape:
                 shapes = f"{[*own[name].shape]}; the learner sent {[*tensor.shape]}"
                 raise StageError("rollout", f"{name} has the shape {shapes}")
-            own[name].copy_(tensor)
+            own[name].copy_(rounded(tensor, own[name].dtype))
             arrived.add(own[name].data_ptr())
         absent = [name for name, own_tensor in self._model.named_parameters() if own_tensor.data_ptr() not in arrived]
         if absent:
@@ -117,7 +118,7 @@ def _copy(policy: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """A copy of the policy with parameters in ``dtype``, made without a temporary float32 copy. Buffers keep their
     dtype: rotary frequencies in bfloat16 would be wrong."""
     cast = {
-        id(parameter): torch.nn.Parameter(parameter.detach().to(dtype, copy=True), requires_grad=False)
+        id(parameter): torch.nn.Parameter(rounded(parameter.clone(), dtype), requires_grad=False)
         for parameter in policy.parameters()
     }
     model = copy.deepcopy(policy, memo=cast).eval()

@@ -15,6 +15,7 @@ from dqo import distributed
 from dqo.errors import ConfigError, StageError
 from dqo.models import cached_folder
 from dqo.models.precision import Dtype
+from dqo.models.rounding import rounded
 from dqo.progress import elapsed
 from dqo.records import Prompt, Rollouts
 from dqo.rollout.engine import checksums
@@ -132,12 +133,14 @@ class Vllm:
             core.abort_request(list(waiting))
 
     def load_weights(self, weights: Weights, *, version: int) -> None:
-        """Copies the learner's weights into the engine; vLLM's own loader fuses and casts them. ``weights`` must
+        """Copies the learner's weights into the engine, in its dtype; vLLM's own loader fuses them. ``weights`` must
         contain a tied head under its own name too, otherwise the engine keeps the old head."""
         self._wake()
         with preserved_settings():
-            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": _detached(weights)})
-            self._engine.reset_prefix_cache()
+            cast = ((name, rounded(tensor, self._dtype)) for name, tensor in weights)
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": cast})
+            reset = self._engine.reset_prefix_cache()
+        assert reset, "a request that is still running keeps the old weights' prefix cache"
         self._version = version
 
     def memory(self) -> dict[str, int]:
@@ -185,6 +188,7 @@ class Vllm:
         from vllm.model_executor.layers.linear import LinearBase
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
+        self._wake()
         model = self._engine.apply_model(lambda model: model)[0]
         tensors = dict(model.named_parameters(remove_duplicate=False))
         fused_layers = getattr(model, "packed_modules_mapping", {})
@@ -230,6 +234,7 @@ class Vllm:
 
     def _wake(self) -> None:
         if self._asleep:
+            torch.cuda.empty_cache()  # the engine takes its memory back, which the learner's unused blocks may hold
             self._engine.wake_up()
             self._asleep = False
 
@@ -287,10 +292,6 @@ def _prefill_settings(device: torch.device) -> dict[str, Any]:
 def _executor_settings() -> dict[str, Any]:
     """With several ranks, engines run inside the existing processes."""
     return {"distributed_executor_backend": "external_launcher"} if distributed.world_size() > 1 else {}
-
-
-def _detached(weights: Weights) -> Iterator[tuple[str, Tensor]]:
-    return ((name, tensor.detach()) for name, tensor in weights)
 
 
 def _request_seed(seed: int, position: int) -> int:

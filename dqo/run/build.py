@@ -14,7 +14,7 @@ from dqo import distributed
 from dqo.config.schema import Config
 from dqo.config.typed import arguments
 from dqo.errors import ConfigError
-from dqo.loop import Plan
+from dqo.loop import Plan, pause
 from dqo.models.origin import Origin
 from dqo.rollout.engine.sync_check import SyncCheck
 from dqo.stages import (
@@ -94,10 +94,12 @@ def make_stages(config: Config, policy: Policy, task: Task) -> Stages:
     """The whole pipeline around one policy.
 
     The collectors are built before the learner: LoRA changes the policy in place, and the rollout copies it unchanged.
+    They give their device memory back before the learner's first pass.
     """
     available = _available(policy, task)
     learning = {group: _made(config, group, protocol, available) for group, protocol in LEARNING.items()}
     collectors = make_collectors(config, policy, task)
+    pause(collectors)
     asks = learning["loss"].needs_reference or getattr(learning["advantage"], "needs_reference", False)
     torch.manual_seed(config.seed)  # LoRA draws adapters and dropout whatever engine or warm start have drawn before
     learner = _made(config, "learner", Learner, {**available, **learning, "needs_reference": asks})

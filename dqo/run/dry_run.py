@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from dataclasses import fields
 
 from rich.console import Console
 from rich.text import Text
@@ -15,10 +14,10 @@ from dqo.row_checks import Explaining
 from dqo.run.build import Policy, make_stages
 from dqo.run.job import Job
 from dqo.run.load_policy import load_policy
-from dqo.run.report import batch_line
+from dqo.run.report import batch_line, memory_line
 from dqo.run.session import close_stages
 from dqo.run.warm_start import demonstrations_of, encoded, is_wanted
-from dqo.stages import HasMemory, Stages
+from dqo.stages import Stages
 
 EXPLAINED = 50  # training prompts of which the reward shows some
 
@@ -50,20 +49,9 @@ def _print(config: Config, policy: Policy, stages: Stages, total: int) -> None:
     for line in advice(config):
         console.print(Text(f"warning: {line}"), soft_wrap=True)
     console.print(f"model: {total / 1e6:.0f} M parameters, {trained / 1e6:.0f} M trained", soft_wrap=True)
-    console.print(_memory(stages), soft_wrap=True)
+    console.print(memory_line(stages), soft_wrap=True)
     if isinstance(stages.reward, Explaining):
         for line in stages.reward.explained(stages.task.draw(0, EXPLAINED)[0]):
             console.print(Text(visible_lines(line)), soft_wrap=True)
     console.print(f"the first prompt, {len(prompts[0].tokens)} tokens:")
     console.print(Text(visible_lines(str(policy.tokenizer.decode(list(prompts[0].tokens))))))
-
-
-def _memory(stages: Stages) -> str:
-    """One line with each stage's memory. Example: ``memory: rollout 0.54 GB (weights 0.54); learner …``."""
-    parts = []
-    for f in fields(stages):
-        if isinstance(stage := getattr(stages, f.name), HasMemory):
-            sizes = stage.memory()
-            listed = ", ".join(f"{what} {size / 1e9:.2f}" for what, size in sizes.items())
-            parts.append(f"{f.name} {sum(sizes.values()) / 1e9:.2f} GB ({listed})")
-    return f"memory: {'; '.join(parts) or 'not known'}; activations on top"

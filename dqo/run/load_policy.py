@@ -8,12 +8,14 @@ import torch
 from transformers import PreTrainedConfig
 
 from dqo.config.schema import Config
+from dqo.models import parameter_counts
 from dqo.models.origin import Origin
 from dqo.models.vocabulary import tokens_without_row
 from dqo.row_checks import RefusingTokens
 from dqo.run.build import Policy, make, make_device, make_task
 from dqo.run.inputs import Inputs, model_inputs, refuse_other_inputs, task_inputs
 from dqo.run.rows import check_rows
+from dqo.run.threads import use_threads
 from dqo.run.warm_start import fingerprint, is_wanted, warm_started
 from dqo.stages import Task
 
@@ -36,6 +38,7 @@ def load_policy(config: Config, saved: Inputs | None = None, *, judged: bool = T
     read = task_inputs(config, task)
     refuse_other_inputs(config, read, saved)
     model = source.load() if model is None else model
+    use_threads(parameter_counts(model)[0], device)
     weights = model_inputs(model)
     refuse_other_inputs(config, weights, saved)
     origin = source.load_origin() if hasattr(source, "load_origin") else Origin()

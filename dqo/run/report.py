@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 from rich.console import Console
@@ -12,14 +13,16 @@ from dqo.config.resume import saved_overrides
 from dqo.config.schema import Config
 from dqo.evaluation import Evaluation
 from dqo.files.atomic import replacing
+from dqo.learner.update.budget import AUTO, DEFAULT
 from dqo.observe.card import model_card
 from dqo.observe.curves import draw_curves
 from dqo.observe.metrics_file import read_metrics
 from dqo.observe.summary import print_end, write_summary
+from dqo.run.build import make_device
 from dqo.run.export import export_policy, generation_config
 from dqo.run.job import Job
 from dqo.run.session import Session
-from dqo.stages import Credit, Drawing
+from dqo.stages import Credit, Drawing, HasMemory, Stages
 
 
 def task_name(config: Config) -> str:
@@ -31,12 +34,26 @@ def batch_line(config: Config) -> str:
     """How a step's batch comes about, in one line."""
     rows = config.prompts_per_step * config.k
     budget, world = config.learner.get("max_tokens_per_micro_batch"), distributed.world_size()
+    micro_batches = f"micro-batches of at most {DEFAULT if budget == AUTO else budget} tokens"
+    if budget == AUTO and make_device(config).type == "cuda":
+        micro_batches = "micro-batches as large as the GPU's memory allows"
     return (
         f"a step: {config.prompts_per_step} prompts × k={config.k} = {rows} completions of at most "
         f"{config.max_completion_length} tokens, one update"
         + (f"; {config.prompts_per_step // world} prompts on each of {world} workers" if world > 1 else "")
-        + (f"; micro-batches of at most {budget} tokens, accumulated" if budget else "")
+        + (f"; {micro_batches}, accumulated" if budget else "")
     )
+
+
+def memory_line(stages: Stages) -> str:
+    """One line with each stage's memory. Example: ``memory: rollout 0.54 GB (weights 0.54); learner …``."""
+    parts = []
+    for f in fields(stages):
+        if isinstance(stage := getattr(stages, f.name), HasMemory):
+            sizes = stage.memory()
+            listed = ", ".join(f"{what} {size / 1e9:.2f}" for what, size in sizes.items())
+            parts.append(f"{f.name} {sum(sizes.values()) / 1e9:.2f} GB ({listed})")
+    return f"memory: {'; '.join(parts) or 'not known'}; activations on top"
 
 
 def write_report(job: Job, session: Session, before: Evaluation, after: Evaluation) -> None:

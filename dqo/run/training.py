@@ -20,7 +20,7 @@ from dqo.run.build import make_plan
 from dqo.run.export import export_dtype
 from dqo.run.files import RunFiles
 from dqo.run.job import Job
-from dqo.run.report import batch_line, print_report, task_name, write_report
+from dqo.run.report import batch_line, memory_line, print_report, task_name, write_report
 from dqo.run.session import Evaluating, Saving, Session, announce_disk_space, open_session
 from dqo.run.stopping import Stopped
 
@@ -45,7 +45,8 @@ def run(job: Job) -> None:
             files.close(stack)
             size = export_dtype(config, session.policy).itemsize * parameter_counts(session.policy.model)[0]
             announce_disk_space(config, session, policy_bytes=size)
-            view.console.print(batch_line(config), soft_wrap=True, highlight=False)
+            for line in (batch_line(config), memory_line(session.stages)):
+                view.console.print(line, soft_wrap=True, highlight=False)
             for line in advice(config):
                 log.warning(line)
         stack.enter_context(view)

@@ -8,6 +8,7 @@ from dqo.config.gpu import has_gpu
 from dqo.config.schema import Config
 from dqo.config.typed import arguments
 from dqo.errors import ConfigError
+from dqo.run.threads import environment as threads_environment
 
 
 def launched() -> bool:
@@ -52,17 +53,16 @@ def check_workers(config: Config) -> None:
 
 
 def environments(count: int) -> list[dict[str, str]]:
-    """The environment variables that torchrun would set, one dict per worker; nothing for a single worker. The
-    machine's threads are shared out."""
+    """Environment variables of each worker: how its threads compute and, for several workers, what torchrun would
+    set."""
+    threads = threads_environment(count)
     if count == 1:
-        return [{}]
+        return [threads]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // count))
-    shared = {
+    shared = threads | {
         "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": threads,
     }  # fmt: skip
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 

@@ -62,6 +62,7 @@ COMMON = [
     case("nproc=3 learner=deepspeed_zero", "prompts_per_step=2: 3 workers share them equally", "prompts_per_step=3"),
     case("learner=deepspeed_zero learner.stage=4", "learner.stage=4: 0 or more and at most 3", "type learner.stage=2"),
     case("learner=deepspeed_zero learner.offload_param=true", "learner.offload_param=true: ", "type learner.stage=3"),
+    case("learner=deepspeed_zero learner.stage=3 learner.compile=true", "learner.compile=true: ", "learner.stage=2"),
     case("device=tpu", "device=tpu: allowed are auto | cpu | cuda"),
     case("dry_run=perhaps", "dry_run=perhaps: true or false is needed", "type dry_run=true|false"),
     case("num_generations=8", "num_generations is k here", "type k=8"),

@@ -32,7 +32,7 @@ PYTHON, SHARED = ("reward=python", "reward.function=a.b"), ("rollout=vllm", "lea
         (SHARED, "rollout.tensor_parallel_size", 0, "1 or more is needed", "1"),
         (SHARED, "learner.stage", 4, "0 or more and at most 3 is needed", "2"),
         ((), "learner.num_iterations", 0, "1 or more is needed", "1"),
-        ((), "learner.max_tokens_per_micro_batch", 0, "1 or more is needed", "1024"),
+        ((), "learner.max_tokens_per_micro_batch", 0, "allowed are 1 or more | auto", "1024"),
         ((), "learner.lora_r", 0, "1 or more is needed, or null", "16"),
         ((), "learner.lora_dropout", 1, "0 or more and below 1 is needed", "0.05"),
         ((), "credit.sigma", 0, "more than 0 is needed", "0.4"),

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import pytest
 import torch
@@ -82,11 +83,51 @@ def test_log_det_is_of_the_kernel_plus_identity():
     torch.testing.assert_close(log_det(kernel_PKK), torch.logdet(kernel_PKK + eye(8)), rtol=1e-12, atol=1e-12)
 
 
-def test_credits_do_not_depend_on_the_chunk_size(monkeypatch):
-    kernel_PKK = kernel_matrix(unit_vectors(7, 4, 5))
+@pytest.mark.parametrize(("k", "chunk"), [(4, "CHUNK"), (determinants.SMALL, "CHUNK_LAPACK")])
+def test_credits_do_not_depend_on_the_chunk_size(k, chunk, monkeypatch):
+    kernel_PKK = kernel_matrix(unit_vectors(7, k, 5))
     whole_PK = leave_one_out_credits(kernel_PKK)
-    monkeypatch.setattr(determinants, "CHUNK", 2 * 4 * 4)
+    monkeypatch.setattr(determinants, chunk, 2 * k * k)
     assert torch.equal(leave_one_out_credits(kernel_PKK), whole_PK)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 8, 16, 33, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_elimination_and_cholesky_give_the_same_credits(k, dtype, monkeypatch):
+    """Random, near and exact duplicates, long vectors; with and without a mask."""
+    pad = torch.nn.functional.pad
+    groups_PKD = torch.stack([pad(group_KD, (0, 384 - group_KD.shape[1])) for group_KD in hard_groups(k, seed=k)])
+    all_PK = torch.ones(len(groups_PKD), k, dtype=torch.bool)
+    some_PK = torch.arange(all_PK.numel()).reshape(all_PK.shape) % 3 > 0
+    for length, valid_PK in ((1.0, all_PK), (1.0, some_PK), (50.0, some_PK), (0.0, all_PK)):
+        quality_PK = torch.full(groups_PKD.shape[:2], length, dtype=dtype)
+        kernel_PKK = kernel_matrix(groups_PKD.to(dtype), quality_PK=quality_PK)
+        monkeypatch.setattr(determinants, "SMALL", 1000)
+        eliminated_PK = leave_one_out_credits(kernel_PKK, valid_PK)
+        monkeypatch.setattr(determinants, "SMALL", 0)
+        factored_PK = leave_one_out_credits(kernel_PKK, valid_PK)
+        error = 1e-11 if dtype == torch.float64 else 1e-6
+        torch.testing.assert_close(factored_PK, eliminated_PK, rtol=0, atol=error)
+        assert len(factored_PK[4, valid_PK[4]].unique()) <= 1  # exact duplicates
+
+
+@pytest.mark.parametrize("k", [2, 16])
+def test_elimination_and_cholesky_refuse_the_same_groups(k, monkeypatch):
+    kernel_PKK = kernel_matrix(unit_vectors(6, k, 5))
+    kernel_PKK[1] *= -3  # a pivot below 0
+    kernel_PKK[2] = 3 - 4 * eye(k)  # the last pivot below 0
+    kernel_PKK[4] = -eye(k)  # L + I = 0
+    for value, refused in ((None, (1, 2, 4)), (math.nan, (3,)), (math.inf, (3,))):
+        if value is not None:
+            kernel_PKK[3, 0, 1] = kernel_PKK[3, 1, 0] = value
+        refusals = set()
+        for small in (1000, 0):
+            monkeypatch.setattr(determinants, "SMALL", small)
+            with pytest.raises(KernelError) as caught:
+                leave_one_out_credits(kernel_PKK, check=False)
+            refusals.add((caught.value.prompts, caught.value.reason))
+        assert {prompts for prompts, _ in refusals} == {refused}
+        assert len(refusals) == 1
 
 
 def test_kernels_may_have_any_leading_dimensions():
@@ -305,11 +346,51 @@ def test_wrong_shapes_are_refused(function):
         function(torch.eye(3), torch.ones(3))
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_computes_on_the_device_of_its_input():
-    embeddings_PKD = unit_vectors(6, 8, 5)
-    valid_PK = torch.arange(48).reshape(6, 8) % 5 > 0
-    credits_PK = leave_one_out_credits(kernel_matrix(embeddings_PKD.cuda()), valid_PK.cuda())
-    assert credits_PK.is_cuda
-    torch.testing.assert_close(credits_PK.cpu(), leave_one_out_credits(kernel_matrix(embeddings_PKD), valid_PK))
+@needs_gpu
+@pytest.mark.parametrize(("prompts", "k"), [(6, 8), (1, 1), (300, 16), (40, 64), (9, 256), (4, 512)])
+@pytest.mark.parametrize("chunk", [2**10, 2**24])
+def test_a_gpu_gives_the_credits_of_a_cpu(prompts, k, chunk, monkeypatch):
+    """Of random groups and of one with identical completions: the libraries take other algorithms by k and batch."""
+    monkeypatch.setattr(determinants, "CHUNK_GPU", chunk)
+    vectors_PKD = unit_vectors(prompts, k, 32)
+    vectors_PKD[0] = vectors_PKD[0, 0].clone()
+    valid_PK = torch.arange(prompts * k).reshape(prompts, k) % 5 > 0
+    for dtype, error in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        kernel_PKK = kernel_matrix(vectors_PKD.to(dtype))
+        for valid in (torch.ones_like(valid_PK), valid_PK):
+            credits_PK = leave_one_out_credits(kernel_PKK.cuda(), valid.cuda())
+            assert credits_PK.is_cuda
+            torch.testing.assert_close(credits_PK.cpu(), leave_one_out_credits(kernel_PKK, valid), rtol=0, atol=error)
+            assert len(credits_PK.cpu()[0, valid[0]].unique()) <= 1  # identical: one number
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_names_the_prompts_whose_kernels_are_bad():
+    kernel_PKK = kernel_matrix(unit_vectors(4, 3, 5)).cuda()
+    kernel_PKK[1] -= 2 * torch.eye(3, device="cuda")
+    kernel_PKK[2, 0, 1] = math.nan
+    for bad, reason in ((2, "prompt 2 is not finite"), (1, "prompt 1 is not positive definite")):
+        with pytest.raises(KernelError, match=reason) as caught:
+            leave_one_out_credits(kernel_PKK, check=False)
+        assert caught.value.prompts == (bad,)
+        kernel_PKK[2] = torch.eye(3, device="cuda")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_credits_wait_for_the_gpu_once():
+    embeddings_PKD, valid_PK = unit_vectors(6, 8, 5).cuda(), torch.ones(6, 8, dtype=torch.bool, device="cuda")
+    leave_one_out_credits(kernel_matrix(embeddings_PKD), valid_PK, check=False)  # libraries start
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            leave_one_out_credits(kernel_matrix(embeddings_PKD), valid_PK, check=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([wait for wait in waits if "synchroniz" in str(wait.message)]) == 1

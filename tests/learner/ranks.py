@@ -6,19 +6,24 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import LlamaForCausalLM
 
 from dqo import distributed
 from dqo.batching import join, split
 from dqo.errors import StageError
 from dqo.learner.deepspeed_zero import DeepSpeedZero
+from dqo.learner.update.base import Base
+from dqo.learner.update.rounding import Rounding
 from dqo.learner.update.settings import LearnerSettings
+from dqo.loss.clip import Clip
 from dqo.models.precision import Dtype
-from dqo.records import Experience
+from dqo.records import Estimates, Experience
 from dqo.run.workers import launched
 from tests.factories import make_experience, tiny_llama
-from tests.learner.builders import CPU, adamw, clip, targets_of
+from tests.learner.builders import CPU, Plain, adamw, clip, run_out_of_memory, targets_of
 
 STEPS = 5
 CASES = {
@@ -31,22 +36,37 @@ CASES = {
     "stage 3 lora": {"stage": 3, "lora_r": 4},
     "stage 2 lora dropout": {"stage": 2, "lora_r": 4, "lora_dropout": 0.1},
     "stage 3 lora dropout": {"stage": 3, "lora_r": 4, "lora_dropout": 0.1, "gradient_checkpointing": True},
+    "stage 0 bfloat16": {"stage": 0, "dtype": Dtype.BFLOAT16},
+    "stage 1 bfloat16": {"stage": 1, "dtype": Dtype.BFLOAT16},
     "stage 2 bfloat16": {"stage": 2, "dtype": Dtype.BFLOAT16},
+    "stage 3 bfloat16": {"stage": 3, "dtype": Dtype.BFLOAT16},
+    "stage 2 bfloat16 lora": {"stage": 2, "dtype": Dtype.BFLOAT16, "lora_r": 4},
 }
+BFLOAT16 = [name for name, settings in CASES.items() if settings.get("dtype") is Dtype.BFLOAT16]
+SMALL_RATE = 1e-5  # with which bfloat16, rounded to nearest, sees 3 % of an update
 
 
-def make(*, beta: float = 0.1, **settings) -> DeepSpeedZero:
+def make(*, beta: float = 0.1, optim=None, **settings) -> DeepSpeedZero:
     torch.manual_seed(7)  # of new adapters
     own = {"stage", "offload_optimizer", "offload_param"}
     defaults = {
         "temperature": 1.0, "num_iterations": 2, "max_tokens_per_micro_batch": 40, "shared_prompt": True,
-        "gradient_checkpointing": False, "dtype": Dtype.FLOAT32, "lora_r": None, "lora_alpha": 32, "lora_dropout": 0.0,
-        "lora_target_modules": None,
+        "gradient_checkpointing": False, "compile": False, "dtype": Dtype.FLOAT32, "rounding": Rounding.DITHERED,
+        "lora_r": None, "lora_alpha": 32, "lora_dropout": 0.0, "lora_target_modules": None,
     }  # fmt: skip
     shared = defaults | {key: value for key, value in settings.items() if key not in own}
     engine = {"offload_optimizer": False, "offload_param": False} | {k: v for k, v in settings.items() if k in own}
     loss, shared = clip(beta=beta), LearnerSettings(**shared)
-    return DeepSpeedZero(tiny_llama(), CPU, loss, adamw(), loss.needs_reference, settings=shared, **engine)
+    optim = optim or adamw()
+    return DeepSpeedZero(grid_llama(), CPU, loss, optim, loss.needs_reference, settings=shared, **engine)
+
+
+def grid_llama() -> LlamaForCausalLM:
+    """A model as hubs store them: every weight is a bfloat16 number."""
+    model = tiny_llama()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    return model
 
 
 def experience_of(step: int) -> Experience:
@@ -65,7 +85,7 @@ def mine(whole: Experience) -> Experience:
     return whole if distributed.world_size() == 1 else join(groups[:2] if distributed.is_rank_0() else groups[2:])
 
 
-def learn(learner: DeepSpeedZero, step: int) -> dict[str, float]:
+def learn(learner: Base, step: int) -> dict[str, float]:
     experience = mine(experience_of(step))
     return dict(learner.update(experience, learner.estimate(experience.rollouts), targets_of(experience)))
 
@@ -92,9 +112,20 @@ def main(out: Path) -> None:
         }  # fmt: skip
         if distributed.is_rank_0():
             torch.save(result, out / f"{name}.pt")
-    outcomes = {name: not_finite(stage=stage) for name, stage in (("0", 0), ("1", 1), ("2", 2), ("3", 3))}
-    if distributed.is_rank_0():
-        (out / "not_finite.json").write_text(json.dumps(outcomes))
+        if name in BFLOAT16:
+            torch.save(twenty_steps(make(optim=adamw(learning_rate=SMALL_RATE), **settings)), out / f"{name} 20.pt")
+    for case in (not_finite, tied_rows, nothing_but_ties, out_of_memory):
+        outcomes = {stage: case(stage=stage) for stage in range(4)}
+        if distributed.is_rank_0():
+            (out / f"{case.__name__}.json").write_text(json.dumps(outcomes))
+
+
+def twenty_steps(learner: Base) -> dict[str, Any]:
+    """The exact weights after twenty steps on one batch, those that are computed with, and the shares seen."""
+    seen = [learn(learner, 0)["update/seen"] for _ in range(20)]
+    with learner.rounded_steps.exact():
+        exact = {name: tensor.detach().clone() for name, tensor in learner._parameters("policy")}
+    return {"exact": exact, "computing": {name: tensor.clone() for name, tensor in learner.weights()}, "seen": seen}
 
 
 def not_finite(*, stage: int) -> str:
@@ -110,6 +141,84 @@ def not_finite(*, stage: int) -> str:
         same = all(torch.equal(before[name], tensor) for name, tensor in learner.weights())
         return f"{error.message} | weights {'stayed' if same else 'moved'}"
     return "nothing was said"
+
+
+def tied_rows(*, stage: int) -> tuple[float, float]:
+    """(difference of a step that leaves rows without an advantage out from one that does not, number of these rows)."""
+    experience = mine(experience_of(0))
+    targets = targets_of(experience)
+    last_B = torch.tensor([row // 4 == 2 - 2 * distributed.rank() for row in range(len(experience.rollouts.texts))])
+    tied = replace(targets, advantages_BT=targets.advantages_BT.masked_fill(last_B[:, None], 0.0))
+    moved, skipped = [], 0.0
+    for says in (True, False):
+        learner = make(stage=stage, beta=0.0, num_iterations=1, optim=Plain())
+        learner.loss = learner.loss if says else SaysNothing(learner.loss)
+        skipped += learner.update(experience, Estimates(), tied)["update/skipped_rows"]
+        moved.append(change(learner))
+    return difference(*moved), skipped
+
+
+def nothing_but_ties(*, stage: int) -> tuple[float, float, float]:
+    """The same for a second step without any advantage, which momentum alone makes; and how far it goes."""
+    experience = mine(experience_of(0))
+    targets = targets_of(experience)
+    moved, skipped, first = [], 0.0, torch.zeros(())
+    for says in (True, False):
+        learner = make(stage=stage, beta=0.0, num_iterations=1)
+        learner.loss = learner.loss if says else SaysNothing(learner.loss)
+        learner.update(experience, Estimates(), targets)
+        first = change(learner)
+        report = learner.update(experience, Estimates(), replace(targets, advantages_BT=targets.advantages_BT * 0))
+        skipped += report["update/skipped_rows"]
+        moved.append(change(learner))
+    return difference(*moved), skipped, difference(first, moved[1])
+
+
+def out_of_memory(*, stage: int) -> dict[str, tuple[float, float, float] | str]:
+    """(difference of a step with a pass that runs out of memory from one without, the same after a second step, how
+    often it was out of memory), or the error."""
+    plans = {
+        "forward": {"at": 1}, "second forward": {"at": 2}, "backward": {"backward": True},
+        "second backward": {"at": 2, "backward": True},
+    }  # fmt: skip
+    expected, results = two_steps(make(stage=stage, beta=0.0, num_iterations=1, optim=Plain())), {}
+    for name, plan in plans.items():
+        learner = make(stage=stage, beta=0.0, num_iterations=1, optim=Plain())
+        run_out_of_memory(learner.policy.model.layers[0], **plan)
+        try:
+            (one, two), failures = two_steps(learner)
+            results[name] = (difference(one, expected[0][0]), difference(two, expected[0][1]), failures)
+        except StageError as error:
+            results[name] = error.message
+    return results
+
+
+def two_steps(learner: DeepSpeedZero) -> tuple[list[torch.Tensor], float]:
+    """The weights' change after one step and after two small ones; how often passes ran out of memory."""
+    changes, failures = [], 0.0
+    for step in range(2):
+        failures += learn(learner, step)["update/out_of_memory"]
+        changes.append(change(learner))
+    return changes, failures
+
+
+def change(learner: DeepSpeedZero) -> torch.Tensor:
+    start = tiny_llama().state_dict()
+    return torch.cat([(tensor.float() - start[name]).flatten() for name, tensor in learner.weights()])
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+class SaysNothing(Clip):
+    """A loss that does not say that rows without an advantage add nothing."""
+
+    def __init__(self, same: Clip):
+        vars(self).update(vars(same))
+
+    def __call__(self, inputs):
+        return super().__call__(inputs)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,18 @@
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_mask
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import DeepseekV32Config, DeepseekV32ForCausalLM
 
-from dqo.models.attention import ATTENTION_NAME, sdpa_is_exact, use_dqo_attention
+from dqo.models.attention import (
+    ATTENTION_NAME,
+    FLEX_BLOCK,
+    PADDING,
+    _compiled_flex_attention,
+    sdpa_is_exact,
+    segment_mask,
+    use_dqo_attention,
+)
 from tests.factories import tiny_llama
 
 
@@ -75,3 +85,22 @@ def test_a_saved_policy_does_not_name_our_attention(tmp_path):
     model.save_pretrained(tmp_path)
     assert ATTENTION_NAME not in (tmp_path / "config.json").read_text()
     assert type(model).from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_flex_attention_equals_attention_with_a_mask_and_serves_further_shapes():
+    """Six query heads on two key heads, as the 12 on 2 of Qwen2.5-1.5B: not a power of two."""
+    torch.manual_seed(0)
+    for stance, shapes in (("default", [(2, 1), (3, 2), (2, 3)]), ("fail_on_recompile", [(4, 2), (5, 4)])):
+        for rows, blocks in shapes:
+            length = blocks * FLEX_BLOCK
+            segments_RL = torch.randint(0, 5, (rows, length), dtype=torch.long).sort(dim=1).values
+            segments_RL[:, -40:] = PADDING
+            mask = segment_mask(segments_RL)
+            query, key, value = (torch.randn(rows, heads, length, 32) for heads in (6, 2, 2))
+            with torch.compiler.set_stance(stance):
+                given = _compiled_flex_attention()(query, key, value, block_mask=mask, scale=0.3, enable_gqa=True)
+            dense = create_mask(mask.mask_mod, rows, None, length, length, device="cpu")
+            expected = scaled_dot_product_attention(query, key, value, attn_mask=dense, scale=0.3, enable_gqa=True)
+            torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)

@@ -122,6 +122,18 @@ def test_the_learners_weights_are_saved_without_its_adapters(tmp_path, tokenizer
     assert all(torch.equal(tensor, weights[name]) for name, tensor in back.state_dict().items())
 
 
+def test_a_small_update_is_in_a_policy_saved_in_bfloat16(tmp_path, tokenizer):
+    model = tiny_llama(tied=False)
+    start = {name: tensor.bfloat16().float() for name, tensor in model.state_dict().items()}
+    update = {name: 1e-5 * torch.randn_like(tensor) for name, tensor in start.items()}
+    weights = iter({name: start[name] + update[name] for name in start}.items())
+    save_policy(model, tokenizer, tmp_path / "policy", weights=weights, dtype=torch.bfloat16)
+    saved = load_file(tmp_path / "policy" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    product = sum(float(((saved[name].float() - start[name]) * update[name]).sum()) for name in start)
+    assert product / sum(float(u.square().sum()) for u in update.values()) == pytest.approx(1, abs=0.2)
+
+
 def test_a_generation_config_that_transformers_refuses_to_write_is_saved(tmp_path, tokenizer, policy):
     policy.generation_config = GenerationConfig(temperature=0.7, eos_token_id=[1, 2])
     save_policy(policy, tokenizer, tmp_path / "policy")

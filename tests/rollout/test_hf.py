@@ -11,6 +11,7 @@ from dqo.errors import ConfigError, StageError
 from dqo.models.hf import Attention
 from dqo.models.hf import Hf as Source
 from dqo.models.precision import Dtype
+from dqo.models.rounding import rounded
 from dqo.records import Prompt, Rollouts
 from dqo.rollout.hf import Hf
 from dqo.stages import Rollout
@@ -232,10 +233,21 @@ def test_bfloat16_casts_parameters_but_not_rotary_frequencies(policy, tokenizer)
     assert rollout._model.lm_head.weight is rollout._model.model.embed_tokens.weight
     assert {parameter.dtype for parameter in policy.parameters()} == {torch.float32}
     rollout.load_weights(iter(tiny_llama(seed=1).state_dict().items()), version=1)
-    expected = tiny_llama(seed=1).lm_head.weight.bfloat16()
+    expected = rounded(tiny_llama(seed=1).lm_head.weight, torch.bfloat16)
     assert torch.equal(rollout._model.lm_head.weight, expected)
     (record,) = [join(list(rollout.generate(make_prompts(2), k=2, seed=0)))]
     assert record.logprobs_BT.dtype == torch.float32
+
+
+def test_a_small_update_of_a_learner_in_fp32_reaches_an_engine_in_bfloat16(policy, tokenizer):
+    """Such as the merged weights of adapters: to the nearest number, 3 % of it would arrive."""
+    start = {name: tensor.bfloat16().float() for name, tensor in policy.state_dict().items()}
+    update = {name: 1e-5 * torch.randn_like(tensor) for name, tensor in start.items()}
+    rollout = engine(policy, tokenizer, dtype=Dtype.BFLOAT16)
+    rollout.load_weights(((name, start[name] + update[name]) for name in start), version=1)
+    change = {name: tensor.float() - start[name] for name, tensor in rollout._model.state_dict().items()}
+    product = sum(float((change[name] * update[name]).sum()) for name in start)
+    assert product / sum(float(u.square().sum()) for u in update.values()) == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(Dtype.FLOAT32, 4), (Dtype.BFLOAT16, 2)])
@@ -291,6 +303,22 @@ def test_on_a_gpu_the_rows_are_the_same(tokenizer):
     assert {record.tokens_BT.device.type for record in records} == {"cpu"}
     rollout.load_weights(iter(tiny_llama(seed=1).state_dict().items()), version=1)
     rollout.pause()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_bfloat16_gives_the_models_log_probabilities(tokenizer):
+    rollout = engine(tiny_llama().cuda(), tokenizer, dtype=Dtype.BFLOAT16)
+    for seed in (0, 1):
+        policy = tiny_llama(seed=seed).cuda()
+        rollout.load_weights(iter(policy.state_dict().items()), version=seed)
+        record = join(list(rollout.generate(make_prompts(4), k=4, seed=3)))
+        tokens_BT = record.tokens_BT.cuda()
+        with torch.no_grad():
+            logprobs_BTV = policy(tokens_BT).logits.log_softmax(-1)
+        taken_BT = logprobs_BTV[:, :-1].gather(2, tokens_BT[:, 1:, None])[..., 0].cpu()
+        difference_BT = (record.logprobs_BT[:, 1:] - taken_BT).abs()
+        assert float(difference_BT[record.sampled_BT[:, 1:]].mean()) < 0.05
 
 
 @pytest.mark.slow

@@ -89,6 +89,17 @@ class Learner:
             parameter.add_(torch.randn_like(parameter) * 0.1)
 
 
+class OnGpu(Learner):
+    """The same for a policy on a GPU."""
+
+    @torch.no_grad()
+    def score(self, rollouts: Rollouts):
+        tokens_BT = rollouts.tokens_BT.cuda()
+        logprobs_BTV = self.policy(tokens_BT).logits.float().log_softmax(-1)
+        taken_BT = logprobs_BTV[:, :-1].gather(2, tokens_BT[:, 1:, None])[..., 0].cpu()
+        return torch.cat([torch.zeros(len(taken_BT), 1), taken_BT], 1).where(rollouts.sampled_BT, 0.0)
+
+
 def sampled(engine, count: int = 3, *, k: int = 4, seed: int = 0) -> dict[int, Rollouts]:
     return {r.prompts[0].position: r for r in engine.generate(make_prompts(count), k=k, seed=seed)}
 
@@ -243,3 +254,27 @@ def test_more_prompts_than_fit_into_one_forward_pass_are_sampled():
     engine = start(make_policy())
     rollouts = join(list(engine.generate(make_prompts(12, length=90), k=40, seed=0)))
     assert len(rollouts.texts) == 480 and rollouts.sampled_BT.any(1).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_agrees_in_bfloat16_and_wakes_beside_a_full_cache():
+    """One test, since one process can have one engine that sleeps. Its CUDA graphs must outlive the sleep: they are
+    recorded at the start, and each later round samples with them."""
+    learner = OnGpu(make_policy().cuda())
+    engine = start(learner.policy, dtype=Dtype.BFLOAT16, enforce_eager=False, gpu_memory_utilization=0.3)
+    for version in range(1, 4):
+        rollouts = join(list(sampled(engine).values()))
+        for engine_BT in (rollouts.logprobs_BT, engine.score(rollouts)):
+            difference_BT = (engine_BT - learner.score(rollouts)).abs()
+            assert float(difference_BT[rollouts.sampled_BT].mean()) < engine.tolerance
+        assert engine.stale(learner.weights()) == []
+        awake, total = torch.cuda.mem_get_info()
+        engine.pause()
+        asleep, _ = torch.cuda.mem_get_info()
+        assert asleep - awake > 0.15 * total
+        learner.move()
+        freed = torch.empty(asleep - 2 * 2**30, dtype=torch.uint8, device="cuda")
+        del freed  # torch keeps it: what a learner leaves behind
+        assert torch.cuda.mem_get_info()[0] < 0.2 * total
+        engine.load_weights(learner.weights(), version=version)

@@ -19,8 +19,8 @@ from dqo.loop import train
 from dqo.records import Targets
 from dqo.rollout.fake import Fake as FakeRollout
 from dqo.run.build import make_collectors, make_plan, make_stages
-from dqo.run.dry_run import _memory
 from dqo.run.load_policy import load_policy
+from dqo.run.report import memory_line
 from dqo.run.workers import check_workers
 from dqo.stages import Checkable, Collectors, Stages
 from tests.helpers.composing import composed, with_class
@@ -209,6 +209,7 @@ class CareTaker(FakeEmbed):
     def __init__(self, *, dim: int):
         super().__init__(dim=dim)
         self.paused = 0
+        CARE_TAKERS.append(self)
 
     def pause(self) -> None:
         self.paused += 1
@@ -221,8 +222,26 @@ def test_an_encoder_of_ones_own_is_paused_and_counted():
     config = with_class(composed(), "embed", CareTaker, dim=16)
     stages = built(config)
     assert run_one_step(stages, config).report["embed/cut_texts"] == 7
-    assert stages.embed.paused == 1
+    assert stages.embed.paused == 2  # before the learner is built, and before its update
     assert failure_counts(stages, {"embed/cut_texts": 3})["embed/cut_texts"] == 10
+
+
+class Watching(TorchSingle):
+    """A learner of one's own that looks whether the encoder has given its memory away when it is built."""
+
+    def __init__(self, policy, device, loss, optim, needs_reference, *, settings: LearnerSettings):
+        self.paused = [each.paused for each in CARE_TAKERS]
+        super().__init__(policy, device, loss, optim, needs_reference, settings=settings)
+
+
+CARE_TAKERS: list[CareTaker] = []
+
+
+def test_what_samples_and_judges_gives_its_memory_back_before_the_learner_is_built():
+    config = with_class(composed(), "embed", CareTaker, dim=16)
+    learner = {key: value for key, value in config.learner.items() if key != "_target_"}
+    CARE_TAKERS.clear()
+    assert built(with_class(config, "learner", Watching, **learner)).learner.paused == [1]
 
 
 def test_evaluating_needs_neither_learner_nor_optimizer():
@@ -237,7 +256,7 @@ def test_evaluating_needs_neither_learner_nor_optimizer():
 
 
 def test_a_dry_run_asks_every_stage_for_its_memory():
-    text = _memory(built(engine_config()))
+    text = memory_line(built(engine_config()))
     assert "rollout 2.00 GB (cache 2.00)" in text and "learner 0.0" in text and "optimizer" in text
 
 

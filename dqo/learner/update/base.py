@@ -9,8 +9,9 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from peft import PeftModel
@@ -19,15 +20,19 @@ from torch.nn import Module, Parameter
 from transformers import PreTrainedModel
 
 from dqo import distributed
-from dqo.errors import ConfigError, StageError
+from dqo.errors import ConfigError
 from dqo.learner.update import saved_state
+from dqo.learner.update.budget import Budget
+from dqo.learner.update.compiling import compile_layers, compiled_graphs
 from dqo.learner.update.dropout import checkpointing, enable_checkpointing, eval_mode, lora_dropout
-from dqo.learner.update.forms import Form, fastest_form, probe
-from dqo.learner.update.logprobs import plain_head
+from dqo.learner.update.forms import fastest_form, probe
+from dqo.learner.update.logprobs import logit_rows, plain_head
 from dqo.learner.update.lora import with_lora
-from dqo.learner.update.objective import Objective, Tally, counts, objective
+from dqo.learner.update.objective import Objective, Tally, counts, objective, rows_to_train
 from dqo.learner.update.packing import MicroBatch, micro_batches
+from dqo.learner.update.peak import Peak
 from dqo.learner.update.reference import Reference
+from dqo.learner.update.rounding import RoundedSteps, Rounding
 from dqo.learner.update.settings import LearnerSettings
 from dqo.models.precision import Dtype
 from dqo.models.sizes import parameter_counts
@@ -37,6 +42,7 @@ from dqo.stages import Loss, Optim
 log = logging.getLogger("dqo")
 POLICY = "policy"
 Model = PreTrainedModel | PeftModel
+Result = TypeVar("Result")
 
 
 class Base(abc.ABC):
@@ -48,7 +54,8 @@ class Base(abc.ABC):
 
     A step without any valid completion takes no optimizer step and reports ``skipped_updates``; a step whose advantages
     are all zero takes it, as in TRL: momentum moves the weights. The learning rate follows the steps of the run, not
-    those of the optimizer.
+    those of the optimizer. Rows that the gradient does not depend on get no pass where the loss allows it
+    (``Loss.only_advantages``) and no second model is trained.
 
     Log-probabilities are taken without dropout wherever they are compared: with those of the sampler, the reference or
     the policy before its last steps. LoRA's dropout acts on the gradient alone.
@@ -71,8 +78,9 @@ class Base(abc.ABC):
         self.needs_reference, self.reference = needs_reference, None
         self.bf16 = settings.dtype.on(device) == torch.bfloat16
         self.version = 0  # updates so far
+        self.budget = Budget(settings.max_tokens_per_micro_batch, device)
 
-        self.form = fastest_form(policy.eval(), device, shared_prompt=settings.shared_prompt)
+        self.form = fastest_form(policy.eval(), device, shared_prompt=settings.shared_prompt, bf16=self.bf16)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):  # flash attention takes no fp32
             self.head = plain_head(policy, device)
         if settings.gradient_checkpointing:
@@ -84,6 +92,10 @@ class Base(abc.ABC):
                 target_modules=settings.lora_target_modules,
             )  # fmt: skip
         self.model.eval()  # peft's new modules are in training mode
+        if settings.compile:
+            compile_layers(self.model, self.form, device, bf16=self.bf16)
+        self.rounded_steps = RoundedSteps(settings.rounding if self.bf16 else None)
+        self.rounded_steps.start(self.model)
         self.models: dict[str, Module] = {}  # filled by the engine
         self.dropout = settings.lora_r is not None and settings.lora_dropout > 0
         self.seed = torch.initial_seed()  # of the dropout's masks
@@ -103,6 +115,10 @@ class Base(abc.ABC):
     def _optimize(self, rate: float) -> dict[str, float]:
         """Clip gradients and take the optimizer's step; returns each model's gradient norm before clipping. Takes no
         step where a norm is not finite."""
+
+    @abc.abstractmethod
+    def _discard_gradients(self) -> None:
+        """Forget the gradients of this step's passes so far, also after a pass that has failed halfway."""
 
     @abc.abstractmethod
     def _parameters(self, name: str) -> Iterable[tuple[str, Tensor]]:
@@ -127,51 +143,59 @@ class Base(abc.ABC):
         old = self.settings.num_iterations > 1 and bool(distributed.all_reduce_max(fresh))
         if not old and self.reference is None:
             return Estimates()
-        batches = self._micro_batches(rollouts, list(range(len(rollouts.texts))))
-        old_logprobs_BT = self._logprobs(self.model, rollouts, batches) if old else None
+        old_logprobs_BT = self._logprobs(self.model, rollouts) if old else None
         if self.reference is None:
             return Estimates(old_logprobs_BT=old_logprobs_BT)
         with self.reference.model() as reference:
-            ref_logprobs_BT = self._logprobs(reference, rollouts, batches)
+            ref_logprobs_BT = self._logprobs(reference, rollouts)
         return Estimates(old_logprobs_BT=old_logprobs_BT, ref_logprobs_BT=ref_logprobs_BT)
 
     def update(self, experience: Experience, estimates: Estimates, targets: Targets) -> Mapping[str, float]:
         """The step's optimizer steps; returns its metrics. Raises StageError, before the optimizer's step, for a loss
         or a gradient that is not finite. A collective."""
-        rollouts, (rows, tokens) = experience.rollouts, counts(experience)
+        rollouts, (rows, tokens), peak = experience.rollouts, counts(experience), Peak(self.device)
         whole = objective(self.loss, experience, estimates, targets, version=self.version, rows=rows, tokens=tokens)
-        batches = self._micro_batches(rollouts, experience.rewards.valid_PK.flatten().nonzero()[:, 0].tolist())
-        passes, rate, tally = distributed.all_reduce_max(len(batches)), self.optim.rate(self.version), Tally()
-        if not passes:
+        trained, skipped = rows_to_train(self.loss if len(self.models) == 1 else None, experience, targets)
+        rate, tally, batches = self.optim.rate(self.version), Tally(), list[MicroBatch]()
+        if not tokens:
             log.warning("step %d: no valid completion, no update", self.version + 1)
-        for iteration in range(self.settings.num_iterations if passes else 0):
-            self._step(whole, batches, passes, rate, tally, iteration)
+        elif not self.budget.is_measured and distributed.all_reduce_max(len(trained)):
+            self._measure_budget(rollouts, trained)
+        for iteration in range(self.settings.num_iterations if tokens else 0):
+            batches = self._step(whole, rollouts, trained, rate, tally, iteration)
         self.version += 1
-        padding, size = distributed.all_reduce_sum(
-            [sum(batch.padding for batch in batches), sum(batch.tokens_RL.numel() for batch in batches)]
-        )
+        padding, size = sum(batch.padding for batch in batches), sum(batch.tokens_RL.numel() for batch in batches)
+        numbers = [padding, size, skipped, self.budget.new_failures()]
+        padding, size, skipped, failures = distributed.all_reduce_sum(numbers)
         norms = (_norm_metric(name) for name in self.models)
+        means = tally.over_all_ranks().means(("loss", "entropy", "update/seen", *self.loss.names, *norms))
+        self.rounded_steps.warn(means["update/seen"])
         return {
-            **tally.over_all_ranks().means(("loss", "entropy", *self.loss.names, *norms)),
+            **means,
             "learning_rate": rate,
             "trained_tokens": float(tokens),
-            "micro_batches": float(passes),
+            "micro_batches": float(distributed.all_reduce_max(len(batches))),
             "padding_share": padding / size if size else math.nan,
-            "skipped_updates": float(not passes),
+            "skipped_updates": float(not tokens),
+            "update/skipped_rows": float(skipped),
+            "update/out_of_memory": float(failures),
+            "update/compiled_graphs": float(distributed.all_reduce_max(compiled_graphs())),
+            **peak.metric(),
         }
 
     def score(self, rollouts: Rollouts) -> Tensor:
         """Log-probability of each sampled token at temperature 1, 0.0 elsewhere: (B, T), in nats. A collective."""
-        batches = self._micro_batches(rollouts, list(range(len(rollouts.texts))))
-        return self._logprobs(self.model, rollouts, batches, temperature=1.0)
+        return self._logprobs(self.model, rollouts, temperature=1.0)
 
     def save(self, folder: Path) -> None:
         """Write one folder per trained model, and ``learner.json``. A collective; rank 0 writes."""
         assert self.models, "an engine names the models that it trains"
-        for name in self.models:
-            saved_state.save(folder / name, parameters=self._parameters(name), moments=self._moments(name))
+        with self.rounded_steps.exact():
+            for name in self.models:
+                saved_state.save(folder / name, parameters=self._parameters(name), moments=self._moments(name))
         if distributed.is_rank_0():
-            (folder / "learner.json").write_text(json.dumps({"version": self.version}))
+            state = {"version": self.version, "micro_batches": self.budget.state()}
+            (folder / "learner.json").write_text(json.dumps(state))
 
     def load(self, folder: Path) -> None:
         """Read what ``save`` wrote. Raises ConfigError for the state of another model or of other adapters. A
@@ -185,13 +209,18 @@ class Base(abc.ABC):
                 )
             shapes = {key: full_shape(parameter) for key, parameter in self.trained_parameters(name).items()}
             self._restore(name, saved_state.Saved(folder / name, shapes))
-        self.version = json.loads((folder / "learner.json").read_text())["version"]
+        state = json.loads((folder / "learner.json").read_text())
+        self.version = state["version"]
+        self.budget.load(state.get("micro_batches", {}))  # an older dqo did not save them
 
     def memory(self) -> dict[str, int]:
         """Bytes on one rank's device without activations, by what they are for."""
         total, trained = parameter_counts(self.model)
-        logits = self.settings.max_tokens_per_micro_batch * self.policy.config.get_text_config().vocab_size
-        held = {"weights": 4 * total, "gradients": 4 * trained, "optimizer": 8 * trained}
+        rows, head = self.budget.tokens, self._head_of(self.model)
+        rows = rows if head is None else min(rows, logit_rows(head))
+        logits = rows * self.policy.config.get_text_config().vocab_size
+        lost_bits = 2 * trained * (self.rounded_steps.rounding is Rounding.DITHERED)
+        held = {"weights": 4 * total, "gradients": 4 * trained, "optimizer": 8 * trained + lost_bits}
         copied = self.reference is not None and self.reference.copy is not None
         return held | ({"reference": 4 * total} if copied else {}) | {"logits of a micro-batch": 4 * logits}
 
@@ -207,9 +236,20 @@ class Base(abc.ABC):
         """The LM head of the policy or the reference, if it can run in chunks."""
         return model.get_output_embeddings() if self.head is not None else None
 
-    def _micro_batches(self, rollouts: Rollouts, rows: list[int]) -> list[MicroBatch]:
-        budget = 0 if self.form is Form.SINGLE else self.settings.max_tokens_per_micro_batch
-        return micro_batches(rollouts, rows, budget=budget, shared=self.form is Form.SHARED)
+    def _micro_batches(self, rollouts: Rollouts, rows: list[int], tokens: int) -> list[MicroBatch]:
+        return micro_batches(rollouts, rows, budget=tokens, form=self.form)
+
+    def _measure_budget(self, rollouts: Rollouts, rows: list[int]) -> None:
+        """Trial passes of the longest sequences; their loss is 0, and so is what they add to the gradients."""
+        tiny = probe(self.form)
+        with self._updating(0):
+            self.budget.measure(
+                lambda tokens: self._micro_batches(rollouts, rows, tokens) or [tiny],
+                lambda batch: self._pass(None, batch, None, last=False),
+                self._discard_gradients,
+                first=tiny,
+                to_come=0 if self.version else self.memory().get("optimizer", 0),
+            )
 
     def _passes(self, batches: list[MicroBatch], passes: int) -> Iterator[tuple[MicroBatch, bool]]:
         """This rank's micro-batches with True, then dummy ones with False until there are ``passes``: every rank makes
@@ -218,32 +258,50 @@ class Base(abc.ABC):
         yield from ((probe(self.form), False) for _ in range(passes - len(batches)))
 
     @torch.no_grad()
-    def _logprobs(
-        self, model: Model, rollouts: Rollouts, batches: list[MicroBatch], *, temperature: float | None = None
-    ) -> Tensor:
+    def _logprobs(self, model: Model, rollouts: Rollouts, *, temperature: float | None = None) -> Tensor:
         logprobs_BT = torch.zeros_like(rollouts.logprobs_BT)
-        for batch, real in self._passes(batches, distributed.all_reduce_max(len(batches))):
-            logprobs_N, _ = self._forward(model, batch, temperature=temperature or self.settings.temperature)
-            if real:
-                logprobs_BT[batch.rows_N, batch.columns_N] = logprobs_N.cpu()
+
+        def passes(batches: list[MicroBatch]) -> None:
+            for batch, real in self._passes(batches, distributed.all_reduce_max(len(batches))):
+                logprobs_N, _ = self._forward(model, batch, temperature=temperature or self.settings.temperature)
+                if real:
+                    logprobs_BT[batch.rows_N, batch.columns_N] = logprobs_N.cpu()
+
+        self._take(rollouts, list(range(len(rollouts.texts))), passes)
         return logprobs_BT
 
+    def _take(
+        self, rollouts: Rollouts, rows: list[int], passes: Callable[[list[MicroBatch]], Result]
+    ) -> tuple[list[MicroBatch], Result]:
+        """See ``Budget.take``."""
+        return self.budget.take(
+            lambda tokens: self._micro_batches(rollouts, rows, tokens), passes, self._discard_gradients
+        )
+
     def _step(
-        self, whole: Objective, batches: list[MicroBatch], passes: int, rate: float, tally: Tally, iteration: int
-    ) -> None:
-        """One optimizer step on all micro-batches."""
-        total = 0.0
-        with self._updating(iteration):
-            for number, (batch, real) in enumerate(self._passes(batches, passes), start=1):
-                total += self._pass(whole, batch, tally if real else None, last=number == passes)
+        self, whole: Objective, rollouts: Rollouts, rows: list[int], rate: float, tally: Tally, iteration: int
+    ) -> list[MicroBatch]:
+        """One optimizer step on the given rows; returns this rank's micro-batches."""
+
+        def passes(batches: list[MicroBatch]) -> tuple[float, Tally]:
+            total, means = 0.0, Tally()
+            count = max(1, distributed.all_reduce_max(len(batches)))  # momentum moves the weights without a gradient
+            with self._updating(iteration):
+                for number, (batch, real) in enumerate(self._passes(batches, count), start=1):
+                    total += self._pass(whole, batch, means if real else None, last=number == count)
+            return total, means
+
+        batches, (total, means) = self._take(rollouts, rows, passes)
         norms = self._optimize(rate)
         if not all(map(math.isfinite, norms.values())):
             with self._updating(iteration):  # with the same dropout
                 faulty = self._faulty(whole, batches)
-            raise self._not_finite("gradient", whole, faulty)
+            raise whole.not_finite("gradient", faulty, step=self.version + 1)
         share = torch.tensor(1 / distributed.world_size())  # a rank has a part of the loss, and the norm of the whole
+        tally.merge(means)
         tally.add({_norm_metric(name): (torch.tensor(norm), torch.ones(())) for name, norm in norms.items()})
-        tally.add({"loss": (torch.tensor(total), share)})
+        tally.add({"loss": (torch.tensor(total), share), "update/seen": self.rounded_steps.seen()})
+        return batches
 
     @contextlib.contextmanager
     def _updating(self, iteration: int) -> Iterator[None]:
@@ -264,25 +322,18 @@ class Base(abc.ABC):
         noisy_N, _ = self._forward(self.model, batch, temperature=temperature)
         return logprobs_N + (noisy_N - noisy_N.detach()), entropies_N
 
-    def _pass(self, whole: Objective, batch: MicroBatch, tally: Tally | None, *, last: bool) -> float:
+    def _pass(self, whole: Objective | None, batch: MicroBatch, tally: Tally | None, *, last: bool) -> float:
         """Forward and backward pass; the loss. Without a tally it is a dummy pass, whose loss is 0."""
         logprobs_N, entropies_N = self._trained_logprobs(batch)
-        if tally is None:
+        if whole is None or tally is None:
             self._backward(logprobs_N.sum() * 0.0, last=last)
             return 0.0
         loss, means = whole(batch, logprobs_N, entropies_N)
         if not loss.isfinite():
-            raise self._not_finite("loss", whole, [batch])
+            raise whole.not_finite("loss", [batch], step=self.version + 1)
         self._backward(loss, last=last)
         tally.add({"entropy": (entropies_N.sum(), torch.tensor(float(len(entropies_N)))), **means})
         return float(loss.detach())
-
-    def _not_finite(self, what: str, whole: Objective, batches: list[MicroBatch]) -> StageError:
-        message = (
-            f"the {what} is not finite; stopped before the optimizer's step (largest advantage: "
-            f"{whole.largest_advantage(batches):.3g}). A lower learning_rate or optim.max_grad_norm may help"
-        )
-        return StageError("learner", message, positions=whole.positions(batches), step=self.version + 1)
 
 
 def full_shape(parameter: Tensor) -> tuple[int, ...]:

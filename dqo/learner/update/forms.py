@@ -1,18 +1,31 @@
 """The form in which a model takes micro-batches (see ``packing``): found by trying it before anything is trained."""
 
+import contextlib
 import logging
-from enum import StrEnum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from subprocess import SubprocessError
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from dqo.errors import ConfigError
 from dqo.learner.update.logprobs import token_logprobs
-from dqo.learner.update.packing import MicroBatch, micro_batches
-from dqo.models.attention import layer_kinds, use_dqo_attention
-from dqo.models.probing import MODEL_ERRORS, finite_range, largest_difference, model_fault, probe_precision
+from dqo.learner.update.packing import Form, MicroBatch, micro_batches
+from dqo.models.attention import FLEX_BLOCK, layer_kinds, use_dqo_attention
+from dqo.models.probing import (
+    BFLOAT16_TOLERANCE,
+    MODEL_ERRORS,
+    finite_range,
+    largest_difference,
+    model_fault,
+    probe_precision,
+)
+from dqo.progress import elapsed
 from dqo.records import Prompt, Rollouts
 
 OTHER_MODEL = "type model.path=FOLDER of another model"
@@ -20,12 +33,9 @@ OTHER_MODEL = "type model.path=FOLDER of another model"
 log = logging.getLogger(__name__)
 
 
-class Form(StrEnum):
-    """From the fastest to the one that needs least of a model."""
-
-    SHARED = "shared"
-    PLAIN = "plain"
-    SINGLE = "single"  # plain, one completion per micro-batch, so without padding
+# What a compiler of kernels may raise besides: it starts programs and writes files.
+KERNEL_ERRORS = (*MODEL_ERRORS, OSError, SubprocessError)
+GRADIENT_FACTOR = 10  # the tolerance of gradients over that of log-probabilities: rounding adds up in the backward pass
 
 
 # Two prompts of 3 and 5 tokens, each with completions of 4 and 2: every form but ``SINGLE`` has padding.
@@ -45,30 +55,100 @@ PROBE = Rollouts(
 # What is logged where a model takes no faster form.
 CONSEQUENCES = {
     Form.PLAIN: "a group's prompt is computed once per completion",
+    Form.MASKED: "attention gets a mask over padding, which rules out the fastest kernels",
     Form.SINGLE: "completions are computed one by one, without padding",
 }
 
 
 @torch.no_grad()
-def fastest_form(model: PreTrainedModel, device: torch.device, *, shared_prompt: bool | Literal["auto"]) -> Form:
-    """The fastest form that gives the same log-probabilities as one forward pass per sequence. If that is ``SHARED``,
+def fastest_form(
+    model: PreTrainedModel, device: torch.device, *, shared_prompt: bool | Literal["auto"], bf16: bool
+) -> Form:
+    """The fastest form that gives the same log-probabilities as one forward pass per sequence. If that shares prompts,
     the model uses dqo's attention afterwards. Logs one line if it is not the form that was asked for.
 
-    Raises ConfigError where ``shared_prompt`` is True and the model cannot take it, and where no form is right.
+    ``bf16``: the model will be trained in bfloat16. Raises ConfigError where ``shared_prompt`` is True and the model
+    cannot take it, and where no form is right.
     """
     name, reason = type(model).__name__, None
     with probe_precision(model) as share:
         expected_BT, tolerance = _expected_logprobs(model, device, share)
-        for form in Form if shared_prompt else (Form.PLAIN, Form.SINGLE):
+        for form in (*([Form.SHARED] if shared_prompt else []), Form.PLAIN, Form.MASKED, Form.SINGLE):
             problem = _problem(model, device, form, expected_BT, tolerance)
             if problem is None:
-                if reason is not None:
-                    log.info("learner: %s %s; %s", name, reason, CONSEQUENCES[form])
-                return form
+                break
             if form is Form.SHARED and shared_prompt is True:
                 raise ConfigError(f"learner.shared_prompt=true: {name} {problem}; type learner.shared_prompt=auto")
             reason = problem
-    raise ConfigError(f"learner: {name} {reason}; {OTHER_MODEL}")
+        else:
+            raise ConfigError(f"learner: {name} {reason}; {OTHER_MODEL}")
+    if reason is not None:
+        log.info("learner: %s %s; %s", name, reason, CONSEQUENCES[form])
+    return _flex_if_right(model, device, bf16=bf16) if form is Form.SHARED and device.type == "cuda" else form
+
+
+def _flex_if_right(model: PreTrainedModel, device: torch.device, *, bf16: bool) -> Form:
+    """``FLEX`` if its kernel can be compiled here and gives what ``SHARED`` gives, else ``SHARED`` and a log line."""
+    name = type(model).__name__
+    with elapsed("learner: compiling the attention of shared prompts"):
+        expected = Trial.of(model, Form.SHARED, device, bf16=bf16)
+        problem = expected.problem(lambda: Trial.of(model, Form.FLEX, device, bf16=bf16))
+    if problem is None:
+        return Form.FLEX
+    log.info("learner: flex attention of %s %s; shared prompts take a slower kernel", name, problem)
+    return Form.SHARED
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One forward and backward pass of a small micro-batch in the precision of training."""
+
+    logprobs_N: Float[Tensor, " sampled"]
+    # of a sum of the log-probabilities with different weights, by the embeddings of the tokens that predict them
+    gradients_ND: Float[Tensor, "sampled width"]
+    tolerance: float  # see ``probe_precision``
+
+    @classmethod
+    def of(cls, model: PreTrainedModel | PeftModel, form: Form, device: torch.device, *, bf16: bool) -> "Trial":
+        """Parameters get no gradients: only that of the embeddings is computed."""
+        batch = probe(form)
+        with torch.enable_grad(), probe_precision(model) as share, _embeddings(model) as embeddings:
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16 or torch.is_autocast_enabled(device.type)):
+                logprobs_N, _ = token_logprobs(model, batch, temperature=1.0, device=device)
+            weights_N = torch.linspace(-1, 1, len(logprobs_N), device=device)
+            (gradients_RLD,) = torch.autograd.grad(logprobs_N @ weights_N, embeddings)
+        gradients_ND = gradients_RLD.float().cpu()[batch.sequences_N, batch.sources_N]
+        return cls(logprobs_N.detach().cpu(), gradients_ND, max(share, BFLOAT16_TOLERANCE if bf16 else 0.0))
+
+    def problem(self, other: Callable[[], "Trial"]) -> str | None:
+        """What is wrong with ``other``, which should give the same; None: nothing."""
+        try:
+            given = other()
+        except KERNEL_ERRORS as error:
+            return f"cannot be computed ({model_fault(error)})"
+        difference = largest_difference(given.logprobs_N, self.logprobs_N)
+        if not difference <= self.tolerance * max(finite_range(self.logprobs_N), 1.0):
+            return f"gives log-probabilities that are {difference:.2g} nats off"
+        difference = float((given.gradients_ND - self.gradients_ND).norm() / self.gradients_ND.norm())
+        if not difference <= self.tolerance * GRADIENT_FACTOR:
+            return f"gives gradients that are {difference:.2g} of their length off"
+        return None
+
+
+@contextlib.contextmanager
+def _embeddings(model: PreTrainedModel | PeftModel) -> Iterator[list[Tensor]]:
+    """The embeddings of the model's tokens in passes within the block, as leaves to compute gradients of."""
+    leaves: list[Tensor] = []
+
+    def replace_output(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_())
+        return leaves[-1]
+
+    handle = model.get_input_embeddings().register_forward_hook(replace_output)
+    try:
+        yield leaves
+    finally:
+        handle.remove()
 
 
 def probe(form: Form) -> MicroBatch:
@@ -119,5 +199,4 @@ def _expected_logprobs(model: PreTrainedModel, device: torch.device, share: floa
 
 def _probes(form: Form) -> list[MicroBatch]:
     """``PROBE`` in this form."""
-    budget = 0 if form is Form.SINGLE else PROBE.tokens_BT.numel()
-    return micro_batches(PROBE, range(len(PROBE.texts)), budget=budget, shared=form is Form.SHARED)
+    return micro_batches(PROBE, range(len(PROBE.texts)), budget=2 * FLEX_BLOCK, form=form)

@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from dqo.learner.update.packing import MicroBatch
+from dqo.learner.update.packing import Form, MicroBatch
+from dqo.models.attention import segment_mask
 
 ENTROPY_CHUNK = 256  # rows of logits whose entropy is computed at once
-# At most this many rows of logits exist at once; larger batches run the head in chunks and recompute them in the
+# At most this many bytes of fp32 logits exist at once; larger batches run the head in chunks and recompute them in the
 # backward pass.
-MAX_LOGIT_ROWS = 1024
+MAX_LOGIT_BYTES = 2**29
+ROW_ALIGNMENT = 128  # rows that a matrix product on a GPU computes at a time
 PROBE_LOGIT = 1e3  # far above any cap on logits (Gemma's is 30)
 PROBE_TOKENS = (3, 4, 5, 6, 7)
 
@@ -31,25 +33,25 @@ def token_logprobs(
     temperature: float,
     device: torch.device,
     head: torch.nn.Module | None = None,
-    max_logit_rows: int = MAX_LOGIT_ROWS,
+    max_logit_rows: int | None = None,
 ) -> tuple[Float[Tensor, " sampled"], Float[Tensor, " sampled"]]:
     """Log-probability of each sampled token, and entropy of the distribution it was sampled from.
 
     Both are in nats at ``temperature``, float32; the entropy carries no gradient. The LM head runs only at positions
     that predict a sampled token. Where ``head`` is given (see ``plain_head``), it runs on at most ``max_logit_rows``
-    positions at a time.
+    positions at a time; None: that many rows that their logits take ``MAX_LOGIT_BYTES``.
     """
     columns_U, column_N = batch.sources_N.unique(return_inverse=True)
     # a prompt's last token predicts several first tokens, and not every sequence needs every column
     used_M, row_N = (batch.sequences_N * len(columns_U) + column_N).unique(return_inverse=True)
-    in_chunks = head is not None and len(used_M) > max_logit_rows
+    max_rows = max_logit_rows or logit_rows(head)
+    in_chunks = head is not None and len(used_M) > max_rows
     with _captured_input(head) if head is not None and in_chunks else contextlib.nullcontext([]) as hidden:
         output_RU = model(
             input_ids=batch.tokens_RL.to(device),
-            attention_mask=batch.mask.to(device),
             logits_to_keep=columns_U.to(device),
             use_cache=False,
-            **_shared_prompt_inputs(batch, device),
+            **_attention_inputs(batch, device),
         ).logits
     if in_chunks:
         (output_RU,) = hidden
@@ -58,6 +60,7 @@ def token_logprobs(
     output_M = output_RU.flatten(0, 1)  # hidden states if in_chunks, else logits
     if len(used_M) < len(output_M):
         output_M = output_M[used_M.to(device)]
+    counts = torch.bincount(row_N // max_rows).tolist()
     row_N, targets_N = row_N.to(device), batch.targets_N.to(device)
     if head is None or not in_chunks:
         return _logprobs_and_entropies(output_M, row_N, targets_N, temperature=temperature)
@@ -66,21 +69,33 @@ def token_logprobs(
         return _logprobs_and_entropies(head(hidden_C), row_n, targets_n, temperature=temperature)
 
     order_N = row_N.argsort(stable=True)
-    counts = torch.bincount(row_N.cpu() // max_logit_rows).tolist()
     chunks = [
         checkpoint(of_chunk, hidden_C, row_N[n] - start, targets_N[n], use_reentrant=False)
         for start, hidden_C, n in zip(
-            range(0, len(output_M), max_logit_rows), output_M.split(max_logit_rows), order_N.split(counts), strict=True
+            range(0, len(output_M), max_rows), output_M.split(max_rows), order_N.split(counts), strict=True
         )
     ]
     logprobs_N, entropies_N = (torch.cat(values)[order_N.argsort()] for values in zip(*chunks, strict=True))
     return logprobs_N, entropies_N
 
 
-def _shared_prompt_inputs(batch: MicroBatch, device: torch.device) -> dict[str, Any]:
+def logit_rows(head: torch.nn.Module | None) -> int:
+    """How many rows of logits take ``MAX_LOGIT_BYTES``, in whole multiples of ``ROW_ALIGNMENT``; at least one such."""
+    if not isinstance(head, torch.nn.Linear):
+        return ROW_ALIGNMENT
+    return max(MAX_LOGIT_BYTES // (4 * head.out_features * ROW_ALIGNMENT), 1) * ROW_ALIGNMENT
+
+
+def _attention_inputs(batch: MicroBatch, device: torch.device) -> dict[str, Any]:
+    if batch.form is Form.PLAIN:
+        return {"attention_mask": None}
+    mask = batch.mask.to(device)
+    if not batch.form.shares_prompts:
+        return {"attention_mask": mask}
+    positions_RL = batch.positions_RL.to(device)
     if batch.shared_prompt is None:
-        return {}
-    return {"position_ids": batch.positions_RL.to(device), "shared_prompt": batch.shared_prompt.to(device)}
+        return {"attention_mask": segment_mask(mask), "position_ids": positions_RL}
+    return {"attention_mask": mask, "position_ids": positions_RL, "shared_prompt": batch.shared_prompt.to(device)}
 
 
 def _logprobs_and_entropies(

@@ -55,8 +55,8 @@ def merged_weights(model: PeftModel, gather: Gather = lambda parameters: context
     """(Hugging Face name, tensor) of the policy's weights W + B A * scale, one at a time; a tensor is valid until the
     next one is requested.
 
-    The model itself is not merged, since unmerging would add rounding errors. ``gather(tensors)``: a context within
-    which an engine that shards parameters gathers these; the call is then a collective.
+    Sums are float32. The model itself is not merged, since unmerging would add rounding errors. ``gather(tensors)``: a
+    context within which an engine that shards parameters gathers these; the call is then a collective.
     """
     policy = model.get_base_model()
     layers = [(name, layer) for name, layer in policy.named_modules() if isinstance(layer, LoraLayer)]
@@ -70,5 +70,5 @@ def merged_weights(model: PeftModel, gather: Gather = lambda parameters: context
         with gather([tensor, *adapters]), torch.no_grad():
             merged = tensor.detach()
             if adapters:
-                merged = merged + adapted[name].get_delta_weight(ADAPTER)
+                merged = merged.float() + adapted[name].get_delta_weight(ADAPTER).float()
             yield name.replace(".base_layer.", "."), merged

@@ -1,7 +1,7 @@
 """The loss of a step, one micro-batch at a time, and the metrics to report. Independent of the engine."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dqo import distributed
+from dqo.contracts import says
+from dqo.errors import StageError
 from dqo.learner.update.packing import MicroBatch
 from dqo.records import Estimates, Experience, LossInputs, Targets
 from dqo.stages import Loss
@@ -29,14 +31,18 @@ class Objective:
     returns_BT: Float[Tensor, "batch tokens"] | None  # what a critic is trained on
     stale_B: Bool[Tensor, " batch"]  # sampled by older weights: the sampler's logprobs are the old ones
 
-    def positions(self, batches: Iterable[MicroBatch]) -> list[int]:
-        """Stream positions of the prompts in these micro-batches, ascending."""
-        return [self.positions_P[group] for group in sorted({group for batch in batches for group in batch.groups})]
-
-    def largest_advantage(self, batches: Iterable[MicroBatch]) -> float:
-        """Largest absolute advantage in these micro-batches; NaN if one is NaN, 0.0 for no micro-batch."""
+    def not_finite(self, what: str, batches: Sequence[MicroBatch], *, step: int) -> StageError:
+        """The error for these micro-batches, with the stream positions of their prompts."""
+        groups = sorted({group for batch in batches for group in batch.groups})
         values = [self.advantages_BT[batch.rows_N, batch.columns_N] for batch in batches]
-        return float(torch.cat(values).abs().max()) if values else 0.0
+        largest = float(torch.cat(values).abs().max()) if values else 0.0
+        return StageError(
+            "learner",
+            f"the {what} is not finite; stopped before the optimizer's step (largest advantage: {largest:.3g}). A "
+            "lower learning_rate or optim.max_grad_norm may help",
+            positions=[self.positions_P[group] for group in groups],
+            step=step,
+        )
 
     def __call__(
         self, batch: MicroBatch, logprobs_N: Float[Tensor, " sampled"], entropies_N: Float[Tensor, " sampled"]
@@ -73,6 +79,16 @@ def counts(experience: Experience) -> tuple[int, int]:
     valid_B = experience.rewards.valid_PK.flatten()
     rows, tokens = distributed.all_reduce_sum([int(valid_B.sum()), int(experience.rollouts.sampled_BT[valid_B].sum())])
     return int(rows), int(tokens)
+
+
+def rows_to_train(loss: Loss | None, experience: Experience, targets: Targets) -> tuple[list[int], int]:
+    """(valid rows with sampled tokens that the gradient depends on, number of the others): those without an advantage
+    add nothing to a loss of advantages alone. None: a loss that says nothing."""
+    sampled_BT = experience.rollouts.sampled_BT
+    valid_B = trained_B = experience.rewards.valid_PK.flatten() & sampled_BT.any(1)
+    if says(type(loss), "only_advantages", of="__call__") and getattr(loss, "only_advantages", False):
+        trained_B = valid_B & (sampled_BT & (targets.advantages_BT != 0)).any(1)
+    return trained_B.nonzero()[:, 0].tolist(), int((valid_B & ~trained_B).sum())
 
 
 def objective(
@@ -122,6 +138,10 @@ class Tally:
                 continue
             self.sums[name] = self.sums.get(name, 0.0) + total.detach()
             self.counts[name] = self.counts.get(name, 0.0) + count.detach()
+
+    def merge(self, other: "Tally") -> None:
+        """Adds what another tally holds."""
+        self.add({name: (other.sums[name], other.counts[name]) for name in other.sums})
 
     def over_all_ranks(self) -> "Tally":
         """One tally of all ranks' metrics. A collective."""

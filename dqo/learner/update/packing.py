@@ -1,21 +1,37 @@
-"""From rollouts to micro-batches of at most a given number of tokens, in two forms.
+"""From rollouts to micro-batches of at most a given number of tokens, in several forms.
 
-Shared form: one sequence per group, [prompt, c_1 … c_m]. Each completion attends to the prompt and to itself, and its
-positions continue the prompt's, so the prompt is computed once. Plain form: one sequence per completion, [prompt, c].
-Both give the same log-probabilities. The shared form needs a model that can use dqo's attention, the plain form one
-that padding on the right does not change; without a budget the plain form has no padding (``forms`` tries a model).
-Groups of similar length are put together to keep padding small.
+Shared forms: one sequence per group, [prompt, c_1 … c_m]. Each completion attends to the prompt and to itself, and its
+positions continue the prompt's, so the prompt is computed once. The others: one sequence per completion, [prompt, c].
+All give the same log-probabilities. The shared forms need a model that can use dqo's attention, the others but
+``SINGLE`` one that padding on the right does not change (``forms`` tries a model). Groups of similar length are put
+together to keep padding small.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from dqo.models.attention import SharedPrompt
+from dqo.models.attention import FLEX_BLOCK, PADDING, SharedPrompt
 from dqo.records import Rollouts
+
+
+class Form(StrEnum):
+    """From the fastest to the one that needs least of a model."""
+
+    FLEX = "flex"  # shared, on a GPU: a compiled kernel that leaves out what no query attends to
+    SHARED = "shared"
+    PLAIN = "plain"  # without a mask: padding comes after all real tokens, and attention is causal
+    MASKED = "masked"  # plain, with a mask over padding
+    SINGLE = "single"  # masked, one completion per micro-batch, so without padding
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether a group is one sequence."""
+        return self in (Form.FLEX, Form.SHARED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +43,12 @@ class MicroBatch:
     the prompt's last token predicts them.
     """
 
+    form: Form
     tokens_RL: Int[Tensor, "sequences length"]  # 0 after a sequence's end
     positions_RL: Int[Tensor, "sequences length"]
-    mask: Bool[Tensor, "completions 1 completion keys"] | Int[Tensor, "sequences length"]  # shared | plain
-    shared_prompt: SharedPrompt | None  # None: the plain form
+    # SHARED: who attends to whom; FLEX: see ``attention.segment_mask``; the others: 1 for a token, 0 for padding
+    mask: Bool[Tensor, "completions 1 completion keys"] | Int[Tensor, "sequences length"]
+    shared_prompt: SharedPrompt | None  # of SHARED alone
     rows_N: Int[Tensor, " sampled"]  # sampled token n is rollouts.tokens_BT[rows_N[n], columns_N[n]]
     columns_N: Int[Tensor, " sampled"]
     targets_N: Int[Tensor, " sampled"]  # token id of sampled token n
@@ -40,20 +58,21 @@ class MicroBatch:
     padding: int  # padding tokens in tokens_RL
 
 
-def micro_batches(rollouts: Rollouts, rows: Sequence[int], *, budget: int, shared: bool) -> list[MicroBatch]:
+def micro_batches(rollouts: Rollouts, rows: Sequence[int], *, budget: int, form: Form) -> list[MicroBatch]:
     """Micro-batches of the given rows, at most ``budget`` tokens each with padding, longest sequences first.
 
     A group above the budget is split and its prompt repeated. A single completion above the budget gets a micro-batch
     of its own. Rows without a sampled token are left out.
     """
+    budget = 0 if form is Form.SINGLE else budget
     has_sampled, lengths = rollouts.sampled_BT.any(1).tolist(), rollouts.lengths_B.tolist()
     prompts = [len(prompt.tokens) for prompt in rollouts.prompts]
     sequences: list[list[int]] = []  # each is a list of rows
     sizes: list[int] = []  # tokens of each sequence
     for row in (row for row in rows if has_sampled[row]):
         own = lengths[row] - prompts[row // rollouts.k]
-        same = shared and sequences and sequences[-1][0] // rollouts.k == row // rollouts.k
-        if same and sizes[-1] + own <= budget:
+        same = form.shares_prompts and sequences and sequences[-1][0] // rollouts.k == row // rollouts.k
+        if same and _padded(sizes[-1] + own, form) <= budget:
             sequences[-1].append(row)
             sizes[-1] += own
         else:
@@ -61,14 +80,19 @@ def micro_batches(rollouts: Rollouts, rows: Sequence[int], *, budget: int, share
             sizes.append(lengths[row])
     batches: list[list[int]] = []
     for index in sorted(range(len(sequences)), key=lambda i: (-sizes[i], i)):
-        if batches and (len(batches[-1]) + 1) * sizes[batches[-1][0]] <= budget:
+        if batches and (len(batches[-1]) + 1) * _padded(sizes[batches[-1][0]], form) <= budget:
             batches[-1].append(index)
         else:
             batches.append([index])
-    return [_packed(rollouts, [sequences[i] for i in sorted(batch)], shared) for batch in batches]
+    return [_packed(rollouts, [sequences[i] for i in sorted(batch)], form) for batch in batches]
 
 
-def _packed(rollouts: Rollouts, sequences: Sequence[Sequence[int]], shared: bool) -> MicroBatch:
+def _padded(length: int, form: Form) -> int:
+    """The length of sequences: whole blocks for the compiled kernel, which is made anew for other lengths."""
+    return -(-length // FLEX_BLOCK) * FLEX_BLOCK if form is Form.FLEX else length
+
+
+def _packed(rollouts: Rollouts, sequences: Sequence[Sequence[int]], form: Form) -> MicroBatch:
     """One micro-batch. S: all rows in it; M: all tokens of their completions, sampled or not."""
     counts_R = torch.tensor([len(rows) for rows in sequences])
     rows_S = torch.tensor([row for rows in sequences for row in rows])
@@ -79,7 +103,7 @@ def _packed(rollouts: Rollouts, sequences: Sequence[Sequence[int]], shared: bool
     starts_S = prompts_S + before_S - before_S[first_R][sequences_S]
     ends_R = (starts_S + lengths_S)[first_R + counts_R - 1]
 
-    tokens_RL = torch.zeros(len(sequences), int(ends_R.max()), dtype=torch.long)
+    tokens_RL = torch.zeros(len(sequences), _padded(int(ends_R.max()), form), dtype=torch.long)
     positions_RL = torch.zeros_like(tokens_RL)
     r, offset = _token_indices(prompts_S[first_R])
     tokens_RL[r, offset], positions_RL[r, offset] = rollouts.tokens_BT[rows_S[first_R][r], offset], offset
@@ -93,11 +117,14 @@ def _packed(rollouts: Rollouts, sequences: Sequence[Sequence[int]], shared: bool
 
     sampled_M = rollouts.sampled_BT[rows_M, columns_M]
     rows_N, columns_N = rows_M[sampled_M], columns_M[sampled_M]
-    if shared:
+    mask, shared_prompt = (torch.arange(tokens_RL.shape[1]) < ends_R[:, None]).long(), None
+    if form is Form.SHARED:
         mask, shared_prompt = _shared_prompt_layout(tokens_RL.shape, sequences_S, prompts_S, starts_S, lengths_S)
-    else:
-        mask, shared_prompt = (torch.arange(tokens_RL.shape[1]) < ends_R[:, None]).long(), None
+    elif form is Form.FLEX:
+        mask = torch.where(mask == 1, 0, PADDING)
+        mask[sequences_M, places_M] = 1 + s
     return MicroBatch(
+        form=form,
         tokens_RL=tokens_RL,
         positions_RL=positions_RL,
         mask=mask,

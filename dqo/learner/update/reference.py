@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from dqo.learner.update.compiling import compile_all, decoder_layers, is_compiled
+
 
 class Reference:
     """Create it before the first update. A frozen copy needs as much memory as the policy; with LoRA it needs none."""
@@ -14,6 +16,8 @@ class Reference:
     def __init__(self, model: PreTrainedModel | PeftModel):
         self.copy = None if isinstance(model, PeftModel) else copy.deepcopy(model).requires_grad_(False)
         self._model = self.copy or model
+        if self.copy is not None and is_compiled(model):  # the copy is not
+            compile_all(decoder_layers(self.copy))
 
     @contextlib.contextmanager
     def model(self) -> Iterator[PreTrainedModel | PeftModel]:

@@ -14,6 +14,8 @@ ENVIRONMENT = {  # vLLM reads these when it is imported; a value set by the user
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # otherwise the learner would be bound to the engine's cores
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
+    # flashinfer's sampler takes no seeds, so it would never run here, but where it is missing vLLM 0.32 does not start
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 
 

@@ -45,8 +45,11 @@ class SyncCheck:
         )
 
     def _difference(self, sample: Rollouts) -> float:
-        """Mean absolute difference over the sampled tokens, the largest over all ranks: they then act alike."""
-        difference_BT = (self._engine.score(sample) - self._learner.score(sample)).abs()
+        """Mean absolute difference over the sampled tokens, the largest over all ranks: they then act alike. The engine
+        gives its memory back before the learner's pass."""
+        engine_BT = self._engine.score(sample)
+        self._engine.pause()
+        difference_BT = (engine_BT - self._learner.score(sample)).abs()
         return distributed.all_reduce_max(float(difference_BT[sample.sampled_BT].mean()))
 
 

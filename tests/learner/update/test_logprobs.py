@@ -1,14 +1,25 @@
 import pytest
 import torch
+import torch.nn.attention.flex_attention
 from peft import LoraConfig, get_peft_model
 
-from dqo.learner.update.logprobs import plain_head, token_logprobs
-from dqo.learner.update.packing import micro_batches
+from dqo.learner.update.logprobs import MAX_LOGIT_BYTES, logit_rows, plain_head, token_logprobs
+from dqo.learner.update.packing import Form, micro_batches
 from dqo.models.attention import use_dqo_attention
 from tests.factories import make_experience, tiny_llama
 from tests.learner.builders import CPU, tiny_qwen2
 
+FORMS = [Form.FLEX, Form.SHARED, Form.PLAIN, Form.MASKED]
 MODELS = {"tied": tiny_llama, "untied": lambda: tiny_llama(tied=False), "qwen2": tiny_qwen2}
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
+
+
+@pytest.fixture(autouse=True)
+def flex_backward(monkeypatch):
+    """torch refuses flex attention's backward pass on a CPU, though its dense form, which runs there, has one."""
+    monkeypatch.setattr(torch.nn.attention.flex_attention, "_validate_device", lambda query, key, value: None)
 
 
 def by_definition(model, rollouts, temperature):
@@ -24,12 +35,12 @@ def by_definition(model, rollouts, temperature):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_both_forms_equal_the_definition_in_values_and_gradients(name, shared, temperature):
+def test_all_forms_equal_the_definition_in_values_and_gradients(name, form, temperature):
     model, rollouts = MODELS[name](), make_experience(prompts=3, k=4).rollouts
     use_dqo_attention(model)
-    (batch,) = micro_batches(rollouts, list(range(12)), budget=1000, shared=shared)
+    (batch,) = micro_batches(rollouts, list(range(12)), budget=1000, form=form)
     logprobs_N, entropies_N = token_logprobs(model, batch, temperature=temperature, device=CPU)
     expected_N, expected_entropies_N = by_definition(model, rollouts, temperature)
     torch.testing.assert_close(logprobs_N, expected_N, rtol=0, atol=1e-5)
@@ -46,13 +57,13 @@ def test_both_forms_equal_the_definition_in_values_and_gradients(name, shared, t
         torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("max_logit_rows", [1, 5, 7])
-def test_a_head_that_runs_in_chunks_gives_the_same(shared, temperature, max_logit_rows):
+def test_a_head_that_runs_in_chunks_gives_the_same(form, temperature, max_logit_rows):
     """The same log-probabilities, entropies and gradients of all parameters, the tied head included."""
     rollouts = make_experience(prompts=3, k=4).rollouts
-    (batch,) = micro_batches(rollouts, list(range(12)), budget=1000, shared=shared)
+    (batch,) = micro_batches(rollouts, list(range(12)), budget=1000, form=form)
     results = []
     for settings in ({}, {"max_logit_rows": max_logit_rows}):
         policy = tiny_llama()
@@ -74,13 +85,19 @@ def test_a_head_runs_in_chunks_inside_a_peft_model_and_keeps_no_hook():
     use_dqo_attention(policy)
     head = plain_head(policy, CPU)
     model = get_peft_model(policy, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    (batch,) = micro_batches(make_experience(prompts=3, k=4).rollouts, list(range(12)), budget=1000, shared=True)
+    (batch,) = micro_batches(make_experience(prompts=3, k=4).rollouts, list(range(12)), budget=1000, form=Form.SHARED)
     whole, chunked = (
         token_logprobs(model, batch, temperature=1.0, device=CPU, head=head, max_logit_rows=rows) for rows in (1000, 5)
     )
     for expected, got in zip(whole, chunked, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert not head._forward_pre_hooks and not head._forward_hooks
+
+
+@pytest.mark.parametrize(("vocabulary", "rows"), [(49_152, 2688), (151_936, 768), (10_000_000, 128)])
+def test_chunks_of_the_head_take_the_same_memory_for_any_vocabulary(vocabulary, rows):
+    assert logit_rows(torch.nn.Linear(1, vocabulary, device="meta")) == rows
+    assert rows == 128 or 0.8 * MAX_LOGIT_BYTES < 4 * rows * vocabulary <= MAX_LOGIT_BYTES
 
 
 @pytest.mark.parametrize("cap", [0.5, 30.0])  # Gemma's cap is 30, far above the logits of an untrained model

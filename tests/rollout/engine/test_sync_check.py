@@ -19,7 +19,7 @@ class Table:
 
     def __init__(self, weights: dict[str, float], deaf: str | None = None):
         self.table, self.deaf, self.version = dict(weights), deaf, 0
-        self.scored = 0
+        self.scored, self.asleep = 0, False
 
     def generate(self, prompts, *, k: int, seed: int):
         yield from ()
@@ -28,10 +28,11 @@ class Table:
         self.table |= {name: float(value) for name, value in weights if name != self.deaf}
         self.version = version
 
-    def pause(self) -> None: ...
+    def pause(self) -> None:
+        self.asleep = True
 
     def score(self, rollouts: Rollouts):
-        self.scored += 1
+        self.scored, self.asleep = self.scored + 1, False
         return torch.where(rollouts.sampled_BT, sum(self.table.values()), 0.0)
 
     def weights(self):
@@ -77,3 +78,17 @@ def test_a_difference_within_the_tolerance_is_rounding():
     engine.load_weights(((name, value + 0.004) for name, value in learner.weights()), version=1)
     check(SAMPLE, 1)
     assert engine.scored == 1
+
+
+def test_the_engine_sleeps_while_the_learner_scores():
+    check, engine, learner = pair()
+    score, asleep = learner.score, []
+
+    def watched(rollouts: Rollouts):
+        asleep.append(engine.asleep)
+        return score(rollouts)
+
+    learner.score = watched
+    engine.load_weights(learner.weights(), version=1)
+    check(SAMPLE, 1)
+    assert asleep == [True]

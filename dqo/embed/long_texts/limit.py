@@ -1,0 +1,44 @@
+"""How many tokens an encoder reads."""
+
+import logging
+
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import PreTrainedModel
+
+from dqo.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def limit_length(encoder: SentenceTransformer, wanted: int | None) -> None:
+    """Set the length in tokens at which texts are truncated; None keeps the encoder's own, as far as it has positions.
+    Raises ConfigError for a length that the encoder cannot use."""
+    model, own = encoder.transformers_model, encoder.max_seq_length
+    positions = positions_of(model) if model is not None else None  # None: static embeddings
+    if wanted is None:
+        if positions is not None and (own is None or own > positions):
+            log.info("embed.model: texts are truncated at %d tokens, the encoder's positions", positions)
+            encoder.max_seq_length = positions
+        return
+    if positions is not None and wanted > positions:
+        raise ConfigError(
+            f"embed.max_seq_length={wanted}: the encoder was made for {positions} tokens at most; type "
+            f"embed.max_seq_length={positions}, or null for its own limit ({min(own or positions, positions)})"
+        )
+    count = getattr(encoder.tokenizer, "num_special_tokens_to_add", int)()
+    if wanted <= count:
+        raise ConfigError(
+            f"embed.max_seq_length={wanted}: the encoder adds {count} tokens to each text, which leaves none for the "
+            "text; type embed.max_seq_length=null"
+        )
+    encoder.max_seq_length = wanted
+
+
+def positions_of(model: PreTrainedModel) -> int | None:
+    """The longest text in tokens that an encoder has positions for; None without a limit (T5)."""
+    for module in model.modules():
+        if isinstance(table := getattr(module, "position_embeddings", None), torch.nn.Embedding):
+            first = getattr(module, "padding_idx", None)  # RoBERTa, MPNet: positions begin behind the padding's
+            return table.num_embeddings - (first + 1 if isinstance(first, int) else 0)
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
