@@ -71,6 +71,7 @@ bench: setup ## speed and memory against TRL, the engines' own calls and a bare 
 	for engine in hf vllm; do $(BIN)python scripts/bench_rollout.py $$engine --json runs/bench/rollout_$$engine.json; done
 	$(BIN)python scripts/bench_diversity.py --json runs/bench/diversity.json
 	$(BIN)python scripts/bench_zero.py --json runs/bench/zero.json
+	$(BIN)python scripts/bench_busy.py --json runs/bench/busy.json
 
 gpu-check: setup ## is this machine with a GPU all right? every engine, the quick start, speed, tests (at most 8 minutes, no network)
 	mkdir -p runs

@@ -33,7 +33,8 @@ OF_THE_FOLDER = ("run_dir", "resume", "dry_run")  # no part of what is trained
 STARTED_IN = "hydra.runtime.cwd"  # saved with the overrides; Hydra sets it anew each time
 DATE = "task.date"
 HELD_OUT = "task.held_out"  # its default was 64 in task=jsonl of an older dqo
-ADDED = ("checkpoint.export_dtype",)  # keys of newer versions that a run does not depend on
+ADDED = ("checkpoint.export_dtype", "embed.long_texts")  # keys that a run of an older dqo had not
+FORMERLY = {"embed.long_texts": ("dqo.embed.sentence.Sentence", "truncate")}  # what a class did before it had the key
 # a change of these gives a complete run something to do
 AT_THE_END = ("steps", "eval.", "checkpoint.final", "checkpoint.export_dtype")
 
@@ -122,7 +123,12 @@ def _replayed(run: Path) -> list[str]:
     then = flat(plain(cast(DictConfig, OmegaConf.load(run / "config.yaml"))))
     is_typed = HELD_OUT in {text.partition("=")[0] for text in saved}
     former = then.get(HELD_OUT) if then.get("task._target_") == "dqo.task.jsonl.Jsonl" and not is_typed else None
-    return saved if former is None else [*saved, f"{HELD_OUT}={former}"]
+    saved += [] if former is None else [f"{HELD_OUT}={former}"]
+    return saved + [
+        f"{key}={value}"
+        for key, (cls, value) in FORMERLY.items()
+        if key not in then and then.get(f"{key.partition('.')[0]}._target_") == cls
+    ]
 
 
 def settle(config: DictConfig, *, sweep: bool) -> str | None:

@@ -13,6 +13,7 @@ from pydantic import Field
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
+from torch.nn import ModuleList
 from torch.nn.functional import normalize
 
 from dqo.embed.long_texts.limit import limit_length
@@ -48,12 +49,14 @@ class Sentence:
         batch_size: Annotated[int, Field(ge=1, examples=[64])],
         max_seq_length: Annotated[int | None, Field(ge=1, examples=["null"])],
         long_texts: LongTexts,
+        layers: Annotated[int | None, Field(ge=0, examples=["null"])],
         dtype: Dtype,
     ):
         self._batch_size, self._long_texts, self._lock = batch_size, long_texts, threading.Lock()
         self._counts = {"truncated": 0, "unknown": 0}
         self._encoder = _load(_folder(model, packaged), model, device, dtype.on(device))
         limit_length(self._encoder, max_seq_length)
+        keep_layers(self._encoder, layers)
 
     def state_dict(self) -> dict[str, Any]:
         """The embedding of one fixed sentence, so that a resumed run notices another encoder."""
@@ -105,10 +108,8 @@ class Sentence:
         """The windows of each text that is longer than the encoder reads, and their tokens. Counts the texts that are
         truncated, and those with tokens that the encoder does not know: texts that differ in nothing else get equal
         embeddings."""
-        limit, unknown = (
-            self._encoder.max_seq_length or math.inf,
-            getattr(self._encoder.tokenizer, "unk_token_id", None),
-        )
+        limit = self._encoder.max_seq_length or math.inf
+        unknown: int | None = getattr(self._encoder.tokenizer, "unk_token_id", None)
         asked = texts if unknown is not None else [text for text in texts if 4 * len(text) > limit]  # bytes, at most
         if not asked:
             return {}
@@ -173,3 +174,16 @@ def _load(folder: Path, model: str, device: torch.device, dtype: torch.dtype) ->
         cause = f"no sentence encoder could be read ({first_line(error)})"
         raise ConfigError(f"embed.model={model}: {cause}; type embed.model=FOLDER or a name on the hub") from error
     return encoder.eval()
+
+
+def keep_layers(encoder: SentenceTransformer, wanted: int | None) -> None:
+    """Leave out all but the first ``wanted`` layers; None keeps all. Raises ConfigError if there are fewer."""
+    if wanted is None:
+        return
+    model = encoder.transformers_model
+    own = model.config.get_text_config().num_hidden_layers if model is not None else 0
+    stacks = [part for part in model.modules() if isinstance(part, ModuleList) and len(part) == own] if model else []
+    if wanted > own or not stacks:
+        has = f"has {own} layers; type embed.layers={own}" if stacks else "has no layers; type embed.layers=null"
+        raise ConfigError(f"embed.layers={wanted}: the encoder {has}")
+    del stacks[0][wanted:]

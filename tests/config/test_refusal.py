@@ -54,6 +54,7 @@ PYTHON, SHARED = ("reward=python", "reward.function=a.b"), ("rollout=vllm", "lea
         (("embed=fake",), "embed.dim", 0, "1 or more is needed", "64"),
         ((), "embed.batch_size", 0, "1 or more is needed", "64"),
         ((), "embed.max_seq_length", 0, "1 or more is needed, or null", "null"),
+        ((), "embed.layers", -1, "0 or more is needed, or null", "null"),
         (("reward=math",), "reward.timeout", -1, "more than 0 is needed", "30.0"),
         (PYTHON, "reward.start_timeout", float("nan"), "a finite number is needed", "30.0"),
         (PYTHON, "reward.memory_gb", 0, "more than 0 is needed, or null", "16"),

@@ -115,6 +115,17 @@ def test_a_run_of_an_older_dqo_keeps_the_number_of_held_out_prompts_that_was_the
     assert resume.started_in(check(composed(resume=str(tmp_path)))) is None
 
 
+def test_a_run_of_an_older_dqo_goes_on_truncating_long_texts(tmp_path):
+    now = composed("task=concepts", run_dir=str(tmp_path), resume=str(tmp_path), embed__long_texts="truncate")
+    old = check(now).model_dump()
+    del old["embed"]["long_texts"], old["embed"]["layers"]
+    OmegaConf.save(OmegaConf.create(old | {"resume": None}), tmp_path / "config.yaml")
+    OmegaConf.save(OmegaConf.create(["task=concepts"]), tmp_path / "overrides.yaml")
+    saved = resume.with_saved_overrides([f"resume={tmp_path}"])
+    assert saved == ["task=concepts", "embed.long_texts=truncate", f"resume={tmp_path}"]
+    assert resume.changes(now, check(now)) == []
+
+
 def test_a_template_prints_the_day_of_the_start_after_a_resume_on_another_day(tmp_path):
     def typed(**changes):
         return check(composed("task=gsm8k", run_dir=str(tmp_path), **changes))

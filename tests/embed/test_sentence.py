@@ -7,10 +7,11 @@ import huggingface_hub.constants
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from dqo.contracts import check_embeddings
 from dqo.embed.long_texts.windows import LongTexts, windows_of
-from dqo.embed.sentence import Sentence
+from dqo.embed.sentence import Sentence, keep_layers
 from dqo.errors import ConfigError, StageError
 from dqo.models.folders import packaged_files
 from dqo.models.precision import Dtype
@@ -33,7 +34,7 @@ def minilm():
 def encoder(model, **changes) -> Sentence:
     settings = {
         "packaged": None, "batch_size": 64, "max_seq_length": None,
-        "long_texts": LongTexts.windows, "dtype": Dtype.FLOAT32,
+        "long_texts": LongTexts.windows, "layers": None, "dtype": Dtype.FLOAT32,
     }  # fmt: skip
     return Sentence(CPU, model=str(model), **(settings | changes))
 
@@ -174,9 +175,9 @@ def test_windows_are_read_in_batches_and_no_more_often_than_their_tokens_need(mi
     monkeypatch.setattr(
         stage._encoder, "forward", lambda given, **more: seen.append(given["input_ids"].shape) or forward(given, **more)
     )
-    long = [start + SENTENCE * 30 for start in ("one", "two", "three")]  # 451 tokens: two windows of at most 254
+    long = [start + SENTENCE * 30 for start in ("1", "22", "333")]  # 451 tokens: two windows of at most 254
     stage.encode(make_rollouts([*long, *long], 3))
-    assert sum(rows for rows, _ in seen) == 2 * 3
+    assert sum(rows for rows, _ in seen) == 5  # the second windows of two texts are equal
     assert max(rows for rows, _ in seen) <= 4 and max(width for _, width in seen) <= 256
 
 
@@ -239,6 +240,29 @@ def test_an_encoder_whose_own_limit_is_above_its_positions_is_limited_to_them(mi
         stage = encoder(tmp_path / "model")
     assert "truncated at 512 tokens, the encoder's positions" in caplog.text
     assert stage.encode(make_rollouts(["word " * 900], 1)).isfinite().all()
+
+
+@pytest.mark.parametrize("layers", [0, 1, 6])
+def test_the_first_layers_are_those_of_the_whole_encoder(minilm, layers):
+    reference = SentenceTransformer(str(minilm))
+    with torch.inference_mode():
+        read = reference.preprocess(["the quick brown fox"])
+        states = reference[0].model(read["input_ids"], read["attention_mask"], output_hidden_states=True).hidden_states
+    expected_D = torch.nn.functional.normalize(states[layers][0].mean(0), dim=0)
+    stage = encoder(minilm, layers=layers)
+    torch.testing.assert_close(
+        stage.encode(make_rollouts(["the quick brown fox"], 1))[0, 0], expected_D, atol=1e-5, rtol=0
+    )
+    assert (stage.memory() == encoder(minilm).memory()) == (layers == 6)
+
+
+def test_more_layers_than_the_encoder_has_are_refused(minilm):
+    with pytest.raises(ConfigError, match=r"embed.layers=7: the encoder has 6 layers; type embed.layers=6"):
+        encoder(minilm, layers=7)
+    static = StaticEmbedding(SentenceTransformer(str(minilm)).tokenizer, embedding_dim=4)
+    word_vectors = SentenceTransformer(modules=[static])
+    with pytest.raises(ConfigError, match=r"embed.layers=1: the encoder has no layers; type embed.layers=null"):
+        keep_layers(word_vectors, 1)
 
 
 def test_bfloat16_gives_float32_of_unit_length(minilm):

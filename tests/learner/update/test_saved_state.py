@@ -45,7 +45,7 @@ def test_the_files_hold_named_fp32_tensors_and_json(tmp_path):
     assert parameters.keys() == names.keys()
     assert moments.keys() == {f"{key}/{name}" for name in names for key in ("exp_avg", "exp_avg_sq", "step")}
     assert {tensor.dtype for tensor in (*parameters.values(), *moments.values())} == {torch.float32}
-    assert json.loads((tmp_path / "learner.json").read_text()) == {"version": 1}
+    assert json.loads((tmp_path / "learner.json").read_text()) == {"version": 1, "micro_batches": {}}
 
 
 def test_a_checkpoint_of_another_version_says_that_a_new_run_is_needed(tmp_path):
