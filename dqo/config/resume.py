@@ -33,7 +33,7 @@ OF_THE_FOLDER = ("run_dir", "resume", "dry_run")  # no part of what is trained
 STARTED_IN = "hydra.runtime.cwd"  # saved with the overrides; Hydra sets it anew each time
 DATE = "task.date"
 HELD_OUT = "task.held_out"  # its default was 64 in task=jsonl of an older dqo
-ADDED = ("checkpoint.export_dtype", "embed.long_texts")  # keys that a run of an older dqo had not
+ADDED = ("checkpoint.export_dtype", "embed.long_texts", "learner.rounding")  # keys that a run of an older dqo had not
 FORMERLY = {"embed.long_texts": ("dqo.embed.sentence.Sentence", "truncate")}  # what a class did before it had the key
 # a change of these gives a complete run something to do
 AT_THE_END = ("steps", "eval.", "checkpoint.final", "checkpoint.export_dtype")

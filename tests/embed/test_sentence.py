@@ -238,7 +238,7 @@ def test_an_encoder_whose_own_limit_is_above_its_positions_is_limited_to_them(mi
             '"model_max_length": 512', '"model_max_length": 1000000'))  # fmt: skip
     with caplog.at_level(logging.INFO, "dqo"):
         stage = encoder(tmp_path / "model")
-    assert "truncated at 512 tokens, the encoder's positions" in caplog.text
+    assert "read up to 512 tokens, the encoder's positions" in caplog.text
     assert stage.encode(make_rollouts(["word " * 900], 1)).isfinite().all()
 
 

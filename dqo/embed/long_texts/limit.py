@@ -12,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 def limit_length(encoder: SentenceTransformer, wanted: int | None) -> None:
-    """Set the length in tokens at which texts are truncated; None keeps the encoder's own, as far as it has positions.
+    """Set how many tokens of a text the encoder reads; None keeps the encoder's own, as far as it has positions.
     Raises ConfigError for a length that the encoder cannot use."""
     model, own = encoder.transformers_model, encoder.max_seq_length
     positions = positions_of(model) if model is not None else None  # None: static embeddings
     if wanted is None:
         if positions is not None and (own is None or own > positions):
-            log.info("embed.model: texts are truncated at %d tokens, the encoder's positions", positions)
+            log.info("embed.model: a text is read up to %d tokens, the encoder's positions", positions)
             encoder.max_seq_length = positions
         return
     if positions is not None and wanted > positions:
