@@ -177,10 +177,7 @@ def nothing_but_ties(*, stage: int) -> tuple[float, float, float]:
 def out_of_memory(*, stage: int) -> dict[str, tuple[float, float, float] | str]:
     """(difference of a step with a pass that runs out of memory from one without, the same after a second step, how
     often it was out of memory), or the error."""
-    plans = {
-        "forward": {"at": 1}, "second forward": {"at": 2}, "backward": {"backward": True},
-        "second backward": {"at": 2, "backward": True},
-    }  # fmt: skip
+    plans = {"first backward": {"backward": True}, "forward": {"at": 2}, "backward": {"at": 2, "backward": True}}
     expected, results = two_steps(make(stage=stage, beta=0.0, num_iterations=1, optim=Plain())), {}
     for name, plan in plans.items():
         learner = make(stage=stage, beta=0.0, num_iterations=1, optim=Plain())

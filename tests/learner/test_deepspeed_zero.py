@@ -38,17 +38,24 @@ def out(request, tmp_path_factory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    logs = [folder / f"{rank}.log" for rank in range(request.param)]  # a pipe that is full would stop a rank
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.learner.ranks", str(folder)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            cwd=ROOT, stdout=logs[rank].open("w"), stderr=subprocess.STDOUT,
             env={**environment, "WORLD_SIZE": str(request.param), "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(request.param)
     ]  # fmt: skip
-    texts = [worker.communicate(timeout=600)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * request.param, texts
+    codes = [worker.wait(timeout=600) for worker in workers]
+    assert codes == [0] * request.param, [log.read_text() for log in logs]
     return folder
 
 

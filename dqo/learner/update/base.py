@@ -29,7 +29,7 @@ from dqo.learner.update.forms import fastest_form, probe
 from dqo.learner.update.logprobs import logit_rows, plain_head
 from dqo.learner.update.lora import with_lora
 from dqo.learner.update.objective import Objective, Tally, counts, objective, rows_to_train
-from dqo.learner.update.packing import MicroBatch, micro_batches
+from dqo.learner.update.packing import Form, MicroBatch, micro_batches
 from dqo.learner.update.peak import Peak
 from dqo.learner.update.reference import Reference
 from dqo.learner.update.rounding import RoundedSteps, Rounding
@@ -81,6 +81,7 @@ class Base(abc.ABC):
         self.budget = Budget(settings.max_tokens_per_micro_batch, device)
 
         self.form = fastest_form(policy.eval(), device, shared_prompt=settings.shared_prompt, bf16=self.bf16)
+        self.budget.is_measured |= self.form is Form.SINGLE  # one completion a pass, whatever the memory
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):  # flash attention takes no fp32
             self.head = plain_head(policy, device)
         if settings.gradient_checkpointing:

@@ -149,7 +149,7 @@ def _half(tokens: int, batches: Sequence[MicroBatch], error: torch.OutOfMemoryEr
     if half < 1 or all(len(batch.rows_N.unique()) == 1 for batch in batches):
         message = (
             f"out of memory in a pass of one completion (up to {largest} tokens with its prompt); type "
-            "learner.gradient_checkpointing=true, a smaller max_completion_length, or lora_r for fewer moments"
+            "learner.gradient_checkpointing=true, a smaller max_completion_length, or learner.lora_r=16"
         )
         raise StageError("learner", message) from error
     if distributed.world_size() > 1:
