@@ -10,6 +10,8 @@ process is pinned to a core.
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import bench_step
 import measuring
@@ -24,40 +26,19 @@ TARGET = 2.0  # times as long beside the other process, at most
 WARM_STEPS = 30  # of the warm start, in a turn
 
 
-class Side:
-    """A setting in its own process."""
-
-    def __init__(self, setting: str):
-        command = [sys.executable, __file__, "--turns", setting]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(command, text=True, env={**os.environ, **environment(1)}, **pipes)
-        self._expect("ready")
-
-    def turn(self) -> None:
-        """Let the process work, and wait for its end."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self._expect("done")
-
-    def turn_beside_another(self) -> None:
-        """The same, while a process that never waits is pinned to one of the cores."""
-        core = max(os.sched_getaffinity(0))
-        other = f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
-        with subprocess.Popen([sys.executable, "-c", other]) as spinning:
-            try:
-                self.turn()
-            finally:
-                spinning.kill()
-
-    def _expect(self, word: str) -> None:
-        assert self.process.stdout is not None
-        if not any(line.strip() == word for line in self.process.stdout):  # libraries print too
-            sys.exit(f"a side's process ended with exit code {self.process.wait()}")
+def beside_another(turn: Callable[[], object]) -> None:
+    """Call ``turn`` while a process that never waits is pinned to one of the cores."""
+    core = max(os.sched_getaffinity(0))
+    other = f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", other]) as spinning:
+        try:
+            turn()
+        finally:
+            spinning.kill()
 
 
 def turns(setting: str) -> int:
-    """The process of a ``Side``: works for each line on stdin."""
+    """The process of a side: works in this setting."""
     ours = bench_step.Ours([*bench_step.SETTINGS[SETTINGS[setting]], "warm_start=false"])
     model, sft, call = ours.policy.model, ours.config.sft, ours.step
     if setting == "warm start":
@@ -69,11 +50,7 @@ def turns(setting: str) -> int:
                 finetune(model, examples, steps=WARM_STEPS, bar=bar, **numbers)
 
     print(f"{setting}: {torch.get_num_threads()} threads", file=sys.stderr)
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        call()
-        print("done", flush=True)
-    return 0
+    return measuring.take_turns(call)
 
 
 def main() -> int:
@@ -81,9 +58,10 @@ def main() -> int:
     arguments = measuring.parser(__doc__, threads=torch.get_num_threads()).parse_args()
     machine, results = measuring.ready(arguments), {}
     for setting in SETTINGS:
-        side = Side(setting)
-        seconds = measuring.in_turn({"alone": side.turn, "beside": side.turn_beside_another}, rounds=arguments.rounds)
-        side.process.communicate()
+        side = measuring.Side([sys.executable, __file__, "--turns", setting], environment(1))
+        ways = {"alone": side.turn, "beside": partial(beside_another, side.turn)}
+        seconds = measuring.in_turn(ways, rounds=arguments.rounds)
+        side.close()
         medians = measuring.medians(seconds)
         ratio = medians["beside"] / medians["alone"]
         kept = "met" if ratio <= TARGET else "MISSED"

@@ -31,17 +31,18 @@ def main() -> int:
     if sys.argv[1:2] == ["--one"]:
         return one(sys.argv[2:])
     if sys.argv[1:2] == ["--turns"]:
-        return turns(sys.argv[2:])
+        return training_steps(sys.argv[2:])
     parser = measuring.parser(__doc__, threads=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=measuring.dtypes()[-1])
     arguments = parser.parse_args()
     machine = measuring.ready(arguments)
     still = "learning_rate=1e-12"  # the policy stays the same on both sides, and so do the lengths
     dtypes = [f"learner.dtype={arguments.dtype}", f"rollout.dtype={arguments.dtype}", still]
-    sides = {name: Side(arguments.threads, [*dtypes, *overrides]) for name, overrides in SIDES.items()}
-    seconds = measuring.in_turn({name: side.step for name, side in sides.items()}, rounds=arguments.rounds)
+    turns = [sys.executable, __file__, "--turns", str(arguments.threads), *bench_step.SETTINGS["cities"], *dtypes]
+    sides = {name: measuring.Side([*turns, *overrides]) for name, overrides in SIDES.items()}
+    seconds = measuring.in_turn({name: side.turn for name, side in sides.items()}, rounds=arguments.rounds)
     for side in sides.values():
-        side.process.communicate()
+        side.close()
     ratio = statistics.median(map(operator.truediv, seconds["dqo"], seconds["grpo"]))
     met = "met" if ratio <= TARGET else "MISSED"
     both = "  ".join(f"{name} {median:.2f} s" for name, median in measuring.medians(seconds).items())
@@ -61,36 +62,10 @@ def main() -> int:
     return 0
 
 
-class Side:
-    """One side in its own process."""
-
-    def __init__(self, threads: int, overrides: list[str]):
-        command = [sys.executable, __file__, "--turns", str(threads), *bench_step.SETTINGS["cities"], *overrides]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._expect("ready")
-
-    def step(self) -> None:
-        """Let the process take one training step, and wait for its end."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self._expect("done")
-
-    def _expect(self, word: str) -> None:
-        assert self.process.stdout is not None
-        if not any(line.strip() == word for line in self.process.stdout):  # libraries print too
-            sys.exit(f"a side's process ended with exit code {self.process.wait()}")
-
-
-def turns(arguments: list[str]) -> int:
-    """The process of a ``Side``: takes a training step for each line on stdin."""
+def training_steps(arguments: list[str]) -> int:
+    """The process of a side: takes training steps."""
     bench_step.torch.set_num_threads(int(arguments[0]))
-    ours = bench_step.Ours(arguments[1:])
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        ours.step()
-        print("done", flush=True)
-    return 0
+    return measuring.take_turns(bench_step.Ours(arguments[1:]).step)
 
 
 def one(arguments: list[str]) -> int:

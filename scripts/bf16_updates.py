@@ -77,14 +77,14 @@ class Batch:
         return -(logprobs_B * (rewards_B - rewards_B.mean())).sum() / self.sampled_BT.sum()
 
 
-def train(model: PreTrainedModel, batch: Batch, method: str, learning_rate: float, steps: int) -> list[str]:
-    """Rows of the table: log-probabilities of right and wrong answers, share of the update seen, changed weights."""
+def train(model: PreTrainedModel, batch: Batch, method: str, learning_rate: float, steps: int) -> None:
+    """Print rows of the table: log-probabilities of right and wrong answers, share of the update seen, changed
+    weights."""
     rounding, keeps = METHODS[method]
     torch.manual_seed(0)
     start = [parameter.detach().clone() for parameter in model.parameters()]
     exact = [Parameter(weights.clone()) for weights in start]
     optimizer = torch.optim.AdamW(exact, lr=learning_rate, weight_decay=0.0)
-    rows = []
     with torch.no_grad():
         start_B = batch.logprobs(model)
     print(f"{method}, before: {start_B[batch.right_B].mean():.2f} / {start_B[~batch.right_B].mean():.2f}")
@@ -95,7 +95,7 @@ def train(model: PreTrainedModel, batch: Batch, method: str, learning_rate: floa
             weights.grad, parameter.grad = parameter.grad, None
         torch.nn.utils.clip_grad_norm_(exact, 1.0)
         optimizer.step()
-        product = square = changed = 0.0
+        product = square = 0.0
         for (weights, parameter), (old_weights, old) in zip(_pairs(exact, model), before, strict=True):
             update = weights.detach() - old_weights
             parameter.data = rounding(weights.detach())
@@ -109,11 +109,10 @@ def train(model: PreTrainedModel, batch: Batch, method: str, learning_rate: floa
                 logprobs_B = batch.logprobs(model)
             right, wrong = logprobs_B[batch.right_B].mean(), logprobs_B[~batch.right_B].mean()
             share = changed / sum(s.numel() for s in start)
-            rows.append(f"| {method} | {step} | {right:.2f} / {wrong:.2f} | {product / square:.3f} | {share:.1%} |")
-            print(rows[-1], flush=True)
+            row = f"| {method} | {step} | {right:.2f} / {wrong:.2f} | {product / square:.3f} | {share:.1%} |"
+            print(row, flush=True)
     for parameter, weights in zip(model.parameters(), start, strict=True):
         parameter.data = weights
-    return rows
 
 
 def _pairs(exact: list[Parameter], model: PreTrainedModel) -> list[tuple[Parameter, Parameter]]:

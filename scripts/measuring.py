@@ -4,10 +4,11 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,42 @@ def in_turn(sides: Mapping[str, Callable[[], object]], *, rounds: int, warm: int
             if number >= warm:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+class Side:
+    """Work in a process of its own, turn by turn: ``command`` runs ``take_turns``. ``environment``: variables besides
+    this process's own."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None):
+        self._process = subprocess.Popen(
+            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **(environment or {})}
+        )
+        self._expect("ready")
+
+    def turn(self) -> None:
+        """Let the process work once, and wait for its end."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self._expect("done")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _expect(self, word: str) -> None:
+        assert self._process.stdout is not None
+        if not any(line.strip() == word for line in self._process.stdout):  # libraries print too
+            sys.exit(f"a side's process ended with exit code {self._process.wait()}")
+
+
+def take_turns(call: Callable[[], object]) -> int:
+    """In the process of a ``Side``: work for each line on stdin."""
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        call()
+        print("done", flush=True)
+    return 0
 
 
 def dtypes() -> list[str]:

@@ -35,9 +35,8 @@ SDPA_TOLERANCE = 1e-3  # of the largest value; rounding makes 1e-6, Gemma 2's ca
 MASK_ALIGNMENT = 16  # entries; GPU kernels first copy a mask whose row length is not a multiple of this
 FLEX_BLOCK = 128  # tokens in a block of flex attention, which computes a block or leaves it out
 PADDING = -1  # see segment_mask
-RECOMPILE_LIMIT = (
-    32  # compiled forms of one function; torch's 8 is too few for gradients on | off, one | more sequences
-)
+# Compiled forms of one function. torch's 8 is too few: with and without gradients, for one sequence and for several.
+RECOMPILE_LIMIT = 32
 
 
 @dataclass(frozen=True, kw_only=True)

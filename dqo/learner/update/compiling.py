@@ -2,12 +2,12 @@
 Attention stays outside, see ``attention``."""
 
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from peft import PeftModel
+from torch._dynamo.utils import counters
 from torch.nn import Module
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -27,8 +27,8 @@ def compile_layers(
 ) -> bool:
     """Whether the model's layers are compiled now: for any shape, in place, so that parameters keep their names.
 
-    Tries one forward and backward pass. Where it fails, or its log-probabilities or gradients are not those of the
-    uncompiled model, nothing is compiled and one line is logged.
+    One forward and backward pass of the compiled model is compared with the same pass before. If it fails, or gives
+    other log-probabilities or gradients, the model stays uncompiled and one line is logged.
     """
     if not (layers := decoder_layers(model)):
         log.info("learner.compile has no effect: %s has no layers of transformers' own class", type(model).__name__)
@@ -62,8 +62,6 @@ def decoder_layers(model: Module) -> list[Module]:
 
 
 def compiled_graphs() -> int:
-    """How many graphs torch.compile has made in this process: a number that keeps growing tells of shapes or settings
-    for which a layer is compiled again and again."""
-    if "torch._dynamo" not in sys.modules:
-        return 0
-    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    """How many graphs torch.compile has made in this process. A number that grows with every step means that layers
+    are compiled again for each new shape."""
+    return counters["stats"]["unique_graphs"]

@@ -28,8 +28,8 @@ class Rounding(StrEnum):
 
 class RoundedSteps:
     """Hooks of an optimizer whose parameters are float32. Before its step they are made exact, after it they are
-    rounded: what is copied from them, by whomever, is what the model computes with. ``rounding`` None: nothing is
-    rounded here.
+    rounded. So a copy of the parameters, such as DeepSpeed's in bfloat16 or an engine's, is exactly what the model
+    computes with. ``rounding`` None: nothing is rounded here.
 
     Exact and rounded numbers determine one another, so a checkpoint needs the exact ones alone. Memory: 2 bytes a
     parameter. Works for any engine that calls ``step`` of the optimizer, on parameters or on flat parts of them.
