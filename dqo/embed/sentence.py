@@ -114,7 +114,8 @@ class Sentence:
         if not asked:
             return {}
         *tokens, nothing = self._tokens([*asked, ""])
-        long = [text for text, ids in zip(asked, tokens, strict=True) if len(ids) > limit]
+        found = zip(asked, tokens, strict=True)
+        long = {text: len(ids) - len(nothing) for text, ids in found if len(ids) > limit}
         if unknown is not None:
             shares = [ids.count(unknown) / max(1, len(ids) - len(nothing)) for ids in tokens]
             self._count("unknown", sum(share > UNKNOWN_SHARE for share in shares), len(texts))
@@ -125,7 +126,7 @@ class Sentence:
         def lengths(parts: Sequence[str]) -> list[int]:
             return [len(ids) - len(nothing) for ids in self._tokens(parts)]
 
-        return {text: windows_of(text, lengths, int(limit) - len(nothing)) for text in long}
+        return windows_of(long, lengths, int(limit) - len(nothing))
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids as the encoder reads them: with its prompt and special tokens, not truncated."""

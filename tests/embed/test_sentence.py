@@ -144,7 +144,7 @@ def test_a_long_text_is_the_average_of_its_windows_by_tokens(minilm):
     def count(parts):
         return [len(ids) - 2 for ids in reference.tokenizer(list(parts))["input_ids"]]
 
-    windows, tokens = windows_of(text, count, 254)
+    windows, tokens = windows_of({text: count([text])[0]}, count, 254)[text]
     assert len(windows) > 2 and max(tokens) <= 254 and max(tokens) > 1.2 * min(tokens)
     vectors_WD = torch.tensor(reference.encode(windows, batch_size=1, normalize_embeddings=True))
     expected_D = (torch.tensor(tokens)[:, None] * vectors_WD).sum(0)

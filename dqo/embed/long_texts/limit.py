@@ -2,11 +2,10 @@
 
 import logging
 
-import torch
 from sentence_transformers import SentenceTransformer
-from transformers import PreTrainedModel
 
 from dqo.errors import ConfigError
+from dqo.models.sizes import positions_of
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +32,3 @@ def limit_length(encoder: SentenceTransformer, wanted: int | None) -> None:
             "text; type embed.max_seq_length=null"
         )
     encoder.max_seq_length = wanted
-
-
-def positions_of(model: PreTrainedModel) -> int | None:
-    """The longest text in tokens that an encoder has positions for; None without a limit (T5)."""
-    for module in model.modules():
-        if isinstance(table := getattr(module, "position_embeddings", None), torch.nn.Embedding):
-            first = getattr(module, "padding_idx", None)  # RoBERTa, MPNet: positions begin behind the padding's
-            return table.num_embeddings - (first + 1 if isinstance(first, int) else 0)
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)

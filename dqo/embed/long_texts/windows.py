@@ -1,7 +1,7 @@
 """A long text as overlapping windows, each of which an encoder reads whole, and their embeddings' average. Ours."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 import torch
@@ -19,17 +19,28 @@ class LongTexts(StrEnum):
     truncate = "truncate"  # what is behind the limit counts for nothing
 
 
-def windows_of(text: str, count: Callable[[Sequence[str]], list[int]], room: int) -> tuple[list[str], list[int]]:
-    """Windows of equal length in characters, as few as it takes for none to have more than ``room`` tokens, and the
-    tokens of each. A window begins with the last eighth of the one before. ``count``: the tokens of each text.
+def windows_of(
+    tokens: Mapping[str, int], count: Callable[[Sequence[str]], list[int]], room: int
+) -> dict[str, tuple[list[str], list[int]]]:
+    """For each text, windows of equal length in characters, as few as it takes for none to have more than ``room``
+    tokens, and the tokens of each. A window begins with the last eighth of the one before. ``tokens``: of each text.
+    ``count``: the tokens of given texts; called for all texts together, since tokenizers use a thread a text.
 
     Cut in characters and not in tokens, so that it works with every kind of tokenizer and prompt. At most one window
     per character, which matters where single characters have more than ``room`` tokens: these are truncated.
     """
-    windows = [text]
-    while (longest := max(tokens := count(windows))) > room and len(windows) < len(text):
-        windows = _cut(text, min(len(text), max(len(windows) + 1, math.ceil(len(windows) * longest / room))))
-    return windows, tokens
+    found = {text: ([text], [length]) for text, length in tokens.items()}
+    while cut := {text: _cut(text, number) for text in found if (number := _more(text, *found[text], room))}:
+        counted = iter(count([window for windows in cut.values() for window in windows]))
+        found |= {text: (windows, [next(counted) for _ in windows]) for text, windows in cut.items()}
+    return found
+
+
+def _more(text: str, windows: Sequence[str], tokens: Sequence[int], room: int) -> int:
+    """The number of windows to try next; 0: these are right."""
+    if max(tokens) <= room or len(windows) >= len(text):
+        return 0
+    return min(len(text), max(len(windows) + 1, math.ceil(len(windows) * max(tokens) / room)))
 
 
 def average(embeddings_WD: Float[Tensor, "windows dim"], tokens: Sequence[int]) -> Float[Tensor, " dim"]:

@@ -15,14 +15,14 @@ def characters(texts):
 
 
 def test_a_text_that_fits_is_its_own_window():
-    assert windows_of("one two", words, 2) == (["one two"], [2])
-    assert windows_of("", words, 0) == ([""], [0])
+    given = {"one two": 2, "": 0}
+    assert windows_of(given, words, 2) == {"one two": (["one two"], [2]), "": ([""], [0])}
 
 
 @pytest.mark.parametrize("length", [11, 19, 20, 100, 1001])
 def test_windows_are_equal_overlap_by_an_eighth_and_leave_nothing_out(length):
     text = "".join(chr(ord("a") + n * n % 26) for n in range(length))
-    windows, tokens = windows_of(text, characters, 10)
+    windows, tokens = windows_of({text: length}, characters, 10)[text]
     assert tokens == characters(windows)
     assert max(tokens) <= 10 and max(tokens) - min(tokens) <= 1
     starts = [math.floor(n * 0.875 * length / (1 + 0.875 * (len(windows) - 1))) for n in range(len(windows))]
@@ -33,13 +33,26 @@ def test_windows_are_equal_overlap_by_an_eighth_and_leave_nothing_out(length):
 
 
 def test_the_densest_part_decides_on_the_number():
-    windows, tokens = windows_of("a b c d e f g h " + "x" * 84, words, 4)
+    text = "a b c d e f g h " + "x" * 84
+    windows, tokens = windows_of({text: 9}, words, 4)[text]
     assert max(tokens) <= 4
     assert windows[0].startswith("a b") and windows[-1].endswith("xx")
 
 
+def test_texts_are_counted_together_and_cut_as_each_alone():
+    texts, calls = ["ab " * 30, "c " * 50, "d e"], []
+
+    def count(parts):
+        calls.append(len(parts))
+        return words(parts)
+
+    alone = {text: windows_of({text: len(text.split())}, words, 4)[text] for text in texts}
+    assert windows_of({text: len(text.split()) for text in texts}, count, 4) == alone
+    assert calls[0] == 8 + 13  # the first round of both long texts in one call
+
+
 def test_there_are_no_more_windows_than_characters():
-    windows, tokens = windows_of("abc", lambda texts: [5 for _ in texts], 3)
+    windows, tokens = windows_of({"abc": 5}, lambda texts: [5 for _ in texts], 3)["abc"]
     assert len(windows) == len(tokens) == 3
 
 

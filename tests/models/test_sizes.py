@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig, MPNetConfig, RobertaConfig
 
-from dqo.embed.long_texts.limit import positions_of
+from dqo.models.sizes import positions_of
 
 SIZES = ("hidden_size", "intermediate_size")
 TINY = {"vocab_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, **dict.fromkeys(SIZES, 32)}
