@@ -1,4 +1,4 @@
-"""Determinantal point processes on torch alone: kernels, log-determinants, leave-one-out credits, greedy selection.
+"""Determinantal point processes on torch alone: kernels, log-determinants, leave-one-out credits, selection of a set.
 
 >>> kernel_PKK = kernel_matrix(embeddings_PKD, kind="cosine")
 >>> credits_PK = leave_one_out_credits(kernel_PKK)
@@ -12,6 +12,15 @@ positive semi-definite (up to rounding in their dtype), masks ``torch.bool``, nu
 from dqo.dpp.checks import KernelError
 from dqo.dpp.determinants import leave_one_out_credits, log_det
 from dqo.dpp.kernels import Kernel, kernel_matrix
-from dqo.dpp.selection import greedy_map
+from dqo.dpp.selection import RankError, greedy_map, sample_k_dpp
 
-__all__ = ["Kernel", "KernelError", "greedy_map", "kernel_matrix", "leave_one_out_credits", "log_det"]
+__all__ = [
+    "Kernel",
+    "KernelError",
+    "RankError",
+    "greedy_map",
+    "kernel_matrix",
+    "leave_one_out_credits",
+    "log_det",
+    "sample_k_dpp",
+]

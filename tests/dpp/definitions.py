@@ -1,5 +1,7 @@
 """Definitions in float64, against which the library's closed forms are tested."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,3 +27,12 @@ def credits_by_deletion(kernel_PKK: Tensor) -> Tensor:
         dim=-1,
     )
     return torch.logdet(shifted_PKK)[..., None] - without_PK
+
+
+def chi_square_p(counts: Sequence[int], shares: Sequence[float]) -> float:
+    """The probability of counts at least as far from the expected ``shares`` (their sum is 1)."""
+    counts_C = torch.tensor(counts, dtype=torch.float64)
+    expected_C = counts_C.sum() * torch.tensor(shares, dtype=torch.float64)
+    statistic = ((counts_C - expected_C).square() / expected_C).sum()
+    half_degrees = torch.tensor((len(counts) - 1) / 2, dtype=torch.float64)
+    return torch.special.gammaincc(half_degrees, statistic / 2).item()

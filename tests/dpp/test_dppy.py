@@ -1,11 +1,17 @@
 """Comparison with DPPy (Gautier et al. 2019), an independent numpy implementation of the same mathematics."""
 
+import itertools
 import math
+from collections import Counter
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2_contingency
 
-from dqo.dpp import kernel_matrix, leave_one_out_credits, log_det
+from dqo.dpp import kernel_matrix, leave_one_out_credits, log_det, sample_k_dpp
+from dqo.dpp.selection import log_elementary_sums
 from tests.dpp.definitions import unit_vectors
 
 finite_dpps = pytest.importorskip("dppy.finite_dpps", reason="DPPy is an optional oracle")
@@ -43,6 +49,26 @@ def test_the_optimum_over_groups_of_k_is_a_k_dpp(kernel_KK):
     eigenvalues_K = torch.linalg.eigvalsh(kernel_KK).clamp(min=0).numpy()
     polynomials = exact_sampling.elementary_symmetric_polynomials(eigenvalues_K, size=3)
     assert total == pytest.approx(math.factorial(3) * polynomials[3, -1], rel=1e-10)
+
+
+def test_elementary_symmetric_polynomials_equal_dppys(kernel_KK):
+    eigenvalues_K = torch.linalg.eigvalsh(kernel_KK).clamp(min=0)
+    expected = exact_sampling.elementary_symmetric_polynomials(eigenvalues_K.numpy(), size=4)
+    torch.testing.assert_close(log_elementary_sums(eigenvalues_K.log(), 4).exp(), torch.from_numpy(expected))
+
+
+def test_k_dpp_samples_are_distributed_as_dppys(kernel_KK):
+    """Two samples of all sets of three, compared by a chi-square test of homogeneity."""
+    dpp = finite_dpps.FiniteDPP("likelihood", L=kernel_KK.numpy())
+    state = np.random.RandomState(0)
+    theirs = Counter(tuple(sorted(map(int, dpp.sample_exact_k_dpp(3, random_state=state)))) for _ in range(2000))
+    picks = sample_k_dpp(kernel_KK.expand(20_000, 7, 7), 3, generator=torch.Generator().manual_seed(0))
+    ours = Counter(tuple(sorted(row)) for row in picks.tolist())
+    frequent = [each for each in itertools.combinations(range(7), 3) if theirs[each] >= 5]
+    rest = [sum(counts.values()) - sum(counts[each] for each in frequent) for counts in (theirs, ours)]
+    table = [[*(counts[each] for each in frequent), more] for counts, more in zip((theirs, ours), rest, strict=True)]
+    result: Any = chi2_contingency(np.array(table) + 1)  # 1: no column is 0
+    assert result.pvalue > 0.001
 
 
 def test_polynomial_and_linear_kernels_equal_dppys():
