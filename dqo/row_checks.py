@@ -1,4 +1,4 @@
-"""What tasks and rewards may offer so that rows are checked before the first step; optional, as Protocols."""
+"""What tasks and rewards may offer beside their Protocols in ``stages``: rows that are checked, prompts of any text."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -40,6 +40,17 @@ class Fingerprinted(Protocol):
 
 
 @runtime_checkable
+class Rendered(Protocol):
+    """A task that can say how it turns a row into tokens. The folder of a trained policy records it: a policy that is
+    asked otherwise answers worse, and a warning says so."""
+
+    def rendering(self) -> Mapping[str, Any]:
+        """JSON: ``chat`` (False: plain text), ``template`` (a hash of the chat template; None: plain text), ``system``
+        (the system turn; None: there is none) and ``chat_template_kwargs``."""
+        ...
+
+
+@runtime_checkable
 class ChecksRows(Protocol):
     """A reward's class that needs something of the rows, such as a right answer that it can read."""
 
@@ -57,4 +68,14 @@ class Explaining(Protocol):
 
     def explained(self, prompts: Sequence[Prompt]) -> Sequence[str]:
         """A few lines. Example: ``["right answer '3 1/2' is read as 7/2"]``."""
+        ...
+
+
+@runtime_checkable
+class TakesText(Protocol):
+    """A task that makes a prompt of any text, rendered like its own ones."""
+
+    def prompt_of(self, text: str, *, position: int, source: str) -> Prompt:
+        """The prompt; ``source`` says in messages where the text comes from. A text that is a prompt of the task has
+        that row's columns, any other text has none. Raises ConfigError for an empty text and one that is too long."""
         ...

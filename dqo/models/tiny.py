@@ -1,4 +1,4 @@
-"""``model=tiny``: a Llama of 0.8 M parameters that knows the words of ``task=concepts`` and nothing else."""
+"""``model=tiny``: a Llama of 0.8 M parameters that knows the words of one toy task and nothing else."""
 
 import json
 import math
@@ -22,6 +22,8 @@ from dqo.ranges import Seed
 WORDS = Path(__file__).parents[1] / "data" / "concepts.json"
 LARGEST = 2_000_000_000  # hidden_size * intermediate_size * layers: a third of the feed-forward weights
 SPECIALS = ("<pad>", "<eos>", "<unk>")  # tokens 0, 1, 2
+COUNTDOWN = "dqo.task.countdown.Countdown"
+ARITHMETIC = [*map(str, range(100)), "+", "-", "*", "/", "(", ")", "=", ":"]
 
 
 class Tiny:
@@ -41,6 +43,7 @@ class Tiny:
         heads: Annotated[int, Field(ge=1, examples=[4])],
         context_length: Annotated[int, Field(ge=1, examples=[64])],
         seed: Seed,
+        words_of: str,
     ):
         sizes = (hidden_size, intermediate_size, layers, heads, context_length)
         if hidden_size % (2 * heads):
@@ -54,11 +57,13 @@ class Tiny:
             )
         self._sizes = sizes
         self._seed = seed
+        words = ARITHMETIC if words_of == COUNTDOWN else json.loads(WORDS.read_text("utf-8"))["words"]
+        self._vocabulary = [*SPECIALS, *words]
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """A tokenizer of the words of ``task=concepts``, split at spaces; any other word is <unk>."""
+        """A tokenizer of the task's words, split at spaces; any other word is <unk>."""
         pad, eos, unk = SPECIALS
-        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(_vocabulary())}, unk_token=unk))
+        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(self._vocabulary)}, unk_token=unk))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, eos_token=eos, unk_token=unk)
 
@@ -66,7 +71,7 @@ class Tiny:
         """The model's config."""
         hidden_size, intermediate_size, layers, heads, context_length = self._sizes
         return LlamaConfig(
-            vocab_size=len(_vocabulary()),
+            vocab_size=len(self._vocabulary),
             hidden_size=hidden_size,
             intermediate_size=intermediate_size,
             num_hidden_layers=layers,
@@ -84,7 +89,3 @@ class Tiny:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             return LlamaForCausalLM(self.load_config()).eval()
-
-
-def _vocabulary() -> list[str]:
-    return [*SPECIALS, *json.loads(WORDS.read_text("utf-8"))["words"]]

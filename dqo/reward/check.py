@@ -17,7 +17,7 @@ class Check:
 
     def __init__(self, task: Task, *, mask_truncated_completions: bool):
         """Raises ConfigError if the task has no check of its own."""
-        prompts, _ = task.draw(0, 1)
+        prompts = task.held_out()[:1]  # a task may have no others
         task.check(prompts[0], "", True)
         self._task, self._mask_truncated = task, mask_truncated_completions
 

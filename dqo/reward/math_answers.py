@@ -56,7 +56,7 @@ class Math:
         self._column, self._mask_truncated = answer_column, mask_truncated_completions
         self._tolerance, self._masks_answers = Tolerance(on_error), on_bad_answer == "mask"
         self._timeout = timeout
-        prompts, _ = task.draw(0, 1)
+        prompts = task.held_out()[:1]  # a task may have no others
         if answer_column not in prompts[0].columns:
             raise _no_column(answer_column, prompts[0].columns)
         self._sandbox = Sandbox(timeout=timeout, setup=(JUDGE, {"answer": "$1$", "text": "$1$"}), memory_limit=MEMORY)

@@ -54,7 +54,7 @@ class Python:
         names = _names(paths)
         self._weights = dict(zip(names, weights, strict=True))
         self._functions: list[UserFunction] = []
-        prompts, _ = task.draw(0, 1)
+        prompts = task.held_out()[:1]  # a task may have no others
         for name, path in zip(names, paths, strict=True):
             setup = ("dqo.reward.sandbox.call_function:describe", {"path": path})
             sandbox = Sandbox(timeout=timeout, start_timeout=start_timeout, setup=setup, memory_limit=memory)

@@ -12,6 +12,7 @@ from dqo.models.folders import as_typed
 from dqo.records import Prompt
 from dqo.stages import Verdict
 from dqo.task.reading.fields import Fields
+from dqo.task.reading.row import Content
 from dqo.task.reading.rows import Row, RowTask, fingerprint
 from dqo.task.reading.settings import MessageRendering
 
@@ -44,7 +45,7 @@ class Jsonl(RowTask):
         else:
             evaluation = fields.read(eval_path, key="task.eval_path=FILE", splits=["test", "validation"])
             evaluation = evaluation[: held_out or MOST]
-        self._answer_column = fields.answer_column
+        self._answer_column, self._fields = fields.answer_column, fields
         super().__init__(
             tokenizer,
             context_length,
@@ -64,6 +65,9 @@ class Jsonl(RowTask):
             )
         right = finished and self.key(prompt, text) == self.key(prompt, prompt.columns[self._answer_column])
         return Verdict(reward=float(right), correct=right)
+
+    def _content(self, text: str) -> Content:
+        return self._fields.with_system_prompt(text, "the prompt")
 
 
 def _split(rows: list[Row], held_out: int | None, path: str) -> tuple[list[Row], list[Row]]:

@@ -355,3 +355,12 @@ def test_template_is_sandboxed(tmp_path):
 def test_held_out_that_leaves_nothing(tmp_path, lines, held_out, message):
     with pytest.raises(ConfigError, match=message):
         task(write(tmp_path, LINES[:lines]), held_out=held_out)
+
+
+def test_a_typed_text_gets_the_system_prompt(tmp_path):
+    subject = task(write(tmp_path, LINES), system_prompt="be brief")
+    system = {"role": "system", "content": "be brief"}
+    typed = subject.prompt_of("Where?", position=0, source="prompt=")
+    assert typed.content == (system, {"role": "user", "content": "Where?"}) and typed.columns == {}
+    known = subject.prompt_of("question 3", position=0, source="prompt=")
+    assert known.columns == {"answer": 3, "topic": "sums"}

@@ -13,7 +13,9 @@ FILES = sorted((CONF / "task").glob("*.yaml"))
 
 
 def test_tasks_that_are_shipped():
-    assert [file.stem for file in FILES] == ["cities", "commongen", "concepts", "gsm8k", "jsonl"]
+    assert [file.stem for file in FILES] == [
+        "cities", "commongen", "concepts", "countdown", "gsm8k", "jsonl", "modebench", "noveltybench",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

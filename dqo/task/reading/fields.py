@@ -118,6 +118,10 @@ class Fields:
                 f"{source}: the prompt is text with a list of messages in it; give the list itself, in JSON lines, one "
                 "JSON array or parquet, or its JSON"
             )
+        return self.with_system_prompt(content, source)
+
+    def with_system_prompt(self, content: Content, source: str) -> Content:
+        """The content after the system prompt, if there is one."""
         if self.system_prompt is None:
             return content
         messages = content if isinstance(content, tuple) else ({"role": "user", "content": content},)

@@ -26,6 +26,12 @@ def checked_messages(messages: Any, where: str) -> Messages:
     return tuple(_checked(message, f"{where}, message {number}") for number, message in enumerate(messages, 1))
 
 
+def system_text(content: str | Messages) -> str | None:
+    """The system turn of a prompt; None where there is none."""
+    first = {} if isinstance(content, str) else content[0]
+    return first["content"] if first.get("role") in SYSTEM else None
+
+
 def one_answer(messages: Any, where: str) -> str:
     """The text of a completion that is a list with one message of the assistant. Raises ConfigError for any other."""
     checked = checked_messages(messages, where)

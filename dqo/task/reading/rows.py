@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
+from dqo.task.reading.messages import system_text
 from dqo.task.reading.rendering import Renderer
-from dqo.task.reading.row import Row
+from dqo.task.reading.row import Content, Row
 from dqo.task.reading.settings import Rendering
 from dqo.task.reading.template_check import check_template
 
@@ -60,14 +61,30 @@ class RowTask(ABC):
     def draw(self, cursor: int, count: int) -> tuple[Sequence[Prompt], int]:
         """``count`` training prompts and the next cursor; pure in (seed, cursor).
 
-        Each epoch has all rows in a new order. A prompt's position is its index in this endless stream.
+        Each epoch has all rows in a new order. A prompt's position is its index in this endless stream. Raises
+        ConfigError if all prompts are held out.
         """
+        if not self._training:
+            raise ConfigError(
+                f"{type(self).__name__} is for measuring and has no prompts to train on; type dqo-eval POLICY, or "
+                "task=NAME of another task"
+            )
         end = cursor + count
         return [self._prompt(self._row(position), position) for position in range(cursor, end)], end
 
     def held_out(self) -> Sequence[Prompt]:
         """All evaluation prompts; their positions count from 0. None of them is a training prompt."""
         return [self._prompt(row, position) for position, row in enumerate(self._held_out)]
+
+    def prompt_of(self, text: str, *, position: int, source: str) -> Prompt:
+        """See ``row_checks.TakesText``. Raises ConfigError, too, where the chat template refuses the prompt."""
+        if not text.strip():
+            raise ConfigError(f"{source}: the prompt is empty; type a text")
+        content = self._content(text)
+        rows = (row for row in (*self._held_out, *self._training) if row.content == content)
+        row = replace(next(rows, Row(content=content, source=source)), source=source)
+        self._fits(row, skip_long=None)
+        return self._prompt(row, position)
 
     def demonstrations(self, count: int, seed: int) -> list[tuple[Prompt, str]]:
         """``count`` pairs of a training prompt and an example answer, for ``dqo-sft``; pure in (count, seed).
@@ -76,8 +93,8 @@ class RowTask(ABC):
         """
         if not (rows := self._answered):
             raise ConfigError(
-                "this task has no answers to learn from; type task=concepts, task=gsm8k, task=commongen, "
-                "or task=jsonl task.completion_column=NAME"
+                "this task has no answers to learn from; type task=concepts, task=countdown, task=gsm8k, "
+                "task=commongen, or task=jsonl task.completion_column=NAME"
             )
         chooser = random.Random(f"demonstrations {seed}")
         pairs = []
@@ -104,6 +121,17 @@ class RowTask(ABC):
             "chat template": _digest(template).hex(),
         }
 
+    def rendering(self) -> dict[str, Any]:
+        """See ``row_checks.Rendered``."""
+        renderer, systems = self._renderer, {system_text(row.content) for row in (*self._training, *self._held_out)}
+        template = renderer.template(with_tools=False) if renderer.is_chat else None
+        return {
+            "chat": renderer.is_chat,
+            "template": None if template is None else _digest(template).hex(),
+            "system": systems.pop() if len(systems) == 1 else "differs from row to row",
+            "chat_template_kwargs": renderer.kwargs if renderer.is_chat else {},
+        }
+
     def rows(self) -> list[tuple[str, Mapping[str, Any]]]:
         """Where each row comes from and its columns: the training rows, then the held-out ones."""
         return [(row.source, row.columns) for row in (*self._training, *self._held_out)]
@@ -114,8 +142,8 @@ class RowTask(ABC):
         dropped, count = set(rows), len(self._training)
         kept = [row for number, row in enumerate(self._training) if number not in dropped]
         held_out = [row for number, row in enumerate(self._held_out, count) if number not in dropped]
-        if not kept or not held_out:
-            kind = "held-out" if kept else "training"
+        if (self._training and not kept) or not held_out:
+            kind = "training" if self._training and not kept else "held-out"
             raise ConfigError(
                 f"none of the {kind} rows can be judged; mend the rows, or type reward=NAME of another reward"
             )
@@ -145,6 +173,10 @@ class RowTask(ABC):
     def key(self, prompt: Prompt, text: str) -> str:
         """The text in lower case, without extra white space and final punctuation; equal keys are the same answer."""
         return " ".join(text.casefold().split()).rstrip(".!?…,;: ")
+
+    def _content(self, text: str) -> Content:
+        """A typed text as the content of a row."""
+        return text
 
     def _row(self, position: int) -> Row:
         return _row_at(self._training, str(self._seed), position)
@@ -207,8 +239,8 @@ def _order(seed: str, epoch: int, count: int) -> list[int]:
 
 
 def _counted(fitting: list[Row], rows: Sequence[Row], what: str) -> list[Row]:
-    """The rows that fit; logs how many do not. Raises ConfigError if none does."""
-    if not fitting:
+    """The rows that fit; logs how many do not. Raises ConfigError if none of some does."""
+    if rows and not fitting:
         raise ConfigError(f"all {what} are too long; type model=NAME of a model with a longer context")
     if len(fitting) < len(rows):
         log.warning("%d of %d %s are too long and left out", len(rows) - len(fitting), len(rows), what)

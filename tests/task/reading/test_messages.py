@@ -10,6 +10,7 @@ from dqo.task.reading.messages import (
     looks_like_tools,
     merged,
     one_answer,
+    system_text,
 )
 
 USER = {"role": "user", "content": "hi"}
@@ -113,3 +114,16 @@ def test_a_system_text_and_neighbours_are_merged():
     calls = {"role": "assistant", "content": None, "tool_calls": CALLS}
     results = ({"role": "tool", "content": "1"}, {"role": "tool", "content": "2"})
     assert merged([USER, calls, *results]) == (USER, calls, *results)
+
+
+@pytest.mark.parametrize(
+    ("content", "system"),
+    [
+        ("hi", None),
+        ((USER,), None),
+        (({"role": "system", "content": "Be brief."}, USER), "Be brief."),
+        (({"role": "developer", "content": "Be brief."}, USER), "Be brief."),
+    ],
+)
+def test_the_system_turn_of_a_prompt(content, system):
+    assert system_text(content) == system

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from dqo.errors import ConfigError
+from dqo.row_checks import Rendered
 from dqo.stages import Task, Verdict
 from dqo.task.reading.rows import Row, RowTask
 from dqo.task.reading.settings import Rendering
@@ -328,3 +329,50 @@ def test_rows_that_the_reward_cannot_judge_are_left_out():
     assert [prompt.content for prompt in subject.held_out()] == ["eval 2"]
     with pytest.raises(ConfigError, match="none of the held-out rows can be judged"):
         subject.leave_out([6])
+
+
+def test_a_typed_text_is_rendered_like_a_row():
+    subject = task(tokenizer=chat_tokenizer(), chat=True)
+    typed = subject.prompt_of("a b", position=5, source="prompt=")
+    row = task([Row(content="a b", source="row")], tokenizer=chat_tokenizer(), chat=True).draw(0, 1)[0][0]
+    assert (typed.tokens, typed.content, typed.columns, typed.position) == (row.tokens, "a b", {}, 5)
+
+
+def test_a_typed_text_that_is_a_row_has_its_columns():
+    subject = task()
+    assert subject.prompt_of("eval 2", position=0, source="prompt=").columns == {"n": 2}
+    assert subject.prompt_of("train 3", position=0, source="prompt=").columns == {"n": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (" \n", "line 4 of stdin: the prompt is empty; type a text"),
+        ("a " * 57, "line 4 of stdin: the prompt has 57 tokens, with max_completion_length=8 more than the model's"),
+    ],
+)
+def test_a_typed_text_that_cannot_be_asked_is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        task().prompt_of(text, position=0, source="line 4 of stdin")
+
+
+def test_rendering_says_what_changes_the_tokens_of_a_prompt():
+    plain = task(chat=True).rendering()  # this model has no template
+    assert plain == {"chat": False, "template": None, "system": None, "chat_template_kwargs": {}}
+    assert isinstance(task(), Rendered)
+    chat = task(chat=True, tokenizer=chat_tokenizer()).rendering()
+    other = chat_tokenizer()
+    other.chat_template = TEMPLATE.replace("<assistant>", "<assistant> a")
+    assert chat["chat"] and task(chat=True, tokenizer=other).rendering()["template"] != chat["template"] is not None
+    assert task(chat=False, tokenizer=chat_tokenizer()).rendering() == plain
+
+
+def test_rendering_names_the_system_turn_that_all_rows_have():
+    def row(name: str, *system: str) -> Row:
+        turns = [{"role": "system", "content": text} for text in system]
+        return Row(content=(*turns, {"role": "user", "content": name}), source=name)
+
+    same = task([row("a", "c")], held_out=[row("b", "c")], chat=True, tokenizer=chat_tokenizer())
+    assert same.rendering()["system"] == "c"
+    other = task([row("a", "c")], held_out=[row("b")], chat=True, tokenizer=chat_tokenizer())
+    assert other.rendering()["system"] == "differs from row to row"
