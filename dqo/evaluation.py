@@ -2,35 +2,44 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dqo import distributed
-from dqo.contracts import check_embeddings, check_rewards
+from dqo.contracts import check_embeddings, check_rewards, says
 from dqo.errors import StageError
-from dqo.metrics.diversity import cosine_distance, distinct_n, logdet, vendi
-from dqo.metrics.names import pass_sizes
-from dqo.metrics.quality import distinct_correct_of, pass_at
-from dqo.records import Prompt, Rewards, Rollouts
-from dqo.stages import Collectors
+from dqo.metrics.catalogue import compute, with_derived
+from dqo.metrics.names import evaluation_metrics, needs_of
+from dqo.records import Answers, Prompt, Rewards, Rollouts
+from dqo.scorers.asking import ask
+from dqo.scorers.bundle import Scorers
+from dqo.stages import Collectors, Embed, Reward, Task
 
-DISTINCT_OF = 10  # ``distinct_correct`` is the expectation for this number of completions
-# metrics whose expectation does not depend on n, the number of completions of each prompt (see ``comparable``)
-ANY_N = ("n", "prompts", "reward", "cosine_distance", "valid", "finished", "mean_length")
+SHOWN = 4  # prompts whose matrices of cosines are kept: to look at
+
+
+@runtime_checkable
+class Judges(Protocol):
+    """What ``judge`` asks: ``stages.Collectors`` has both."""
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def reward(self) -> Reward: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """The completions of one prompt. Example: 40 answers to "Recommend a city …", 31 of them correct."""
+class Measured:
+    """The metrics of one prompt's completions."""
 
-    prompt: Prompt
-    texts: tuple[str, ...]
-    keys: tuple[str, ...]  # ``Task.key`` of each text: equal keys are the same answer
-    correct: tuple[bool, ...] | None  # None: the reward does not define correctness
-    rewards: tuple[float, ...]  # NaN where invalid
+    answers: Answers
+    metrics: Mapping[str, float]  # NaN where undefined
+    cosines: list[list[float]] | None  # (k, k), of each two embeddings; None: no metric needs an encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,8 @@ class Evaluation:
     seed: int
     metrics: Mapping[str, float]  # means over prompts; NaN where undefined for every prompt
     answers: tuple[Answers, ...]  # ordered by the prompts' positions
+    per_prompt: Mapping[str, tuple[float, ...]]  # the numbers that the means are of, in the order of the answers
+    cosines: tuple[list[list[float]], ...]  # of the first prompts' completions; empty: no metric needs an encoder
 
     @property
     def texts(self) -> list[str]:
@@ -53,123 +64,141 @@ class Evaluation:
         return [answers.prompt for answers in self.answers]
 
 
-def comparable(key: str, n: int, other: int) -> bool:
-    """Whether a metric over ``n`` completions of each prompt can be compared with the same metric over ``other``.
-
-    Those that name their number can: ``pass@5`` is the same quantity for 10 and for 40 completions.
-    """
-    if key == "distinct_correct":
-        return min(n, DISTINCT_OF) == min(other, DISTINCT_OF)
-    return n == other or key in ANY_N or key.startswith(("pass@", "distinct_correct@"))
-
-
 def evaluate(
     stages: Collectors,
     prompts: Sequence[Prompt],
     *,
     n: int,
     seed: int,
+    families: Sequence[str],
+    scorers: Scorers | None = None,
     observe: Callable[[int], Any] = lambda count: None,
 ) -> Evaluation:
     """Metrics and answers of n completions of each prompt, the same on all ranks. No stage changes its state.
 
-    Collective on the main channel; each rank samples its share of the prompts. Completions are embedded even if the
-    credit uses no embeddings. ``observe`` gets the number of prompts that were judged since its last call. Raises
-    ValueError without prompts, and StageError if a stage fails: its positions count within the held-out prompts.
+    Collective on the main channel; each rank samples its share of the prompts. The encoder is asked where one of the
+    chosen ``families`` (``metrics.names``) needs it, even if the credit uses no embeddings. ``observe`` gets the number
+    of prompts that were judged since its last call. Raises ValueError without prompts, and StageError if a stage fails:
+    its positions count within the held-out prompts.
     """
     if not prompts:
         raise ValueError("no prompts to evaluate")
+    shown = sorted(prompt.position for prompt in prompts)[:SHOWN]
     try:
         mine = prompts[distributed.rank() :: distributed.world_size()]
-        judged = []
+        measured: list[Measured] = []
         for rollouts in stages.rollout.generate(mine, k=n, seed=seed):
-            judged += _judge(stages, rollouts)
+            for group in measure(judge(stages, rollouts), families=families, embed=stages.embed, scorers=scorers):
+                is_shown = group.answers.prompt.position in shown
+                measured.append(group if is_shown else replace(group, cosines=None))  # k² numbers a prompt
             observe(len(rollouts.prompts))
     except StageError as error:
         raise StageError(error.stage, f"evaluating: {error.message}", positions=error.positions) from error
-    judged = [group for part in distributed.all_gather(judged) for group in part]
-    judged.sort(key=lambda group: group[0].prompt.position)
+    finally:
+        if scorers:
+            scorers.release()
+    measured = [group for part in distributed.all_gather(measured) for group in part]
+    measured.sort(key=lambda group: group.answers.prompt.position)
+    per_prompt = {name: tuple(group.metrics[name] for group in measured) for name in measured[0].metrics}
     return Evaluation(
         n=n,
         seed=seed,
-        metrics={"n": float(n), "prompts": float(len(judged)), **_means([metrics for _, metrics in judged])},
-        answers=tuple(answers for answers, _ in judged),
+        metrics={"n": float(n), "prompts": float(len(measured)), **means(per_prompt, n, families)},
+        answers=tuple(group.answers for group in measured),
+        per_prompt=per_prompt,
+        cosines=tuple(group.cosines for group in measured[:SHOWN] if group.cosines is not None),
     )
 
 
-def _judge(stages: Collectors, rollouts: Rollouts) -> list[tuple[Answers, dict[str, float]]]:
-    """Answers and metrics of each group."""
-    rewards, embeddings_PKD = stages.reward.score(rollouts), stages.embed.encode(rollouts)
+def judge(stages: Judges, rollouts: Rollouts) -> list[Answers]:
+    """The completions of each prompt with keys, rewards and correctness; no encoder is asked. Not a collective.
+
+    Raises StageError where a completion cannot be judged.
+    """
+    rewards = stages.reward.score(rollouts)
     check_rewards(rollouts, rewards)
-    empty_PK = rollouts.empty_PK
-    check_embeddings(rollouts, rewards.valid_PK & ~empty_PK, embeddings_PKD)
-    groups = []
-    for p in range(len(rollouts.prompts)):
-        answers = _answers(stages, rollouts, rewards, p)
-        rows = slice(p * rollouts.k, (p + 1) * rollouts.k)
-        form = {
-            "valid": float(rewards.valid_PK[p].float().mean()),
-            "finished": float(rollouts.finished_B[rows].float().mean()),
-            "mean_length": float(rollouts.sampled_BT[rows].sum(1).float().mean()),
-        }
-        diversity = _diversity(answers, embeddings_PKD[p], empty_PK[p].tolist())
-        groups.append((answers, {**_quality(answers), **diversity, **form}))
-    return groups
+    return [_answers(stages, rollouts, rewards, p) for p in range(len(rollouts.prompts))]
 
 
-def _answers(stages: Collectors, rollouts: Rollouts, rewards: Rewards, p: int) -> Answers:
-    prompt, texts = rollouts.prompts[p], rollouts.texts[p * rollouts.k : (p + 1) * rollouts.k]
-    correct_PK = rewards.correct_PK
+def _answers(stages: Judges, rollouts: Rollouts, rewards: Rewards, p: int) -> Answers:
+    rows = slice(p * rollouts.k, (p + 1) * rollouts.k)
+    prompt, texts, correct_PK = rollouts.prompts[p], rollouts.texts[rows], rewards.correct_PK
     return Answers(
         prompt=prompt,
         texts=texts,
         keys=tuple(stages.task.key(prompt, text) for text in texts),
         correct=None if correct_PK is None else tuple((correct_PK[p] & rewards.valid_PK[p]).tolist()),
-        rewards=tuple(rewards.total_PK[p].masked_fill(~rewards.valid_PK[p], math.nan).tolist()),
+        rewards=None
+        if says(type(stages.reward), "judges_nothing", of="score")
+        else tuple(rewards.total_PK[p].masked_fill(~rewards.valid_PK[p], math.nan).tolist()),
+        finished=tuple(rollouts.finished_B[rows].tolist()),
+        lengths=tuple(rollouts.sampled_BT[rows].sum(1).tolist()),
     )
 
 
-def _quality(answers: Answers) -> dict[str, float]:
-    m, few = len(answers.texts), min(DISTINCT_OF, len(answers.texts))
-    right = (
-        None if answers.correct is None else [key for key, ok in zip(answers.keys, answers.correct, strict=True) if ok]
+def measure(
+    answers: Sequence[Answers], *, families: Sequence[str], embed: Embed | None, scorers: Scorers | None = None
+) -> list[Measured]:
+    """The metrics of each prompt's completions; all prompts have the same number of completions. Not a collective.
+
+    ``embed`` is asked only where a chosen family needs it. Raises StageError if encoder or scorers fail.
+    """
+    embeddings_PKD = _embeddings(embed, answers) if embed and asks_encoder(families, scorers) else None
+    asked = ask(scorers, answers, embeddings_PKD, families) if scorers else [{}] * len(answers)
+    measured = []
+    for p, (group, of_scorers) in enumerate(zip(answers, asked, strict=True)):
+        embeddings_KD = None if embeddings_PKD is None else embeddings_PKD[p]
+        metrics = {**compute(group, embeddings_KD, families), **of_scorers}
+        measured.append(Measured(answers=group, metrics=metrics, cosines=_cosines(embeddings_KD)))
+    return measured
+
+
+def asks_encoder(families: Sequence[str], scorers: Scorers | None) -> bool:
+    """Whether a chosen family is computed from embeddings; NoveltyBench is, where its classifier is not there."""
+    compared = scorers is not None and scorers.novelty.partition == "words and embeddings"
+    return "encoder" in needs_of(families) or ("noveltybench" in families and compared)
+
+
+def means(per_prompt: Mapping[str, Sequence[float]], n: int, families: Sequence[str]) -> dict[str, float]:
+    """Mean of each metric over the prompts where it is defined, NaN if there are none, and what follows from means; in
+    the order of ``names.evaluation_metrics``."""
+    found = with_derived({name: _defined_mean(values) for name, values in per_prompt.items()})
+    return {name: found.get(name, math.nan) for name in evaluation_metrics(n, families)}
+
+
+def _embeddings(embed: Embed, answers: Sequence[Answers]) -> Float[Tensor, "prompts k dim"]:
+    rollouts = _without_tokens(answers)
+    embeddings_PKD = embed.encode(rollouts)
+    valid_PK = torch.tensor([group.valid for group in answers])
+    check_embeddings(rollouts, valid_PK & ~rollouts.empty_PK, embeddings_PKD)
+    return embeddings_PKD
+
+
+def _cosines(embeddings_KD: Float[Tensor, "k dim"] | None) -> list[list[float]] | None:
+    """Cosine of each two embeddings of a group, three decimals."""
+    if embeddings_KD is None:
+        return None
+    return [[round(value, 3) for value in row] for row in (embeddings_KD.double() @ embeddings_KD.double().T).tolist()]
+
+
+def _without_tokens(answers: Sequence[Answers]) -> Rollouts:
+    """The completions as an encoder gets them: their texts, without tokens."""
+    k = len(answers[0].texts)
+    rows = len(answers) * k
+    nothing_B = torch.zeros(rows, dtype=torch.long)
+    return Rollouts(
+        prompts=tuple(group.prompt for group in answers),
+        k=k,
+        tokens_BT=nothing_B[:, None][:, :0],
+        sampled_BT=nothing_B[:, None][:, :0].bool(),
+        logprobs_BT=nothing_B[:, None][:, :0].float(),
+        lengths_B=nothing_B,
+        finished_B=torch.tensor([done for group in answers for done in group.finished or (True,) * k]),
+        versions_B=nothing_B,
+        texts=tuple(text for group in answers for text in group.texts),
     )
-    known = [reward for reward in answers.rewards if not math.isnan(reward)]
-    sizes = pass_sizes(m)
-    return {
-        "reward": sum(known) / len(known) if known else math.nan,
-        "reward_best": max(known, default=math.nan),
-        **{f"pass@{n}": math.nan if right is None else pass_at(n, samples=m, correct=len(right)) for n in sizes},
-        **{
-            name: math.nan if right is None else distinct_correct_of(n, samples=m, keys=right)
-            for name, n in (("distinct_correct", few), (f"distinct_correct@{m}", m))
-        },
-    }
 
 
-def _diversity(answers: Answers, embeddings_KD: Float[Tensor, "k dim"], empty_K: Sequence[bool]) -> dict[str, float]:
-    """Diversity of the valid completions, and under ``…/correct`` of the correct ones, so that noise cannot pass for
-    diversity. Empty ones are left out: an embedding of no text is unlike any other."""
-    valid = [i for i, reward in enumerate(answers.rewards) if not math.isnan(reward) and not empty_K[i]]
-    metrics = _of_group([answers.texts[i] for i in valid], embeddings_KD[valid])
-    if answers.correct is None:
-        correct = dict.fromkeys([*metrics, "compared"], math.nan)
-    else:
-        rows = [i for i, ok in enumerate(answers.correct) if ok and not empty_K[i]]
-        correct = {**_of_group([answers.texts[i] for i in rows], embeddings_KD[rows]), "compared": float(len(rows) > 1)}
-    return {**metrics, **{f"{name}/correct": value for name, value in correct.items()}}
-
-
-def _of_group(texts: Sequence[str], embeddings_KD: Float[Tensor, "k dim"]) -> dict[str, float]:
-    return {
-        "cosine_distance": cosine_distance(embeddings_KD),
-        "logdet": logdet(embeddings_KD),
-        "vendi": vendi(embeddings_KD),
-        **{f"distinct_{n}": distinct_n(texts, n) for n in (1, 2, 4)},
-    }
-
-
-def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean of each metric over the prompts where it is defined, NaN if there are none."""
-    defined = {key: [row[key] for row in metrics if not math.isnan(row[key])] for key in metrics[0]}
-    return {key: sum(values) / len(values) if values else math.nan for key, values in defined.items()}
+def _defined_mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan

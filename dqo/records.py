@@ -6,6 +6,8 @@ tokens; D embedding size; N sampled tokens. A field's suffix names its axes (``t
 record's tensors: copy them.
 """
 
+import json
+import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +22,11 @@ from torch import Tensor
 # without a letter
 NOTHING = {"Cc", "Cf", "Zl", "Zp", "Zs", "Mn", "Me"}
 BLANK = "\u2800\u3164\u115f\u1160\uffa0"  # letters and symbols that are blank: of Braille and Hangul
+
+
+def is_empty(text: str) -> bool:
+    """Whether there is nothing to read in a text."""
+    return all(unicodedata.category(char) in NOTHING or char in BLANK for char in text)
 
 
 class Along(Enum):
@@ -48,10 +55,24 @@ class Prompt:
     columns: Mapping[str, Any]  # other fields of the data row (answer …): keyword arguments of a reward function
 
     @property
+    def text(self) -> str:
+        """The prompt for display and for files; of a conversation a line ``role: content`` for each message, with its
+        tool calls as JSON."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(f"{message['role']}: {_said(message)}" for message in self.content)
+
+    @property
     def prefill(self) -> str:
         """The assistant's words at the end of the prompt, with which every completion begins; mostly empty."""
         last = {} if isinstance(self.content, str) else self.content[-1]
         return (last.get("content") or "") if last.get("role") == "assistant" else ""
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    content, calls = message.get("content"), message.get("tool_calls")
+    said = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False) if content else ""
+    return " ".join(filter(None, [said, json.dumps(calls, ensure_ascii=False) if calls else ""]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +97,7 @@ class Rollouts:
     def empty_PK(self) -> Bool[Tensor, "prompts k"]:
         """True where there is nothing to read in a text: such a completion differs from all others, and earns nothing
         for that."""
-        rows = [all(unicodedata.category(char) in NOTHING or char in BLANK for char in text) for text in self.texts]
+        rows = [is_empty(text) for text in self.texts]
         return torch.tensor(rows, dtype=torch.bool).view(len(self.prompts), self.k)
 
 
@@ -90,6 +111,28 @@ class Rewards:
     parts: Mapping[str, Float[Tensor, "prompts k"]] = field(metadata=PER_PROMPT)
     correct_PK: Bool[Tensor, "prompts k"] | None = field(metadata=PER_PROMPT)  # None: correctness is not defined
     valid_PK: Bool[Tensor, "prompts k"] = field(metadata=PER_PROMPT)  # False: failed or truncated, and masked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The judged completions of one prompt: all that a metric needs, so that metrics can be computed without sampling
+    again. Example: 40 answers to "Recommend a city …", 31 of them correct. Fields that may be None are so for every
+    completion: a table of another tool has no such column."""
+
+    prompt: Prompt
+    texts: tuple[str, ...]
+    keys: tuple[str, ...]  # ``Task.key`` of each text: equal keys are the same answer
+    correct: tuple[bool, ...] | None  # False where invalid; None: correctness is not defined
+    rewards: tuple[float, ...] | None  # NaN where invalid; None: no reward is known, and all completions are valid
+    finished: tuple[bool, ...] | None  # False: truncated; None: not known
+    lengths: tuple[int, ...] | None  # sampled tokens, end token included; None: not known
+
+    @property
+    def valid(self) -> tuple[bool, ...]:
+        """False where the reward failed, or the completion was truncated and masked."""
+        if self.rewards is None:
+            return (True,) * len(self.texts)
+        return tuple(not math.isnan(reward) for reward in self.rewards)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,13 +25,18 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
+def ngrams(texts: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """All word n-grams of a group; none crosses from one text into the next."""
+    return [tuple(tokens[i : i + n]) for tokens in map(words, texts) for i in range(len(tokens) - n + 1)]
+
+
 def distinct_n(texts: Sequence[str], n: int) -> float:
     """Share of different n-grams among all word n-grams of the group (Li et al. 2016, 1510.03055): 0 to 1.
 
     NaN for fewer than two texts (it would measure repetition inside one text), and if every text is shorter than n
     words. Falls with the number of texts: compare only groups of equal size.
     """
-    grams = [tuple(tokens[i : i + n]) for tokens in map(words, texts) for i in range(len(tokens) - n + 1)]
+    grams = ngrams(texts, n)
     return len(set(grams)) / len(grams) if len(texts) > 1 and grams else math.nan
 
 
@@ -55,12 +60,30 @@ def logdet(embeddings_KD: Float[Tensor, "k dim"]) -> float:
     return float(log_det(kernel_matrix(embeddings_KD.double(), kind="cosine")))
 
 
-def vendi(embeddings_KD: Float[Tensor, "k dim"]) -> float:
-    """Vendi score (Friedman & Dieng 2023, 2210.02410): the effective number of different completions, 1 to k; exp of
-    the entropy of the eigenvalues of L / k. 0.0 for no completion."""
+def vendi(embeddings_KD: Float[Tensor, "k dim"], order: float = 1.0) -> float:
+    """Vendi score (Friedman & Dieng 2023, 2210.02410; of other orders: Pasarkar & Dieng 2024, 2310.12952): the
+    effective number of different completions, 1 to k. 0.0 for no completion.
+
+    The Hill number of this order, 0 to inf, of the eigenvalues λ of L / k: (Σ λ^q)^(1/(1-q)). The larger the order, the
+    less rare completions count. Order 1 is exp of the entropy, 0 the rank of the embeddings, inf 1 / the largest λ.
+    """
     k = len(embeddings_KD)
     if k == 0:
         return 0.0
     kernel_KK = kernel_matrix(embeddings_KD.double(), kind="cosine")
     eigenvalues_K = torch.linalg.eigvalsh(kernel_KK / k).clamp_min(0.0)  # rounding makes a zero -1e-17
-    return float(torch.special.entr(eigenvalues_K).sum().exp())
+    if order == 1:
+        return float(torch.special.entr(eigenvalues_K).sum().exp())
+    if order == math.inf:
+        return 1.0 / float(eigenvalues_K[-1])
+    if order < 1:  # rounding makes a zero 1e-17, too, and 1e-17 ** 0 is 1
+        eigenvalues_K = eigenvalues_K[eigenvalues_K > _smallest_eigenvalue(embeddings_KD) * eigenvalues_K[-1]]
+    return float((torch.logsumexp(order * eigenvalues_K.log(), dim=0) / (1 - order)).exp())
+
+
+def _smallest_eigenvalue(embeddings_KD: Float[Tensor, "k dim"]) -> float:
+    """Eigenvalues of the kernel up to this share of the largest one are rounding: of the embeddings in their own dtype
+    (as in ``torch.linalg.matrix_rank``; the kernel squares them), or of the eigenvalues in float64."""
+    k, dim = embeddings_KD.shape
+    of_embeddings = max(k, dim) * torch.finfo(embeddings_KD.dtype).eps
+    return max(of_embeddings**2, k * torch.finfo(torch.float64).eps)

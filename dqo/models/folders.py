@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from dqo.models.rounding import rounded
 from dqo.progress import LoggedBar, elapsed
 from dqo.stages import Weights
 
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+PICKLES = ("*.bin", "*.pt", "*.pth")
 HUB_TIMEOUT = 5.0  # seconds; the hub's own client retries for half a minute, or waits for ever
 # pickles are not fetched: loading one runs code
 FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
@@ -50,6 +53,21 @@ def hub_folder(name: str, *, revision: str | None, key: str) -> Path:
     except httpx.TransportError as error:
         raise ConfigError(f"{key}={name}: the download broke off ({first_line(error)}); try again") from error
     return Path(folder)
+
+
+def folder_fault(folder: Path) -> str | None:
+    """Why a folder cannot be read as a model in Hugging Face format, None where it can: no config.json, no safetensors
+    (pickles are not read, since they can run code), or an adapter, for which transformers would fetch its base model
+    and read pickles."""
+    if (folder / "adapter_config.json").is_file():
+        return "is an adapter (adapter_config.json); merge it into its model first"
+    if not (folder / "config.json").is_file():
+        return "has no config.json"
+    if any(folder.glob("*.safetensors")):
+        return None
+    pickles = [file.name for pattern in PICKLES for file in folder.glob(pattern)]
+    refused = f" ({pickles[0]} is a pickle, which can run code: save it as safetensors)" if pickles else ""
+    return f"has no *.safetensors weights{refused}"
 
 
 def hub_readme(name: str, *, revision: str | None) -> Path | None:

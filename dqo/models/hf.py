@@ -1,7 +1,6 @@
 """``model=hf`` and its presets: any causal language model in Hugging Face format, from a folder or the hub."""
 
 import logging
-import re
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +20,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from dqo.errors import ConfigError
 from dqo.models.attention import sdpa_is_exact
 from dqo.models.folders import (
+    HUB_NAME,
     HubUnreachable,
     as_typed,
     first_line,
+    folder_fault,
     hub_folder,
     hub_readme,
     no_progress_bars,
@@ -36,8 +37,6 @@ from dqo.models.vocabulary import check_occurrence, tokens_without_row
 from dqo.progress import elapsed
 
 log = logging.getLogger(__name__)
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-PICKLES = ("*.bin", "*.pt", "*.pth")
 PATH_ADVICE = "type model.path=FOLDER or model.path=ORG/NAME of the hub"
 CODE_ADVICE = "read that code, then type model.trust_remote_code=true, or type model.path=FOLDER of another model"
 
@@ -193,16 +192,8 @@ class Hf:
             if folder.exists() or not HUB_NAME.fullmatch(self.name):
                 raise self._error("is neither a folder nor a name on the hub")
             folder = self._hub_or_packaged_folder()
-        if (
-            folder / "adapter_config.json"
-        ).is_file():  # transformers would fetch its base model, and read pickled adapters
-            raise self._error("is an adapter (adapter_config.json); merge it into its model first")
-        if not (folder / "config.json").is_file():
-            raise self._error("has no config.json")
-        if not any(folder.glob("*.safetensors")):
-            pickles = [file.name for pattern in PICKLES for file in folder.glob(pattern)]
-            refused = f" ({pickles[0]} is a pickle, which can run code: save it as safetensors)" if pickles else ""
-            raise self._error(f"has no *.safetensors weights{refused}")
+        if fault := folder_fault(folder):
+            raise self._error(fault)
         return folder
 
     def _hub_or_packaged_folder(self) -> Path:

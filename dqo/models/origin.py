@@ -18,8 +18,9 @@ from dqo.models.folders import first_line
 
 log = logging.getLogger(__name__)
 
-MARK = "dqo.json"  # beside the weights that dqo writes: what they were fine-tuned on
+MARK = "dqo.json"  # beside the weights that dqo writes: what they were fine-tuned on, and how prompts were rendered
 LICENSE = ("license", "license_name", "license_link")  # of a model card's front matter
+SHOWN = 60  # characters of a system turn in a message
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # safetensors' names
 
 
@@ -31,26 +32,54 @@ class Origin:
     hub_name: str | None = None  # of the model on the hub, or of the one that it was trained from
     license: Mapping[str, Any] = field(default_factory=dict)  # LICENSE
     warm_starts: Sequence[str] = ()  # fingerprints of the demonstrations that the weights were fine-tuned on
+    rendering: Mapping[str, Any] | None = None  # ``row_checks.Rendered`` of the training task; None: not known
 
 
 def read_origin(folder: Path, *, name: str, hub_name: str | None, readme: Path | None) -> Origin:
     """``name``: for messages. ``hub_name``: if the folder was fetched under one. ``readme``: the model card, if it is
     not in the folder."""
     card = _front_matter(folder / "README.md" if readme is None else readme, name)
-    base = card.get("base_model")
+    base, marked = card.get("base_model"), _marked(folder)
+    known, rendering = marked.get("warm_starts"), marked.get("rendering")
     return Origin(
         dtype=_dtype(folder),
         hub_name=hub_name or _name_in_hub_cache(folder) or (base if isinstance(base, str) else None),
         license={key: card[key] for key in LICENSE if isinstance(card.get(key), str | list)},
-        warm_starts=_warm_starts(folder),
+        warm_starts=[text for text in known if isinstance(text, str)] if isinstance(known, list) else [],
+        rendering=rendering if isinstance(rendering, Mapping) else None,
     )
 
 
-def mark(origin: Origin, *, warm_start: str | None = None) -> str:
-    """The content of MARK for weights trained from ``origin``. ``warm_start``: the fingerprint of demonstrations that
-    they were fine-tuned on in addition."""
+def mark(origin: Origin, *, rendering: Mapping[str, Any] | None = None, warm_start: str | None = None) -> str:
+    """The content of MARK for weights trained from ``origin``. ``rendering``: ``row_checks.Rendered`` of the task that
+    they were trained on. ``warm_start``: the fingerprint of demonstrations that they were fine-tuned on in addition."""
     known = [*origin.warm_starts, *([warm_start] if warm_start else [])]
-    return json.dumps({"dqo": __version__, "warm_starts": list(dict.fromkeys(known))}, indent=1) + "\n"
+    content = {"dqo": __version__, "warm_starts": list(dict.fromkeys(known)), "rendering": rendering}
+    return json.dumps(content, indent=1) + "\n"
+
+
+def rendering_difference(then: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """How a task renders prompts otherwise than the policy was trained on, and what to type; empty where it does not,
+    or where one of the two is not known. Example: "plain text now, the chat template in training
+    (task.chat_template=true)"."""
+    if then is None or now is None:
+        return ""
+    names = {True: "the chat template", False: "plain text"}
+    if then.get("chat") != now["chat"]:
+        was = bool(then.get("chat"))
+        return f"{names[now['chat']]} now, {names[was]} in training (task.chat_template={str(was).lower()})"
+    differences = []
+    if then.get("template") != now["template"]:
+        differences.append("another chat template than in training (model.chat_template=FILE)")
+    for key, where in (("system", "system turn"), ("chat_template_kwargs", "task.chat_template_kwargs")):
+        if then.get(key) != now[key]:
+            differences.append(f"{where} {_shown(now[key])} now, {_shown(then.get(key))} in training")
+    return "; ".join(differences)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value or None, ensure_ascii=False)
+    return "none" if text == "null" else f"{text[:SHOWN]}…" if len(text) > SHOWN else text
 
 
 def _dtype(folder: Path) -> torch.dtype | None:
@@ -84,10 +113,10 @@ def _name_in_hub_cache(folder: Path) -> str | None:
     return repository.removeprefix("models--").replace("--", "/") or None
 
 
-def _warm_starts(folder: Path) -> list[str]:
-    """What MARK says; empty where the folder has none, or one that dqo has not written."""
+def _marked(folder: Path) -> dict[str, Any]:
+    """The content of MARK; empty where the folder has none, or one that dqo has not written."""
     try:
-        known = json.loads((folder / MARK).read_text("utf-8"))["warm_starts"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return []
-    return [text for text in known if isinstance(text, str)] if isinstance(known, list) else []
+        content = json.loads((folder / MARK).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -49,3 +49,38 @@ def test_vendi_counts_effective_completions():
     assert vendi(SAME) == pytest.approx(1.0)
     assert vendi(torch.cat([torch.eye(2), torch.eye(2)])) == pytest.approx(2.0)  # 2 answers, 2 copies of each
     assert vendi(SAME[:0]) == 0.0
+
+
+@pytest.mark.parametrize("order", [0.0, 0.5, 1.0, 2.0, 7.0, math.inf])
+def test_vendi_of_any_order_counts_equally_common_answers(order):
+    assert vendi(ORTHOGONAL, order) == pytest.approx(4.0)
+    assert vendi(SAME, order) == pytest.approx(1.0)
+    assert vendi(torch.eye(3).repeat(5, 1), order) == pytest.approx(3.0)
+    assert vendi(SAME[:0], order) == 0.0
+
+
+def test_vendi_of_unequal_answers_by_hand():
+    """Three answers "a", one "b": the eigenvalues are 3/4 and 1/4."""
+    embeddings_KD = torch.eye(2)[[0, 0, 0, 1]]
+    assert vendi(embeddings_KD, 0.0) == pytest.approx(2.0)
+    assert vendi(embeddings_KD, 0.5) == pytest.approx((math.sqrt(3) / 2 + 1 / 2) ** 2)
+    assert vendi(embeddings_KD, 1.0) == pytest.approx(4 / 3**0.75)
+    assert vendi(embeddings_KD, 2.0) == pytest.approx(1 / (9 / 16 + 1 / 16))
+    assert vendi(embeddings_KD, math.inf) == pytest.approx(4 / 3)
+
+
+def test_vendi_falls_with_the_order_and_is_continuous_at_its_limits():
+    generator = torch.Generator().manual_seed(0)
+    embeddings_KD = torch.nn.functional.normalize(torch.randn(9, 5, generator=generator), dim=-1)
+    orders = [0.0, 1e-4, 0.3, 1 - 1e-4, 1.0, 1 + 1e-4, 3.0, 1e4, math.inf]
+    scores = [vendi(embeddings_KD, order) for order in orders]
+    assert scores == sorted(scores, reverse=True)
+    for near, limit in ((1, 0), (3, 4), (5, 4), (7, 8)):
+        assert scores[near] == pytest.approx(scores[limit], rel=1e-2)
+
+
+def test_rounding_of_embeddings_is_no_answer():
+    noise = 1e-7 * torch.randn(4, 384, generator=torch.Generator().manual_seed(0))
+    copies = torch.nn.functional.normalize(torch.eye(384)[:1] + noise, dim=-1)
+    assert vendi(copies, 0.0) == 1.0
+    assert vendi(copies.double(), 0.5) == pytest.approx(1.0, abs=1e-5)

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 from dqo.evaluation import evaluate
+from dqo.metrics.names import FAMILIES, METRICS
 from dqo.metrics.training import describe
 from dqo.observe.completions import table
 from dqo.observe.frame import TRAINING
+from tests.helpers.families import OF_TRAINING
 from tests.helpers.scripted_stages import scripted_stages
 from tests.helpers.steps import make_step
 
@@ -36,7 +38,15 @@ def test_keys_of_a_step():
 
 def test_keys_of_an_evaluation():
     stages, prompts = scripted_stages({0: ["a"] * 12, 1: ["b"] * 12})
-    assert_same(documented("Of an evaluation"), set(evaluate(stages, prompts, n=12, seed=0).metrics))
+    metrics = evaluate(stages, prompts, n=12, seed=0, families=OF_TRAINING).metrics
+    assert_same(documented("Of an evaluation"), set(metrics))
+
+
+def test_every_metric_that_can_be_chosen_is_documented():
+    text = (DOCS.parent / "evaluation.md").read_text().split("\n## The metrics\n")[1].split("\n## ")[0]
+    named = re.findall(r"`([^`]+)`", "".join(line for line in text.splitlines() if line.startswith("| ")))
+    for name in {*FAMILIES, *METRICS}:
+        assert any(each == name or (name.endswith("@") and each.startswith(name)) for each in named), name
 
 
 def test_columns_of_the_completions():

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dqo.models.folders import save_policy
-from dqo.models.origin import Origin, mark, read_origin
+from dqo.models.origin import Origin, mark, read_origin, rendering_difference
 from tests.factories import tiny_llama, word_tokenizer
 
 
@@ -77,3 +77,50 @@ def test_the_mark_lists_every_warm_start_once(tmp_path):
     assert origin(tmp_path).warm_starts == ["a", "b"]
     (tmp_path / "dqo.json").write_text(mark(origin(tmp_path), warm_start="a"))
     assert origin(tmp_path).warm_starts == ["a", "b"]
+
+
+RENDERING = {"chat": True, "template": "4f0c", "system": None, "chat_template_kwargs": {}}
+
+
+def test_the_mark_says_how_prompts_were_rendered(tmp_path):
+    (tmp_path / "dqo.json").write_text(mark(Origin(), rendering=RENDERING))
+    assert origin(tmp_path).rendering == RENDERING
+
+
+@pytest.mark.parametrize("text", [None, "nonsense", "[]", "{}", '{"rendering": 3}', '{"warm_starts": ["a"]}'])
+def test_a_folder_without_that_record_says_nothing(tmp_path, text):
+    if text is not None:
+        (tmp_path / "dqo.json").write_text(text)
+    assert origin(tmp_path).rendering is None
+    assert rendering_difference(origin(tmp_path).rendering, RENDERING) == ""
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({}, ""),
+        (
+            {"chat": False, "template": None},
+            "plain text now, the chat template in training (task.chat_template=true)",
+        ),
+        ({"template": "0a1b"}, "another chat template than in training (model.chat_template=FILE)"),
+        ({"system": "Be brief."}, 'system turn "Be brief." now, none in training'),
+        ({"system": "x" * 99}, f'system turn "{"x" * 59}… now, none in training'),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            'task.chat_template_kwargs {"enable_thinking": false} now, none in training',
+        ),
+        (
+            {"template": "0a1b", "system": "a"},
+            'another chat template than in training (model.chat_template=FILE); system turn "a" now, none in training',
+        ),
+    ],
+)
+def test_another_rendering_than_in_training_is_said_with_what_to_type(now, said):
+    assert rendering_difference(RENDERING, {**RENDERING, **now}) == said
+
+
+def test_a_policy_that_was_trained_on_plain_text_names_the_key():
+    plain = {"chat": False, "template": None, "system": None, "chat_template_kwargs": {}}
+    assert rendering_difference(plain, RENDERING).endswith("plain text in training (task.chat_template=false)")
+    assert rendering_difference(plain, None) == ""  # a task that does not say
