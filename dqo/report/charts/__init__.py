@@ -1,0 +1,1 @@
+"""Figures as Vega-Lite or Vega specifications: pure functions of what was read."""
