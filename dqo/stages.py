@@ -68,11 +68,10 @@ class Closing(Protocol):
 
 @runtime_checkable
 class HasMemory(Protocol):
-    """A stage that can say how much memory it takes: a run prints it at its start, and ``dry_run=true`` too."""
+    """A stage that can say how much memory it takes: a run and a dry run print it."""
 
     def memory(self) -> Mapping[str, int]:
-        """Bytes on the device of one rank, by what they are for. Example: ``{"weights": 538_000_000}``. Not a
-        collective."""
+        """Bytes on one rank's device, by purpose. Example: ``{"weights": 538_000_000}``. Not a collective."""
         ...
 
 
@@ -89,7 +88,8 @@ class Task(Protocol):
     """Where prompts come from, and what answers are worth. Its methods are pure and may be called from any thread."""
 
     def draw(self, cursor: int, count: int) -> tuple[Sequence[Prompt], int]:
-        """``count`` prompts of the endless training stream, and the cursor after them; pure in (seed, cursor)."""
+        """``count`` prompts of the endless training stream, and the cursor after them; pure in (seed, cursor). Raises
+        ConfigError where the task is for evaluation alone."""
         ...
 
     def held_out(self) -> Sequence[Prompt]:
@@ -157,8 +157,7 @@ class Scoring(Protocol):
     """Returns log-probabilities of given tokens and exposes its weights."""
 
     def score(self, rollouts: Rollouts) -> Float[Tensor, "batch tokens"]:
-        """Log-probability of each sampled token at temperature 1, in nats; 0.0 where nothing was sampled. A
-        collective."""
+        """Nats of each sampled token at temperature 1; 0.0 where nothing was sampled. A collective."""
         ...
 
     def weights(self) -> Weights:
@@ -185,7 +184,8 @@ class Checkable(Rollout, Protocol):
 
 @runtime_checkable
 class Reward(Protocol):
-    """Judges completions. It sees whole groups. Thread-safe."""
+    """Judges completions. It sees whole groups. Thread-safe. ``judges_nothing = True`` (optional) says that the totals
+    are no rewards: metrics of quality are then undefined, and training is refused."""
 
     def score(self, rollouts: Rollouts) -> Rewards:
         """Rewards of P prompts with k completions each: tensors are (P, k), on the CPU.
@@ -211,7 +211,8 @@ class Credit(Protocol):
     Two optional attributes let a configuration that teaches no diversity be refused. ``pays_nothing = True``: all
     credits are 0. ``pairs_tie = True``: in a group of two, similarity does not change the credits' difference. They
     hold for the class that has ``assign``; a subclass with an ``assign`` of its own says them anew.
-    A third, ``description``, goes on after "each completion is paid for" in the model card.
+    A third, ``description``, goes on after "each completion is paid for" in the model card. ``needs_rewards = False``:
+    credits do not depend on rewards, and ``dqo-sample`` shows them for a prompt that the reward cannot judge.
     """
 
     uses_embeddings: bool  # False: training does not call the encoder, and ``assign`` gets None

@@ -88,7 +88,7 @@ def own_hf(rollout, ours, prompts, arguments) -> int:
 
 def own_vllm(rollout, ours, prompts, arguments) -> int:
     """Number of tokens sampled by one call of LLM.generate."""
-    parameters = rollout._parameters.clone()
+    parameters = rollout._parameters()
     parameters.n, parameters.logprobs = arguments.k, None
     outputs = rollout._engine.generate(
         [{"prompt_token_ids": [*prompt.tokens]} for prompt in prompts], parameters, use_tqdm=False

@@ -12,6 +12,7 @@ from dqo.evaluation import evaluate
 from dqo.loop import train
 from dqo.stages import Stages
 from tests.factories import make_prompts, make_rewards, make_rollouts
+from tests.helpers.families import OF_TRAINING
 from tests.helpers.scripted_stages import scripted_stages
 from tests.helpers.toy_stages import (
     PLAN,
@@ -121,4 +122,4 @@ def test_an_evaluation_says_that_it_was_one():
     with pytest.raises(
         StageError, match=r"\[embed, prompts 0\] evaluating: no finite embedding of length 1 for 'Paris'"
     ):
-        evaluate(replace(stages, embed=Lost()), prompts, n=2, seed=0)
+        evaluate(replace(stages, embed=Lost()), prompts, n=2, seed=0, families=OF_TRAINING)

@@ -22,6 +22,7 @@ from dqo.records import Rewards, Step
 from tests.credit.builders import dpp
 from tests.credit.groups import unit_vectors
 from tests.factories import make_rollouts
+from tests.helpers.families import OF_TRAINING
 from tests.helpers.scripted_stages import scripted_stages
 from tests.helpers.single_step import Given, step_of
 from tests.learner.builders import assert_same, clip
@@ -117,7 +118,7 @@ def test_an_evaluation_ignores_embeddings_of_invalid_completions():
     """The text "broken" is invalid."""
     texts = {0: ["Paris", "broken", "Lima", "broken"], 1: ["so so", "broken", "broken", "broken"]}
     stages, prompts = scripted_stages(texts)
-    whole = evaluate(stages, prompts, n=4, seed=0).metrics
+    whole = evaluate(stages, prompts, n=4, seed=0, families=OF_TRAINING).metrics
 
     @dataclass
     class NanForInvalid:
@@ -129,7 +130,8 @@ def test_an_evaluation_ignores_embeddings_of_invalid_completions():
             broken_PK = torch.tensor([text == "broken" for text in rollouts.texts]).view(-1, rollouts.k)
             return self.embed.encode(rollouts).masked_fill(broken_PK[..., None], math.nan)
 
-    other = evaluate(replace(stages, embed=NanForInvalid(stages.embed)), prompts, n=4, seed=0).metrics
+    replaced = replace(stages, embed=NanForInvalid(stages.embed))
+    other = evaluate(replaced, prompts, n=4, seed=0, families=OF_TRAINING).metrics
     assert other == pytest.approx(whole, rel=0, abs=0, nan_ok=True)
     assert whole["cosine_distance"] == 1.0  # between Paris and Lima; the second prompt has only one valid answer
     assert whole["logdet"] == pytest.approx((math.log(4) + math.log(2)) / 2)

@@ -15,6 +15,21 @@ def sft() -> None:
     main("sft")
 
 
+def evaluate() -> None:
+    """``dqo-eval``: measure quality and diversity of policies."""
+    main("eval")
+
+
+def sample() -> None:
+    """``dqo-sample``: look at what a policy answers."""
+    main("sample")
+
+
+def report() -> None:
+    """``dqo-report``: figures and one HTML page of runs, sweeps and evaluations."""
+    main("report")
+
+
 def main(name: str) -> None:
     """Run a command with the arguments in ``sys.argv``. Never returns."""
     try:

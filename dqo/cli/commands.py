@@ -4,7 +4,9 @@ A new command is a row here, an entry point in ``__main__.py`` and pyproject.tom
 ``conf/hydra/help/NAME.yaml``, and the function that its row names (docs/development.md).
 """
 
+import pkgutil
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,18 @@ class Command:
     run: str  # "module:function", called with a ``run.job.Job`` on every rank; imported in the worker, which has torch
     holds: tuple[str, ...]  # if one of these exists, the folder holds a run and is not written over
     resumable: bool  # whether resume= goes on with its folder
+    keeps: str = ""  # what a run that was stopped has kept; empty: its newest checkpoint
     multi_rank: bool  # whether it runs on several ranks, ``nproc`` or one per GPU; False: on one
+    schema: str = "dqo.config.schema:Config"  # "module:class" of the resolved configuration
+    # the key that arguments without "=" are values of: "policies", "runs"; None: there are none
+    takes: str | None = None
+    takes_several: bool = True  # of these values
+    has_folder: bool = True  # False: it works in a temporary folder and leaves nothing
+    has_worker: bool = True  # False: ``run`` is called with the configuration, in this process and without torch
+
+    def config_class(self) -> Any:
+        """The class that ``schema`` names."""
+        return pkgutil.resolve_name(self.schema)
 
 
 COMMANDS = {
@@ -34,6 +47,38 @@ COMMANDS = {
             holds=("metrics.jsonl", "policy"),
             resumable=False,
             multi_rank=False,
+        ),
+        Command(
+            name="eval",
+            run="dqo.run.evaluate:run",
+            schema="dqo.config.schema:EvalConfig",
+            holds=("config.yaml", "completions", "eval.json"),
+            resumable=True,
+            keeps="finished prompts are kept",
+            multi_rank=True,
+            takes="policies",
+        ),
+        Command(
+            name="sample",
+            run="dqo.run.sample:run",
+            schema="dqo.config.schema:SampleConfig",
+            holds=(),
+            resumable=False,
+            multi_rank=False,
+            takes="policies",
+            takes_several=False,
+            has_folder=False,
+        ),
+        Command(
+            name="report",
+            run="dqo.run.make_report:run",
+            schema="dqo.config.schema:ReportConfig",
+            holds=(),
+            resumable=False,
+            multi_rank=False,
+            takes="runs",
+            has_folder=False,
+            has_worker=False,
         ),
     )
 }

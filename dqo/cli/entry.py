@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import pkgutil
 import re
 import shlex
 import sys
@@ -38,6 +39,7 @@ from dqo.config.other_toolkits import in_our_words
 from dqo.errors import ConfigError
 from dqo.run.exit_codes import FAILED, STOPPED, WRONG_INPUT
 
+SHOWING = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 INPUT_ERRORS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError)
 
 
@@ -66,7 +68,9 @@ def _run_hydra(command: Command, typed: list[str], sweep: Sweep) -> int:
         refuse_secrets((key, value) for key, _, value in (argument.partition("=") for argument in typed))
         _refuse_flags(sys.argv[1:], _with_values(typed))
         _refuse_lists(typed)
-        sys.argv[1:] = [_quoted(with_plus(argument)) for argument in _all_arguments(command, _with_values(typed))]
+        _refuse_sweep(command, typed)
+        complete = _all_arguments(command, _with_keys(command, _with_values(typed)))
+        sys.argv[1:] = [_quoted(with_plus(argument)) for argument in complete]
         hydra.main(version_base="1.3", config_path=conf_dir(), config_name=command.name)(_job(command, sweep))()
     except (JobFailed, SweepStopped):
         return FAILED
@@ -76,6 +80,30 @@ def _run_hydra(command: Command, typed: list[str], sweep: Sweep) -> int:
     except KeyboardInterrupt:
         return STOPPED
     return 0
+
+
+def _with_keys(command: Command, arguments: list[str]) -> list[str]:
+    """The arguments, with keys for those that are typed without one: policies, run folders. Flags stay in front."""
+    if command.takes is None:
+        return arguments
+    flags = [argument for before, argument in zip(["", *arguments], arguments, strict=False)
+             if argument.startswith("-") or _is_value(before, argument)]  # fmt: skip
+    others = [argument for argument in arguments if argument not in flags]
+    if not others and {*flags} & SHOWING:
+        return arguments
+    from dqo.config import policies
+
+    overrides = policies.with_values(others, command.takes)
+    if command.takes == policies.POLICIES:
+        overrides = policies.with_policies(overrides, several=command.takes_several)
+    return [*flags, *overrides]
+
+
+def _refuse_sweep(command: Command, typed: list[str]) -> None:
+    if not command.has_folder and any(
+        each == "-m" or "--multirun".startswith(each) for each in typed if each[:3] in ("-m", "--m")
+    ):
+        raise ConfigError("-m: this command makes no sweep; type several commands")
 
 
 def _all_arguments(command: Command, arguments: list[str]) -> list[str]:
@@ -104,6 +132,11 @@ def _job(command: Command, sweep: Sweep):
 def _exit_code(command: Command, config: DictConfig, stop: Path | None = None) -> int:
     """Start a run; what is wrong with its input is reported. ``stop``: see ``launch.start``."""
     try:
+        if not command.has_worker:
+            from dqo.config.typed import plain, typed_value
+
+            pkgutil.resolve_name(command.run)(typed_value(plain(config, resolve=True), command.config_class(), ""))
+            return 0
         return _start(command, config, stop)
     except INPUT_ERRORS as error:
         report(command.name, f"{readable(error, command.name)}{left_out() if stop else ''}")
@@ -132,30 +165,36 @@ def _overrides() -> list[str]:
 
 
 def _start(command: Command, config: DictConfig, stop: Path | None) -> int:
-    from dqo.config import paths, resume
+    from dqo.config import paths, policies, resume
+    from dqo.config.schema import EvalConfig, SampleConfig
     from dqo.config.typed import check
     from dqo.config.validate import validate
     from dqo.run import launch, workers
 
     if config.resume is not None and not command.resumable:
         raise ConfigError(f"resume={config.resume}: dqo-{command.name} starts anew each time; leave resume out")
-    if config.objective is not None and not command.resumable:
-        raise ConfigError(f"objective={config.objective}: dqo-{command.name} evaluates nothing; leave objective out")
+    if config.objective is not None and command.name != "train":
+        raise ConfigError(f"objective={config.objective}: of dqo-train alone; leave objective out of dqo-{command.name}")
+    if config.dry_run and command.takes:
+        raise ConfigError(f"dqo-{command.name} has no dry run; leave dry_run out")
     if not command.multi_rank and (workers.launched() or config.nproc not in (None, 1)):
         raise ConfigError(f"dqo-{command.name} is one process; start it without torchrun and without nproc")
     if settled := resume.settle(config, sweep=stop is not None):
         print(f"dqo-{command.name}: {settled}", file=sys.stderr)
-    resolved, here = check(config), Path(HydraConfig.get().runtime.cwd)
+    resolved, here = check(config, command.config_class()), Path(HydraConfig.get().runtime.cwd)
     started_in = resume.started_in(resolved)
     kept = {**paths.absolute_paths(resolved, here, moved_from=started_in), **resume.date_of_start(resolved)}
     resolved = paths.with_values(resolved, kept)
+    if isinstance(resolved, EvalConfig | SampleConfig):
+        resolved = policies.complete(resolved)
     validate(resolved)
     if resolved.resume is not None:
         changed = resume.changes(config, resolved)
         if changed:
             print(f"dqo-{command.name}: going on with other {', '.join(changed)}", file=sys.stderr)
         if resume.is_complete(resolved, changed):
-            print(f"dqo-{command.name}: {resolved.run_dir} is complete; type steps={2 * resolved.steps} to train on")
+            more = "other eval.metrics= to measure more" if command.takes else f"steps={2 * resolved.steps} to train on"
+            print(f"dqo-{command.name}: {resolved.run_dir} is complete; type {more}")
             return 0
     overrides = [*_search_path(), *paths.with_overrides(HydraConfig.get().overrides.task, kept)]
     folder = here if started_in is None else _folder_of_start(command, started_in, here)
@@ -171,6 +210,7 @@ def _start(command: Command, config: DictConfig, stop: Path | None) -> int:
         return launch.start(
             command.name, resolved, overrides=[*overrides, f"{resume.STARTED_IN}={folder}"], workers=count,
             holds=command.holds, resumable=command.resumable, stop=stop,
+            is_temporary=resolved.dry_run or not command.has_folder,
         )  # fmt: skip
 
 

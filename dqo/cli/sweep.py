@@ -32,9 +32,9 @@ from dqo.cli.report import TOLD, report
 from dqo.cli.sweep_table import Record, Result, print_table, read, write
 from dqo.errors import ConfigError
 from dqo.run.exit_codes import FAILED, SIGNALLED, STOPPED, WRONG_INPUT
-from dqo.run.stopping import SIGNALS, silence
+from dqo.run.stopping import SIGNALS, SWEEP_JOBS, silence
 
-JOBS, STOP = "DQO_SWEEP_JOBS", "stop"  # environment variable with the folder of the records; the file in it
+STOP = "stop"  # file in the folder of the records
 OPTIMISERS = ("optuna", "nevergrad", "ax_sweeper", "orion")  # in the class names of sweepers that need a number
 GO_ON = "; go on with "  # in what a worker reports, before the command
 
@@ -93,7 +93,7 @@ class Sweep:
         place = QuotedString(text=str(self._jobs), quote=Quote.single).with_quotes()
         with read_write(config):
             hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(excluded)}]")
-            hydra.overrides.hydra.append(f"+hydra.job.env_set.{JOBS}={place}")
+            hydra.overrides.hydra.append(f"+hydra.job.env_set.{SWEEP_JOBS}={place}")
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a job in the background
                 self._before[number] = signal.signal(number, self._ask)
@@ -106,7 +106,7 @@ class Sweep:
         that starts this job alone. Raises SweepStopped if the sweep is asked to stop and its jobs run in this process,
         JobFailed where the sweeper counts failures.
         """
-        hydra, jobs = HydraConfig.get(), Path(os.environ[JOBS])
+        hydra, jobs = HydraConfig.get(), Path(os.environ[SWEEP_JOBS])
         if (jobs / STOP).exists():
             return self._leave()
         folder = os.path.relpath(hydra.runtime.output_dir)
@@ -174,13 +174,16 @@ class Sweep:
         rest = [swept for swept in self._planned if swept not in started]
         stopped = self._asked or any(record.result is Result.STOPPED for record in records)
         failed = [record for record in records if record.result is not Result.DONE]
-        if records or stopped:
-            print_table(f"dqo-{self.command.name}: the sweep in {self.folder}", records, rest)
+        has_numbers = (records or stopped) and print_table(
+            f"dqo-{self.command.name}: the sweep in {self.folder}", records, rest
+        )
         if (results := self.folder / "optimization_results.yaml").exists():
             report(self.command.name, f"{results}: {' '.join(results.read_text('utf-8').split())}")
         left = rest or any(record.result is not Result.REFUSED for record in failed)
         if (records or stopped) and left and self._planned and self.command.resumable:
             report(self.command.name, f"what is not done goes on with {self._again()}")
+        if has_numbers:
+            report(self.command.name, f"figures and comparison: dqo-report {shlex.quote(str(self.folder))}")
         self._forget()
         self._remove_if_nothing_is_there()
         for number, handler in self._before.items():

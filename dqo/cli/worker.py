@@ -68,10 +68,15 @@ def run(command: Command, folder: Path, ownership: Ownership | None, stopping: S
 
     job, before = None, kept(folder)
     try:
-        job = Job(config=load(folder / "config.yaml"), folder=folder, ownership=ownership, stopping=stopping)
+        job = Job(
+            config=load(folder / "config.yaml", command.config_class()),
+            folder=folder,
+            ownership=ownership,
+            stopping=stopping,
+        )
         if ownership:
             ownership.sign()
-        _dispatch(command, job)
+        return _dispatch(command, job)
     except ConfigError as error:
         if job is None or not job.has_begun:  # the launcher removes what was written
             report(command.name, _cause(error))
@@ -90,15 +95,14 @@ def run(command: Command, folder: Path, ownership: Ownership | None, stopping: S
         print(visible_lines("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         report(command.name, f"{type(error).__name__}: {error}{where}{advice}")
         return 1
-    return 0
 
 
-def _dispatch(command: Command, job: Job) -> None:
-    """Check the stages' keys against their classes, then run the command, or its dry run."""
+def _dispatch(command: Command, job: Job) -> int:
+    """Check the stages' keys against their classes, then run the command, or its dry run. Returns its exit code."""
     from dqo.config.typed import check_groups
 
     check_groups(job.config)
-    pkgutil.resolve_name("dqo.run.dry_run:run" if job.config.dry_run else command.run)(job)
+    return pkgutil.resolve_name("dqo.run.dry_run:run" if job.config.dry_run else command.run)(job) or 0
 
 
 def _joined(command: Command, folder: Path) -> Path:
@@ -161,12 +165,17 @@ def _how_to_go_on(
         return "" if error is None or may_pass(error) else f"; {COMES_AGAIN}"
     if not holds_run(ownership.folder):
         return ""
-    folder, newest = ownership.folder, newest_checkpoint(ownership.folder)
-    saved = "there is no checkpoint yet" if newest is None else f"the checkpoint after step {newest} is kept"
+    folder, saved = ownership.folder, command.keeps or _kept_checkpoint(ownership.folder)
     again = error is not None and is_again(before, folder, _traceback(error))
     if error is None or (may_pass(error) and not again):
         return f"; {saved}; go on with dqo-{command.name} resume={shlex.quote(str(folder))}"
     return f"; {saved}; {f'{AGAIN}; ' if again else ''}{COMES_AGAIN}"
+
+
+def _kept_checkpoint(folder: Path) -> str:
+    """Says which checkpoint a run goes on from."""
+    newest = newest_checkpoint(folder)
+    return "there is no checkpoint yet" if newest is None else f"the checkpoint after step {newest} is kept"
 
 
 def _die_with(parent: int, stopping: Stopping) -> None:

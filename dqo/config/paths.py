@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dqo.config import GROUPS
-from dqo.config.schema import Config
+from dqo.config.schema import Config, Eval
 from dqo.errors import ConfigError
 
 NAMES = re.compile(r"(?:.+_)?(?:path|file|folder|dir|directory)")  # keys with such a name hold a file or folder
-OTHERS = ("model.chat_template", "embed.model")  # a file or a template's text, a folder or a hub name
+SCORERS = ("eval.nli", "eval.novelty.classifier", "eval.novelty.reward_model")
+OTHERS = ("model.chat_template", "embed.model", *SCORERS)  # a file or a template's text, a folder or a hub name
 FUNCTION = "function"  # path/to/file.py:name, or my_module.name
 UNQUOTED = re.compile(r"[\w./:-]+", re.ASCII)  # Hydra reads such a text as it is
 
@@ -26,8 +27,10 @@ def names_path(key: str) -> bool:
 
 
 def path_keys(config: Config) -> dict[str, Value]:
-    """The values of the groups' keys that may be files or folders; a list of reward functions too."""
-    found = {}
+    """The values of the groups' and scorers' keys that may be files or folders; a list of reward functions too."""
+    novelty = config.eval.novelty
+    scorers = zip(SCORERS, (config.eval.nli, novelty.classifier, novelty.reward_model), strict=True)
+    found: dict[str, Value] = {key: value for key, value in scorers if value}
     for group in GROUPS:
         for key, value in _leaves(getattr(config, group), group):
             texts = value if isinstance(value, list) else [value]
@@ -57,11 +60,11 @@ def absolute_paths(config: Config, folder: Path, *, moved_from: Path | None = No
 
 
 def with_values(config: Config, values: Mapping[str, Value]) -> Config:
-    """The configuration with other values of some of its groups' keys."""
-    nodes = {group: getattr(config, group) for group in GROUPS}
+    """The configuration with other values of some of the keys that ``path_keys`` gives."""
+    nodes = {group: getattr(config, group) for group in GROUPS} | {"eval": config.eval.model_dump()}
     for key, value in values.items():
         nodes = _replaced(nodes, key.split("."), value)
-    return config.model_copy(update=nodes)
+    return config.model_copy(update={**nodes, "eval": Eval.model_validate(nodes["eval"])})
 
 
 def with_overrides(overrides: Sequence[str], values: Mapping[str, Value]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from dqo.config.paths import has_moved
-from dqo.config.schema import Config
+from dqo.config.schema import Config, EvalConfig
 from dqo.config.typed import flat, plain
 from dqo.errors import ConfigError
 
@@ -29,11 +29,27 @@ ENGINE = (
 MAY_CHANGE = (
     "steps", "log.", "eval.", "checkpoint.", "nproc", "device", "run_dir", "resume", "objective", "dry_run", *ENGINE,
 )  # fmt: skip
+EVAL_MAY_CHANGE = (  # of dqo-eval: how the completions are measured, not how they were sampled
+    "eval.metrics", "eval.nli", "eval.judge.", "eval.novelty.", "embed.", "controls", "nproc", "device", "run_dir",
+    "resume", "dry_run",
+)  # fmt: skip
 OF_THE_FOLDER = ("run_dir", "resume", "dry_run")  # no part of what is trained
 STARTED_IN = "hydra.runtime.cwd"  # saved with the overrides; Hydra sets it anew each time
 DATE = "task.date"
 HELD_OUT = "task.held_out"  # its default was 64 in task=jsonl of an older dqo
-ADDED = ("checkpoint.export_dtype", "embed.long_texts", "learner.rounding")  # keys that a run of an older dqo had not
+ADDED = (
+    "checkpoint.export_dtype",
+    "embed.long_texts",
+    "learner.rounding",
+    "eval.seed",
+    "eval.metrics",
+    "eval.judge.wordings",
+    "eval.judge.concurrency",
+    "eval.judge.retries",
+    "eval.judge.timeout",
+    "eval.judge.max_tokens",
+    "model.words_of",
+)  # keys that a run of an older dqo had not
 FORMERLY = {"embed.long_texts": ("dqo.embed.sentence.Sentence", "truncate")}  # what a class did before it had the key
 # a change of these gives a complete run something to do
 AT_THE_END = ("steps", "eval.", "checkpoint.final", "checkpoint.export_dtype")
@@ -159,12 +175,19 @@ def changes(config: DictConfig, resolved: Config) -> list[str]:
     added = {key: value for key, value in now.items() if value is False or key in ADDED}  # that an older dqo had not
     then = added | then
     different = [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
-    fixed = [key for key in different if not _is_of(key, MAY_CHANGE) and not _follows(texts.get(key))]
+    is_eval = isinstance(resolved, EvalConfig)
+    may_change = EVAL_MAY_CHANGE if is_eval else MAY_CHANGE
+    fixed = [key for key in different if not _is_of(key, may_change) and not _follows(texts.get(key))]
     refused = [
         f"{key}={now.get(key)} (the run has {then.get(key)})"
         for key in fixed
         if not has_moved(key, now.get(key), then.get(key))
     ]
+    if refused and is_eval:
+        raise ConfigError(
+            f"resume={resolved.resume} with {', '.join(refused)}: only how completions are measured may change "
+            "(eval.metrics, embed, controls …); leave the rest out, or type another run_dir= in place of resume="
+        )
     if refused:
         raise ConfigError(
             f"resume={resolved.resume} with {', '.join(refused)}: only steps, log, eval, checkpoint, nproc, device and "
@@ -175,12 +198,21 @@ def changes(config: DictConfig, resolved: Config) -> list[str]:
 
 
 def is_complete(config: Config, changed: Sequence[str]) -> bool:
-    """Whether nothing is left to do: summary.json, which a run writes last, has this number of steps, and no changed
-    key asks for more."""
+    """Whether nothing is left to do: summary.json, which a run writes last, has this number of steps, or dqo-eval has
+    written eval.json; and no changed key asks for more."""
+    if isinstance(config, EvalConfig):
+        run = Path(config.run_dir)
+        return not changed and _is_newer(run / "eval.json", run / "config.yaml")
     summary = run_of(str(config.resume)) / "summary.json"
     if checkpoint_of(str(config.resume)) or any(_is_of(text.partition("=")[0], AT_THE_END) for text in changed):
         return False
     return summary.exists() and json.loads(summary.read_text()).get("steps") == config.steps
+
+
+def _is_newer(result: Path, settings: Path) -> bool:
+    """Whether a result was written after its settings: a run that was resumed with other settings, and killed at once,
+    still has the old result."""
+    return result.exists() and result.stat().st_mtime_ns >= settings.stat().st_mtime_ns
 
 
 def _typed(arguments: Sequence[str], key: str) -> str | None:

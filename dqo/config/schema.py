@@ -3,9 +3,9 @@ group's class holds the types and ranges of the group's keys (``dqo.config.typed
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from dqo.ranges import Beta, CompletionLength, Count, CountOrZero, LearningRate, Seed, Temperature
+from dqo.ranges import Beta, CompletionLength, Count, CountOrZero, LearningRate, Seconds, Seed, Temperature
 
 COMPLETIONS = 1_000_000  # per step or evaluation: a larger number is a typo, and would end in a kill for lack of memory
 RULES = ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)  # of every key, the groups' too
@@ -14,7 +14,26 @@ RULES = ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)  # of every 
 class Section(BaseModel):
     """A part of the configuration: frozen, and without unknown keys."""
 
-    model_config = RULES | ConfigDict(frozen=True, extra="forbid")
+    model_config = RULES | ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+
+class Judge(Section):
+    """``eval.judge.*``: a language model behind an OpenAI-compatible endpoint, asked how diverse completions are."""
+
+    base_url: str | None
+    model: str | None
+    wordings: Annotated[Count, Field(le=3, examples=[3])]
+    concurrency: Annotated[Count, Field(examples=[8])]
+    retries: CountOrZero
+    timeout: Seconds
+    max_tokens: Annotated[Count, Field(examples=[64])]
+
+
+class Novelty(Section):
+    """``eval.novelty.*``: the models of NoveltyBench."""
+
+    classifier: str | None
+    reward_model: str | None
 
 
 class Eval(Section):
@@ -23,6 +42,11 @@ class Eval(Section):
     every: Annotated[CountOrZero, Field(examples=[20])]
     n: Annotated[Count, Field(le=COMPLETIONS, examples=[10])]
     prompts: Annotated[Count, Field(examples=[16])]
+    seed: Seed
+    metrics: Annotated[list[str], Field(min_length=1, examples=["[reward,pass,distinct_correct]"])]
+    nli: str | None
+    judge: Judge
+    novelty: Novelty
 
 
 class Log(Section):
@@ -91,3 +115,47 @@ class Config(Section):
     loss: dict[str, Any]
     optim: dict[str, Any]
     learner: dict[str, Any]
+
+
+class PolicySource(Section):
+    """A policy that dqo-eval and dqo-sample load."""
+
+    name: str  # shown; no two are equal
+    path: str  # a folder, a name on the hub, or an option of conf/model
+    run: str | None = None  # the run folder that it comes from
+    settings: dict[str, Any] | None = None  # of that run: alpha, k, seed …
+    model: dict[str, Any] = {}  # the node of the group model that loads it; empty until the configuration is complete
+
+
+class EvalConfig(Config):
+    """What dqo-eval does."""
+
+    n: Annotated[Count, Field(le=COMPLETIONS, examples=[10])]
+    prompts: Annotated[int | None, Field(ge=1, examples=["null"])]
+    policies: list[PolicySource]
+    decodings: list[dict[str, float]]
+    from_: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+        alias="from"
+    )
+    controls: bool
+
+
+class SampleConfig(Config):
+    """What dqo-sample does."""
+
+    policies: list[PolicySource]
+    prompt: str | None
+    index: Annotated[int | None, Field(ge=0, examples=[0])]
+    choose: Annotated[int | None, Field(ge=1, examples=[3])]
+    pick: Literal["map", "sample"]
+    json_: Annotated[bool, Field(alias="json")]
+
+
+class ReportConfig(Section):
+    """What dqo-report does."""
+
+    runs: list[str]
+    out: str
+    figures: str | None
+    title: str | None
+    completions: Annotated[CountOrZero, Field(examples=[1000])]

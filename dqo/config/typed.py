@@ -24,7 +24,7 @@ from pydantic_core import InitErrorDetails
 from dqo.config import GROUPS
 from dqo.config.credentials import refuse_secrets
 from dqo.config.refusal import no_value, refusal, unknown_key
-from dqo.config.schema import RULES, Config
+from dqo.config.schema import RULES, Config, Section
 from dqo.errors import ConfigError
 
 PRESETS = ("experiment", "algorithm")  # groups that set keys of others
@@ -33,7 +33,7 @@ LARGEST = 2**63 - 1  # what a seed of torch's holds; no count comes near it
 Keys = dict[str, tuple[Any, bool]]  # name: its annotation, whether a value has to be given
 
 
-def check(config: DictConfig) -> Config:
+def check(config: DictConfig, schema: type[Config] = Config) -> Config:
     """The configuration with every interpolation resolved and the top level checked. Raises ConfigError.
 
     Imports no stage; ``check_groups`` does.
@@ -51,7 +51,7 @@ def check(config: DictConfig) -> Config:
     for group in GROUPS:
         if group in resolved:
             _target(resolved[group], group)
-    return _typed(resolved, Config, "")
+    return typed_value(resolved, schema, "")
 
 
 def check_groups(config: Config) -> None:
@@ -74,7 +74,7 @@ def arguments(node: Mapping[str, Any], key: str) -> tuple[type, dict[str, Any]]:
     for name, value in node.items():
         if name in known:
             is_node = isinstance(value, Mapping) and "_target_" in value
-            values[name] = value if is_node else _typed(value, known[name][0], f"{key}.{name}")
+            values[name] = value if is_node else typed_value(value, known[name][0], f"{key}.{name}")
         elif name != "_target_":
             raise unknown_key(f"{key}.{name}", [f"{key}.{each}" for each in known], value)
     for name, (_, needed) in known.items():
@@ -82,7 +82,7 @@ def arguments(node: Mapping[str, Any], key: str) -> tuple[type, dict[str, Any]]:
             raise no_value(f"{key}.{name}")
     made = {}
     for name, (hint, needed) in parameters.items():
-        if _is_group(hint) and ((given := _only(values, _fields(hint))) or needed):
+        if _is_group(hint) and ((given := _only(values, fields_of(hint))) or needed):
             made[name] = _group(hint, given, key)
     return cls, _only(values, parameters) | made
 
@@ -94,7 +94,7 @@ def keys(cls: type) -> Keys:
         if not _is_group(hint):
             found[name] = (hint, needed)
             continue
-        for field, (kind, field_needed) in _fields(hint).items():
+        for field, (kind, field_needed) in fields_of(hint).items():
             found[field] = (kind, needed and field_needed)
     return found
 
@@ -181,8 +181,8 @@ def _is_group(hint: Any) -> bool:
     return isinstance(hint, type) and is_dataclass(hint)
 
 
-def _fields(cls: Any) -> Keys:
-    """A dataclass's fields, in the same form."""
+def fields_of(cls: Any) -> Keys:
+    """A dataclass's fields, in the form of ``keys``."""
     hints = _hints(cls)
     return {f.name: (hints[f.name], f.default is f.default_factory is MISSING) for f in fields(cls) if f.init}
 
@@ -204,7 +204,7 @@ def nodes(value: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from nodes(inner, f"{key}.{name}")
 
 
-def _typed(value: Any, hint: Any, key: str) -> Any:
+def typed_value(value: Any, hint: Any, key: str) -> Any:
     """The value as the type asks for it. Raises ConfigError."""
     try:
         typed = _adapter(hint).validate_python(value)
@@ -247,12 +247,12 @@ def plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve))
 
 
-def load(path: Path) -> Config:
+def load(path: Path, schema: type[Config] = Config) -> Config:
     """A configuration that ``to_yaml`` wrote. Raises ConfigError."""
-    return _typed(plain(cast(DictConfig, OmegaConf.load(path))), Config, "")
+    return typed_value(plain(cast(DictConfig, OmegaConf.load(path))), schema, "")
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: Section) -> str:
     """What stands in a run's config.yaml."""
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump()))
 

@@ -1,25 +1,35 @@
 """What types cannot say: keys that contradict each other. Every message ends in what to type."""
 
 import difflib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dqo.config.schema import COMPLETIONS, Config
+from dqo.config.schema import COMPLETIONS, Config, EvalConfig, SampleConfig
 from dqo.config.typed import arguments
 from dqo.errors import ConfigError
-from dqo.metrics.names import evaluation_metrics, needs_correct
+from dqo.metrics.names import FAMILIES, METRICS, SCORERS, evaluation_metrics, find_family, metric_of, needs_correct
 
 
 def validate(config: Config) -> None:
     """Raises ConfigError for the first contradiction found. Imports no stage, except where ``_diversity`` has to ask
     one; ``run.workers`` and ``run.build`` check what the stages' classes decide."""
+    _folder(config)
+    _metrics(config)
+    _scorers(config)
+    if isinstance(config, SampleConfig):
+        _sample(config)
+    if isinstance(config, EvalConfig):
+        _alone(config)
+    if isinstance(config, EvalConfig | SampleConfig):  # nothing is trained
+        return
+    _judged(config)
     _batch(config)
     _checkpoints(config)
     _diversity(config)
     _gate(config)
     _ahead(config)
-    _folder(config)
     _objective(config)
 
 
@@ -33,6 +43,36 @@ def advice(config: Config) -> list[str]:
         f"gibberish, too, for being different; type credit.gate=threshold credit.threshold=LOWEST_GOOD_REWARD, or "
         f"credit.gate=correct {key}={_example(key)}"
     ]
+
+
+def asks_terminal(config: SampleConfig) -> bool:
+    """Whether dqo-sample has no prompt and no stdin to read prompts from, but a terminal."""
+    return config.prompt is None and config.index is None and sys.stdin is not None and sys.stdin.isatty()
+
+
+def _sample(config: SampleConfig) -> None:
+    if config.prompt is not None and config.index is not None:
+        raise ConfigError(f"prompt and index={config.index}: one prompt is asked; leave one of the two out")
+    if config.prompt is not None and not config.prompt.strip():
+        raise ConfigError("prompt is empty; type prompt='Recommend a city.', or index=0 for a prompt of the task")
+    if config.k > COMPLETIONS:
+        raise ConfigError(f"k={config.k}: at most {COMPLETIONS} completions are sampled; type k=8")
+    if config.choose is not None and config.choose > config.k:
+        raise ConfigError(
+            f"choose={config.choose}: {config.k} completions are sampled; type choose={max(1, config.k // 2)}, or "
+            f"k={2 * config.choose}"
+        )
+    if asks_terminal(config) and (config.json_ or not sys.stdout.isatty()):
+        what = "json=true" if config.json_ else "stdout is no terminal"
+        raise ConfigError(f"{what}: no prompt is typed; type prompt='…', index=0, or pipe one a line into dqo-sample")
+
+
+def _judged(config: Config) -> None:
+    if len(config.reward) == 1 and _says(config, "reward", "judges_nothing", of="score"):
+        raise ConfigError(
+            "reward=none judges nothing, so there is nothing to train for; type dqo-eval to measure a policy, or "
+            "reward=python reward.function=my_module.score"
+        )
 
 
 def _batch(config: Config) -> None:
@@ -127,16 +167,56 @@ def _folder(config: Config) -> None:
         raise ConfigError(f"run_dir={folder} is a file; type run_dir=ANOTHER_FOLDER")
 
 
+def _metrics(config: Config) -> None:
+    for name in config.eval.metrics:
+        if find_family(name) is None:
+            shown = [family.replace("vendi@", "vendi@ORDER") for family in FAMILIES]
+            near = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.5)
+            example = near[0].replace("vendi@", "vendi@2") if near else "reward,pass,cosine_distance"
+            raise ConfigError(
+                f"eval.metrics: there is no metric {name}; there are {', '.join(shown)}; type eval.metrics=[{example}]"
+            )
+
+
+def _scorers(config: Config) -> None:
+    judge = config.eval.judge
+    if (judge.base_url is None) != (judge.model is None):
+        one, other = ("model", "base_url") if judge.base_url is None else ("base_url", "model")
+        raise ConfigError(
+            f"eval.judge.{one}={getattr(judge, one)} alone names no judge: eval.judge.{other} is null; type "
+            f"{SCORERS['judge']}"
+        )
+    absent = {"nli": config.eval.nli is None, "judge": judge.base_url is None}
+    families = {find_family(name) for name in config.eval.metrics}
+    for metric in METRICS.values():
+        for need in metric.needs:
+            if metric.family in families and absent.get(need):
+                raise ConfigError(
+                    f"eval.metrics: {metric.family} asks a model that is not named; type {SCORERS[need]}, or leave "
+                    f"{metric.family} out of eval.metrics"
+                )
+
+
+def _alone(config: EvalConfig) -> None:
+    compares = [name for name in evaluation_metrics(1, config.eval.metrics) if metric_of(name).kind == "diversity"]
+    if config.n == 1 and compares and not config.from_:
+        raise ConfigError(
+            f"n=1: {compares[0]} compares the completions of a prompt, and one has no others; type n=10, or "
+            "eval.metrics=[reward,pass,finished,mean_length]"
+        )
+
+
 def _objective(config: Config) -> None:
     names = [config.objective] if isinstance(config.objective, str) else config.objective or []
-    known = evaluation_metrics(config.eval.n)
+    known = evaluation_metrics(config.eval.n, config.eval.metrics)
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             example = near[0] if near else known[0]
             raise ConfigError(
-                f"objective={name}: no evaluation with eval.n={config.eval.n} has this metric; there are "
-                f"{', '.join(known)}; type objective={example}"
+                f"objective={name}: no evaluation with eval.n={config.eval.n} and eval.metrics="
+                f"[{','.join(config.eval.metrics)}] has this metric; there are {', '.join(known)}; type "
+                f"objective={example}"
             )
         if needs_correct(name) and (key := _silent_about_correct(config.reward, "reward")):
             raise ConfigError(

@@ -36,6 +36,11 @@ class Distance:
         """For the model card."""
         return f"the mean {self.metric} distance of its embedding to the others of its group{self.gating.description}"
 
+    @property
+    def needs_rewards(self) -> bool:
+        """Whether credits depend on the values of the rewards."""
+        return self.gating.needs_rewards
+
     def assign(
         self, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "prompts k dim"] | None
     ) -> Float[Tensor, "prompts k"]:

@@ -63,6 +63,11 @@ class Dpp:
         kernel = f"{self.kernel} kernel{scaled}"
         return f"what it adds to the log-determinant of its group's embeddings ({kernel}){self.gating.description}"
 
+    @property
+    def needs_rewards(self) -> bool:
+        """Whether credits depend on the values of the rewards."""
+        return self.quality != Quality.none or self.gating.needs_rewards
+
     def assign(
         self, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "prompts k dim"] | None
     ) -> Float[Tensor, "prompts k"]:

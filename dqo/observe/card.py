@@ -8,11 +8,11 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from dqo.evaluation import Answers, Evaluation
+from dqo.evaluation import Evaluation
 from dqo.observe.comparison import compared, difference
 from dqo.observe.sampling_code import sampling_code
-from dqo.observe.text import prompt_text
 from dqo.observe.visible import shorten, visible, visible_lines
+from dqo.records import Answers
 
 SHOWN = 10  # answers in the example
 METRICS = (
@@ -110,7 +110,7 @@ def _rows(before: Evaluation, after: Evaluation) -> str:
 def _example(answers: Answers) -> str:
     """The prompt and its most frequent answers with their counts."""
     counts = Counter(shorten(visible(text.strip()), 300) for text in answers.texts).most_common(SHOWN)
-    block = "\n".join([visible(prompt_text(answers.prompt)), "", *(f"{count} × {text}" for text, count in counts)])
+    block = "\n".join([visible(answers.prompt.text), "", *(f"{count} × {text}" for text, count in counts)])
     return _fenced("text", block)
 
 

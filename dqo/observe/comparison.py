@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from dqo.evaluation import Evaluation, comparable
-from dqo.observe.text import prompt_text
+from dqo.evaluation import Evaluation
+from dqo.metrics.names import comparable
 from dqo.records import Prompt
 
 
@@ -33,4 +33,4 @@ def difference(before: Evaluation, *, n: int, prompts: Sequence[Prompt]) -> str 
 
 def same_prompts(some: Sequence[Prompt], others: Sequence[Prompt]) -> bool:
     """Whether two evaluations have the same prompts at the same positions."""
-    return sorted((p.position, prompt_text(p)) for p in some) == sorted((p.position, prompt_text(p)) for p in others)
+    return sorted((p.position, p.text) for p in some) == sorted((p.position, p.text) for p in others)

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dqo.files.atomic import replacing, sweep
-from dqo.observe.text import prompt_text
 from dqo.records import Step
 
 
@@ -50,7 +49,7 @@ def table(step: Step) -> pa.Table:
             "step": pa.array([step.number] * len(rows), pa.int32()),
             "position": pa.array([prompt.position for prompt, _ in rows], pa.int64()),
             "i": pa.array([i for _, i in rows], pa.int32()),
-            "prompt": pa.array([prompt_text(prompt) for prompt, _ in rows], pa.string()),
+            "prompt": pa.array([prompt.text for prompt, _ in rows], pa.string()),
             "completion": pa.array(rollouts.texts, pa.string()),
             "reward": pa.array(rewards.total_PK.flatten().numpy(), pa.float32()),
             **{

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from dqo.evaluation import comparable
+from dqo.metrics.names import comparable
 
 INK, GRID = "#222222", "#e3e6e8"
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito's colors for color-blind readers

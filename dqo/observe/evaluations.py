@@ -2,19 +2,20 @@
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from dqo.evaluation import Answers, Evaluation
+from dqo.evaluation import Evaluation
 from dqo.files.atomic import replacing, sweep
 from dqo.observe.comparison import same_prompts
-from dqo.observe.text import prompt_text
-from dqo.records import Prompt
+from dqo.records import Answers, Prompt
 
 
 class Evaluations:
-    """Writes each evaluation to ``step_00020.json``: n, seed, metrics, and for each prompt its texts, keys, correct and
-    rewards. Undefined values are null."""
+    """Writes each evaluation to ``step_00020.json``: n, seed, metrics, under ``per_prompt`` the numbers that the means
+    are of, and for each prompt its texts, keys, correct, rewards, finished and lengths, for the first prompts also the
+    ``cosines`` of each two embeddings. Undefined values are null."""
 
     def __init__(self, *, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -22,19 +23,16 @@ class Evaluations:
 
     def evaluated(self, number: int, evaluation: Evaluation) -> None:
         """Write an evaluation. ``number``: the step after which it was made, 0 before the first step."""
-        answers = [
-            {
-                "position": each.prompt.position,
-                "prompt": prompt_text(each.prompt),
-                "texts": each.texts,
-                "keys": each.keys,
-                "correct": each.correct,
-                "rewards": [_or_null(reward) for reward in each.rewards],
-            }
-            for each in evaluation.answers
-        ]
-        metrics = {key: _or_null(value) for key, value in evaluation.metrics.items()}
-        record = {"n": evaluation.n, "seed": evaluation.seed, "metrics": metrics, "answers": answers}
+        answers = [_record(each) for each in evaluation.answers]
+        for record, cosines in zip(answers, evaluation.cosines, strict=False):  # of the first prompts alone
+            record["cosines"] = cosines
+        record = {
+            "n": evaluation.n,
+            "seed": evaluation.seed,
+            "metrics": {key: _or_null(value) for key, value in evaluation.metrics.items()},
+            "per_prompt": {key: [*map(_or_null, values)] for key, values in evaluation.per_prompt.items()},
+            "answers": answers,
+        }
         with replacing(self._path(number)) as path:
             path.write_text(json.dumps(record, ensure_ascii=False, allow_nan=False, indent=1))
 
@@ -57,26 +55,50 @@ class Evaluations:
         if not self._path(number).exists():
             return None
         record = json.loads(self._path(number).read_text())
-        known = {(prompt.position, prompt_text(prompt)): prompt for prompt in prompts}
+        known = {(prompt.position, prompt.text): prompt for prompt in prompts}
         return Evaluation(
             n=record["n"],
             seed=record["seed"],
             metrics={key: _or_nan(value) for key, value in record["metrics"].items()},
-            answers=tuple(
-                Answers(
-                    prompt=known.get((each["position"], each["prompt"]))
-                    or Prompt(position=each["position"], tokens=(), content=each["prompt"], columns={}),
-                    texts=tuple(each["texts"]),
-                    keys=tuple(each["keys"]),
-                    correct=None if each["correct"] is None else tuple(each["correct"]),
-                    rewards=tuple(map(_or_nan, each["rewards"])),
-                )
-                for each in record["answers"]
-            ),
+            answers=tuple(_answers(each, known) for each in record["answers"]),
+            per_prompt={key: tuple(map(_or_nan, values)) for key, values in record.get("per_prompt", {}).items()},
+            cosines=tuple(each["cosines"] for each in record["answers"] if "cosines" in each),
         )
 
     def _path(self, number: int) -> Path:
         return self.folder / f"step_{number:05d}.json"
+
+
+def _record(answers: Answers) -> dict[str, Any]:
+    """The answers to one prompt as JSON values."""
+    return {
+        "position": answers.prompt.position,
+        "prompt": answers.prompt.text,
+        "texts": answers.texts,
+        "keys": answers.keys,
+        "correct": answers.correct,
+        "rewards": answers.rewards and [_or_null(reward) for reward in answers.rewards],
+        "finished": answers.finished,
+        "lengths": answers.lengths,
+    }
+
+
+def _answers(record: Mapping[str, Any], known: Mapping[tuple[int, str], Prompt]) -> Answers:
+    """What ``_record`` gave. An older dqo wrote neither ``finished`` nor ``lengths``."""
+    position, text, rewards = record["position"], record["prompt"], record["rewards"]
+    return Answers(
+        prompt=known.get((position, text)) or Prompt(position=position, tokens=(), content=text, columns={}),
+        texts=tuple(record["texts"]),
+        keys=tuple(record["keys"]),
+        correct=_tuple(record["correct"]),
+        rewards=None if rewards is None else tuple(map(_or_nan, rewards)),
+        finished=_tuple(record.get("finished")),
+        lengths=_tuple(record.get("lengths")),
+    )
+
+
+def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def _or_null(value: float) -> float | None:

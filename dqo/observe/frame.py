@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dqo.metrics.names import shown_of
 from dqo.observe.visible import shorten, visible
 
 # (label, key of a step's metrics, format)
@@ -80,7 +81,7 @@ def plain_step(scene: Scene) -> str:
 
 def plain_evaluation(number: int, n: int, metrics: Mapping[str, float]) -> str:
     """An evaluation as one line: ``eval step 20 n 10 reward 0.810 pass@1 0.810 …``."""
-    words = [f"{key} {_format('{:.3f}', metrics[key])}" for key in HELD_OUT if key in metrics]
+    words = [f"{key} {_format('{:.3f}', metrics[key])}" for key in shown_of(metrics, HELD_OUT)]
     return " ".join([f"eval step {number} n {n}", *words])
 
 
@@ -151,7 +152,8 @@ def _held_out(scene: Scene) -> Table:
     table.add_column("before", justify="right", no_wrap=True, style="dim", min_width=6)
     latest = f"step {scene.latest_at}" if scene.latest_at else "now"
     table.add_column(latest, justify="right", no_wrap=True, min_width=7)
-    for key in HELD_OUT:
+    rows = shown_of(scene.before, HELD_OUT)[: len(HELD_OUT)] if scene.before else HELD_OUT
+    for key in rows:
         now = _format("{:.3f}", scene.latest.get(key)) if scene.latest_at else "·"
         table.add_row(Text(key), Text(_format("{:.3f}", scene.before.get(key))), Text(now, "bold"))
     return table

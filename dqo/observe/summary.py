@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dqo.evaluation import Evaluation
+from dqo.metrics.names import shown_of
 from dqo.observe.comparison import compared, difference
-from dqo.observe.sampling_code import sampling_code
 
 CONTENTS = {
     "policy": "the trained model, Hugging Face format",
@@ -28,6 +28,7 @@ CONTENTS = {
     "config.yaml": "the resolved configuration",
 }
 SWEEP = "alpha=0,0.5,1,2"
+WITHOUT_ALPHA = "credit=none"  # alpha weighs nothing then
 OWN_KEYS = ("alpha", "run_dir", "resume", "dry_run")  # of this run alone, or swept
 HEADLINE = (
     "reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "cosine_distance/correct", "logdet", "vendi",
@@ -50,10 +51,10 @@ def write_summary(path: Path, *, settings: Mapping[str, Any], before: Evaluation
 
 
 def print_end(
-    console: Console, *, run_dir: Path, steps: int, before: Evaluation, after: Evaluation, typed: Sequence[str] = (),
-    rendered: str | None = None,
+    console: Console, *, run_dir: Path, steps: int, before: Evaluation, after: Evaluation,
+    typed: Sequence[str] | None = (),
 ) -> None:  # fmt: skip
-    """Print the two evaluations side by side, the run's files, and commands to type next."""
+    """Print the two evaluations side by side, the run's files, and commands to type next (``next_commands``)."""
     console.print()
     console.print(_comparison(before, after))
     console.print(Text(f"\nmeans over {len(after.answers)} held-out prompts × {after.n} completions", "dim"))
@@ -66,23 +67,25 @@ def print_end(
             places.add_row(Text(str(run_dir / name), "bold"), Text(meaning, "dim"))
     console.print(places)
     console.print(Text("\nnext", "bold"))
-    for what, command in next_commands(run_dir, steps, after, typed, rendered):
+    for what, command in next_commands(run_dir, steps, after.n, typed):
         console.print(Text.assemble((f"  # {what}\n", "dim"), f"  {command}"), soft_wrap=True)
 
 
-def next_commands(
-    run_dir: Path, steps: int, evaluation: Evaluation, typed: Sequence[str] = (), rendered: str | None = None
-) -> list[tuple[str, str]]:
-    """(purpose, shell command) of what a user may want to type next. ``typed``: the overrides of the run's command
-    line; ``rendered``: the text of the first prompt (``sampling_code``)."""
-    commands = []
+def next_commands(run_dir: Path, steps: int, n: int, typed: Sequence[str] | None = ()) -> list[tuple[str, str]]:
+    """(purpose, shell command) of what a user may want to type next. ``n``: completions of a held-out prompt;
+    ``typed``: the overrides of the run's command line; None: the run is a job of a sweep, which says itself how its
+    jobs are compared."""
+    run, commands = shlex.quote(str(run_dir)), []
     if (run_dir / "policy").exists():
-        code = sampling_code(str(run_dir / "policy"), evaluation.answers[0].prompt, rendered, count=8)
-        commands.append(("eight answers of the trained model", f"python -c {shlex.quote('; '.join(code))}"))
+        commands.append(("what does it say? asks for prompts", f"dqo-sample {run}"))
+        commands.append(("all metrics of the held-out prompts, with intervals", f"dqo-eval {run} n={n}"))
     if (run_dir / "checkpoints").exists():
-        commands.append(("go on training", f"dqo-train resume={shlex.quote(str(run_dir))} steps={2 * steps}"))
-    kept = [text for text in typed if text.lstrip("+").partition("=")[0] not in OWN_KEYS]
+        commands.append(("go on training", f"dqo-train resume={run} steps={2 * steps}"))
+    if typed is None:
+        return commands
+    kept = [text for text in typed if text.lstrip("+").partition("=")[0] not in OWN_KEYS and text != WITHOUT_ALPHA]
     commands.append(("quality against diversity", shlex.join(["dqo-train", "-m", SWEEP, *kept])))
+    commands.append(("a page with figures and completions", f"dqo-report {run}"))
     return commands
 
 
@@ -93,7 +96,7 @@ def _comparison(before: Evaluation, after: Evaluation) -> Table:
         table.add_column(name, justify="right")
     keys = [*HEADLINE, f"distinct_correct@{after.n}"]
     first = compared(before, after)
-    for key in (key for key in keys if key in first and key in after.metrics):
+    for key in (key for key in shown_of(after.metrics, keys) if key in first):
         old, new = first[key], after.metrics[key]
         table.add_row(Text(key), Text(_format(old), "dim"), Text(_format(new), "bold"), Text(_format(new - old, "+")))
     return table

@@ -16,7 +16,6 @@ from rich.text import Text
 from dqo.evaluation import Evaluation
 from dqo.observe.comparison import compared
 from dqo.observe.frame import Sample, Scene, frame, plain_evaluation, plain_step
-from dqo.observe.text import prompt_text
 from dqo.observe.visible import VisibleFormatter
 from dqo.records import Step
 
@@ -128,7 +127,7 @@ def _samples(step: Step) -> tuple[str, tuple[Sample, ...]]:
     rollouts, rewards = experience.rollouts, experience.rewards
     credits = experience.credits_PK[0].tolist()
     order = sorted(range(rollouts.k), key=credits.__getitem__, reverse=True)
-    return prompt_text(rollouts.prompts[0]), tuple(
+    return rollouts.prompts[0].text, tuple(
         Sample(
             text=rollouts.texts[i],
             reward=float(rewards.total_PK[0, i]),

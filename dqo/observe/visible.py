@@ -11,6 +11,8 @@ def visible(text: str) -> str:
 
     Example: ``visible("Paris\\x1b[2J\\n")`` gives ``"Paris\\\\x1b[2J↵"``.
     """
+    if text.isprintable():  # the usual case, by far the fastest
+        return text
     return "".join(_SYMBOLS.get(char) or (_escape(char) if _is_hidden(char) else char) for char in text)
 
 

@@ -6,6 +6,7 @@ is found by trying it (``sampling.decoder``).
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -40,7 +41,8 @@ class Hf:
         batch_rows: Annotated[int, Field(ge=1, examples=[64])],
         dtype: Dtype,
     ):
-        self._sampler, self._decoder = Sampler(sampling), decoder_of(policy.eval())
+        self._sampling, self._decoder = sampling, decoder_of(policy.eval())
+        self._sampler = Sampler(sampling)
         self._ends = torch.tensor(sorted(end_tokens(policy, tokenizer, sampling.stop_tokens)), device=policy.device)
         self._model, self._version = _copy(policy, dtype.on(policy.device)), 0
         self._tokenizer, self._max_length, self._batch_rows = tokenizer, sampling.max_completion_length, batch_rows
@@ -76,6 +78,11 @@ class Hf:
         if absent:
             raise StageError("rollout", f"the learner sent no {absent[0]}; {len(absent)} tensors are missing")
         self._version = version
+
+    def set_decoding(self, **settings: int | float) -> None:
+        """Sample with other settings from now on; what is not named stays."""
+        self._sampling = replace(self._sampling, **settings)
+        self._sampler = Sampler(self._sampling)
 
     def pause(self) -> None:
         """Frees the GPU memory of the last batch; the weights stay on the device."""

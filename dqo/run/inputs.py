@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from dqo import distributed
 from dqo.config.paths import file_of, path_keys
-from dqo.config.schema import Config
+from dqo.config.schema import Config, EvalConfig
 from dqo.errors import ConfigError
 from dqo.row_checks import Fingerprinted
 from dqo.stages import Task
@@ -76,7 +76,10 @@ def _refusal(config: Config, what: str, keys: Sequence[str]) -> ConfigError:
 
 
 def _keys(config: Config, name: str) -> list[str]:
-    """The keys that name where the rows, the weights or the template come from."""
+    """The keys that name where the rows, the weights or the template come from; none where dqo-eval was given policies
+    without a key."""
+    if isinstance(config, EvalConfig) and not name.endswith("rows"):
+        return []
     if name == WEIGHTS:
         return ["model.path"]
     if name.endswith("rows"):

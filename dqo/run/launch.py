@@ -30,7 +30,7 @@ from dqo.config.typed import to_yaml
 from dqo.errors import ConfigError
 from dqo.files.atomic import replacing
 from dqo.files.ownership import Ownership, lock_of, own
-from dqo.run.exit_codes import LOST_PEER, SIGNALLED, WRONG_INPUT
+from dqo.run.exit_codes import FRESH_PROCESS, LOST_PEER, SIGNALLED, WRONG_INPUT
 from dqo.run.repeating import AGAIN, COMES_AGAIN, is_again, keep, kept
 from dqo.run.stopping import SIGNALS
 from dqo.run.workers import environments, launched, log_path
@@ -48,22 +48,25 @@ def start(
     holds: Sequence[str],
     resumable: bool,
     stop: Path | None = None,
+    is_temporary: bool = False,
 ) -> int:
     """Own the run folder, write the configuration there, run the workers, return their exit code.
 
-    A dry run leaves nothing behind, nor does a run that is refused before it begins. ``holds``: a folder with one
-    of these files is a run's and not written over; ``resumable``: whether ``resume=`` goes on with it; ``stop``: once
-    this file exists, the run is stopped as by a signal.
+    A run that ``is_temporary`` (a dry run) leaves nothing behind, nor does one that is refused before it begins.
+    ``holds``: a folder with one of these files is a run's and not written over; ``resumable``: whether ``resume=`` goes
+    on with it; ``stop``: once this file exists, the run is stopped as by a signal.
 
     Raises ConfigError where the folder has an owner or holds a run.
     """
-    if config.dry_run:
-        with tempfile.TemporaryDirectory(prefix="dqo-dry-run-") as folder:
+    if is_temporary:
+        with tempfile.TemporaryDirectory(prefix="dqo-") as folder:
             (Path(folder) / "config.yaml").write_text(to_yaml(config), "utf-8")
             return _run(command, Path(folder), None, 1, False, stop)
     folder = Path(config.run_dir)
     if launched() and os.environ.get("RANK") != "0":  # rank 0 writes the folder, and tells where it is
-        return _run(command, folder, None, 1, resumable, stop)
+        while (code := _run(command, folder, None, 1, resumable, stop)) == FRESH_PROCESS:
+            pass
+        return code
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     had_lock = lock_of(folder).exists()
     try:
@@ -95,7 +98,8 @@ def _run_owned(ownership: Ownership, texts: Mapping[Path, str], there: set[Path]
     begun, nothing is removed, and the code is 1."""
     before = {path: path.read_text("utf-8") for path in texts if path in there}
     _write(texts)
-    code = run()
+    while (code := run()) == FRESH_PROCESS:
+        there, before = {*ownership.folder.iterdir()}, {}  # of which nothing is removed from now on
     if code == WRONG_INPUT and ownership.has_begun:
         return 1
     if code != WRONG_INPUT:
@@ -196,7 +200,7 @@ def _exit_codes(
 
 
 def _failed(code: int | None) -> bool:
-    return code not in (None, 0, LOST_PEER)
+    return code not in (None, 0, LOST_PEER, FRESH_PROCESS)
 
 
 def _last_line(folder: Path, rank: int) -> str:

@@ -53,7 +53,7 @@ def _is_outside(error: BaseException) -> bool:
     if isinstance(error, OSError | MemoryError) or type(error).__name__ in OUTSIDE:
         return True
     if isinstance(error, StageError):
-        return error.stage == "run_dir"
+        return error.stage in ("run_dir", "eval.judge")  # the judge is a service
     kind: Any = getattr(error, "kind", None)  # of a reward's SandboxError
     return kind in ("timeout", "exit") or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
 

@@ -1,5 +1,6 @@
 """What a run says at its start and leaves at its end: the policy with its card, pictures, summary.json."""
 
+import os
 import re
 import shlex
 from dataclasses import fields
@@ -22,6 +23,7 @@ from dqo.run.build import make_device
 from dqo.run.export import export_policy, generation_config
 from dqo.run.job import Job
 from dqo.run.session import Session
+from dqo.run.stopping import SWEEP_JOBS
 from dqo.stages import Credit, Drawing, HasMemory, Stages
 
 
@@ -89,7 +91,7 @@ def print_report(console: Console, job: Job, session: Session, before: Evaluatio
     if job.ownership:  # the others' console is silent
         print_end(
             console, run_dir=job.folder, steps=job.config.steps, before=before, after=after,
-            typed=_typed(job, session.policy.tokenizer), rendered=_rendered(session, after),
+            typed=None if SWEEP_JOBS in os.environ else _typed(job, session.policy.tokenizer),
         )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from dqo.run.build import Policy, make_stages
 from dqo.run.inputs import Inputs
 from dqo.run.job import Job
 from dqo.run.load_policy import load_policy
+from dqo.scorers.bundle import Scorers
 from dqo.stages import Closing, Collectors, HasCheckpointSize, Stages, Task
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def open_session(job: Job, stack: contextlib.ExitStack) -> Session:
     found = _checkpoint(config, config.resume, checkpoints) if config.resume and job.ownership else None
     checkpoint = distributed.broadcast(found)
     policy, task = load_policy(config, _saved_inputs(checkpoint) if checkpoint else None)
+    task.draw(0, 1)  # before any work: a task for evaluation alone refuses
     stages = make_stages(config, policy, task)
     close_stages(stages, stack)
     resumed = restore(checkpoint, stages) if checkpoint else Resumed(step=0, cursor=0, extra={})
@@ -133,9 +135,11 @@ class Evaluating:
         every: int,
         n: int,
         seed: int,
+        families: Sequence[str],
+        scorers: Scorers | None,
     ):
         self.stages, self.prompts, self.listeners, self.say = stages, prompts, listeners, say
-        self.every, self.n, self.seed = every, n, seed
+        self.every, self.n, self.seed, self.families, self.scorers = every, n, seed, families, scorers
         self.latest: tuple[int, Evaluation] | None = None
 
     def __call__(self, step: Step) -> None:
@@ -150,7 +154,10 @@ class Evaluating:
             self.say(f"evaluating {len(self.prompts)} held-out prompts × {self.n}")
             mine = len(self.prompts[distributed.rank() :: distributed.world_size()])
             with LoggedBar(total=mine, desc="evaluating", unit="prompts") as bar:
-                found = evaluate(self.stages, self.prompts, n=self.n, seed=self.seed, observe=bar.update)
+                found = evaluate(
+                    self.stages, self.prompts, n=self.n, seed=self.seed, families=self.families, scorers=self.scorers,
+                    observe=bar.update,
+                )  # fmt: skip
             self.latest = (number, found)
             for listen in self.listeners:
                 listen(*self.latest)

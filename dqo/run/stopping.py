@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SWEEP_JOBS = "DQO_SWEEP_JOBS"  # environment variable of a sweep's jobs: the folder in which they are told to stop
 STDOUT, STDERR = 1, 2
 SAME_REQUEST = 1.0  # seconds
 SIGNAL = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(("signal", ctypes.CDLL(None)))

@@ -11,6 +11,7 @@ from dqo.config.validate import advice
 from dqo.evaluation import Evaluation
 from dqo.files.checkpoint import restore_generators
 from dqo.loop import Observer, train
+from dqo.metrics.names import SCORERS, evaluation_metrics, needs_of
 from dqo.metrics.training import describe
 from dqo.models import parameter_counts
 from dqo.observe.comparison import difference
@@ -21,11 +22,12 @@ from dqo.run.export import export_dtype
 from dqo.run.files import RunFiles
 from dqo.run.job import Job
 from dqo.run.report import batch_line, memory_line, print_report, task_name, write_report
+from dqo.run.scorers import scorers_of
 from dqo.run.session import Evaluating, Saving, Session, announce_disk_space, open_session
 from dqo.run.stopping import Stopped
+from dqo.scorers.bundle import Scorers
 
 log = logging.getLogger(__name__)
-EVAL_SEED = 1_000_003  # the same noise for every run, and none that training draws
 
 
 def run(job: Job) -> None:
@@ -39,6 +41,7 @@ def run(job: Job) -> None:
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
         session = open_session(job, stack)
+        scorers = _scorers(job, session)
         view, files = _open_view(job), None
         if job.ownership:
             files = RunFiles(job, session.checkpoints, session.resumed)
@@ -50,7 +53,7 @@ def run(job: Job) -> None:
             for line in advice(config):
                 log.warning(line)
         stack.enter_context(view)
-        evaluating = _evaluating(job, session, files, view)
+        evaluating = _evaluating(job, session, files, view, scorers)
         before = _before(session, files, view, evaluating)
         if session.checkpoint:
             restore_generators(session.checkpoint)
@@ -76,8 +79,9 @@ def _open_view(job: Job) -> View:
     )  # fmt: skip
 
 
-def _evaluating(job: Job, session: Session, files: RunFiles | None, view: View) -> Evaluating:
-    """The evaluator. On resume it reuses the evaluation written after the checkpoint's step, if n is the same."""
+def _evaluating(job: Job, session: Session, files: RunFiles | None, view: View, scorers: Scorers | None) -> Evaluating:
+    """The evaluator. On resume it reuses the evaluation written after the checkpoint's step, if n and seed are the same
+    and it has all metrics that are chosen now."""
     config, step = job.config, session.resumed.step
     evaluating = Evaluating(
         stages=session.stages,
@@ -86,12 +90,22 @@ def _evaluating(job: Job, session: Session, files: RunFiles | None, view: View) 
         say=view.say,
         every=config.eval.every,
         n=config.eval.n,
-        seed=EVAL_SEED,
+        seed=config.eval.seed,
+        families=config.eval.metrics,
+        scorers=scorers,
     )
     known = distributed.broadcast(files.evaluations.read(step, evaluating.prompts) if files and step else None)
-    if known and known.n == config.eval.n:
+    wanted = evaluation_metrics(config.eval.n, config.eval.metrics)
+    if known and (known.n, known.seed) == (config.eval.n, config.eval.seed) and known.metrics.keys() >= {*wanted}:
         evaluating.latest = (step, known)
     return evaluating
+
+
+def _scorers(job: Job, session: Session) -> Scorers | None:
+    """The models that the chosen metrics ask; None: they ask none."""
+    evaluation = job.config.eval
+    asked = needs_of(evaluation.metrics) & SCORERS.keys()
+    return scorers_of(evaluation, session.policy.device, job.folder) if asked else None
 
 
 def _before(session: Session, files: RunFiles | None, view: View, evaluating: Evaluating) -> Evaluation:

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 from dqo.config.gpu import has_gpu
-from dqo.config.schema import Config
+from dqo.config.schema import Config, EvalConfig
 from dqo.config.typed import arguments
 from dqo.errors import ConfigError
 from dqo.run.threads import environment as threads_environment
@@ -23,14 +23,14 @@ def log_path(folder: Path, rank: int) -> Path:
 
 
 def worker_count(config: Config) -> int:
-    """Processes of a run: those that a launcher has started, ``nproc``, or one per GPU where the learner runs on
-    several ranks and the prompts of a step can be shared out."""
+    """Processes of a run: those that a launcher has started, ``nproc``, or one per GPU as far as the work can be shared
+    out."""
     if launched():
         return int(os.environ["WORLD_SIZE"])
     if config.nproc is not None:
         return config.nproc
     gpus = _gpus() if config.device != "cpu" and has_gpu() and _multi_rank(config) else 0
-    return max(count for count in range(1, max(gpus, 1) + 1) if config.prompts_per_step % count == 0)
+    return max(count for count in range(1, max(gpus, 1) + 1) if _can_share(config, count))
 
 
 def check_workers(config: Config) -> None:
@@ -39,10 +39,10 @@ def check_workers(config: Config) -> None:
     if count == 1:
         return
     one = "start it without torchrun" if launched() else "nproc=1"
-    if not _multi_rank(config):
+    if not isinstance(config, EvalConfig) and not _multi_rank(config):
         name = config.learner["_target_"].rpartition(".")[2]
         raise ConfigError(f"nproc={count}: {name} is one process; type learner=deepspeed_zero, or {one}")
-    if config.prompts_per_step % count:
+    if not isinstance(config, EvalConfig) and config.prompts_per_step % count:
         raise ConfigError(
             f"prompts_per_step={config.prompts_per_step}: {count} workers share them equally; type "
             f"prompts_per_step={-(-config.prompts_per_step // count) * count}, or another number of workers"
@@ -67,8 +67,18 @@ def environments(count: int) -> list[dict[str, str]]:
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
+def _can_share(config: Config, count: int) -> bool:
+    """Whether this many ranks can share the work: the prompts of a step, or for dqo-eval the engines."""
+    if isinstance(config, EvalConfig):
+        return count % int(config.rollout.get("tensor_parallel_size", 1)) == 0 or count == 1
+    return config.prompts_per_step % count == 0
+
+
 def _multi_rank(config: Config) -> bool:
-    """Whether the learner's class sets ``multi_rank = True``."""
+    """Whether the learner's class sets ``multi_rank = True``. dqo-eval, which has no learner, samples on all ranks and
+    reads tables on one."""
+    if isinstance(config, EvalConfig):
+        return not config.from_
     return getattr(arguments(config.learner, "learner")[0], "multi_rank", False)
 
 

@@ -162,6 +162,20 @@ DATA = [
         says=("the hub is out of reach", "type task.data_dir=FOLDER with train.jsonl and test.jsonl"),
     ),
     Case(
+        typed="task=noveltybench task.data_dir=data task.chat_template=false max_completion_length=8",
+        files={"data/curated.jsonl": LINE},
+        says=("reward=none judges nothing", "type dqo-eval"),
+    ),
+    Case(
+        typed="task=noveltybench task.data_dir=data task.chat_template=false max_completion_length=8 reward=check",
+        files={"data/curated.jsonl": LINE},
+        says=("has no prompts to train on", "type dqo-eval POLICY"),
+    ),
+    Case(
+        typed="task=modebench task.data_dir=nowhere task.chat_template=false max_completion_length=8",
+        says=("nowhere/level1/countdown/train.parquet: No such file", "type task.data_dir=FOLDER"),
+    ),
+    Case(
         typed="task=commongen task.data_dir=nowhere task.chat_template=false max_completion_length=8",
         says=("nowhere/commongen.train.src_alpha.txt: No such file", "type task.data_dir=FOLDER"),
     ),

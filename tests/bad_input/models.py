@@ -195,4 +195,9 @@ MODELS = [
         "type max_completion_length=",
         typed="max_completion_length=128",
     ),
+    Case(
+        typed="eval.metrics=[nli_disagreement] eval.nli=model",
+        files=lambda folder: save_policy(tiny_llama(), word_tokenizer(), folder / "model"),
+        says=("eval.nli=model: is no sequence classifier (LlamaForCausalLM)", "type eval.nli=FOLDER"),
+    ),
 ]

@@ -39,7 +39,7 @@ def faults(source: str) -> list[str]:
         name, keys = ast.unparse(call.func), {each.arg: ast.unparse(each.value) for each in call.keywords}
         if name in LOADERS | {"eval", "exec"} or "allow_pickle" in keys:
             found.append(name)
-        if keys.get("trust_remote_code") not in (None, "self._trust"):
+        if keys.get("trust_remote_code") not in (None, "self._trust", "False"):
             found.append(name)
         reads = name == "SentenceTransformer" or name in {f"{model}.from_pretrained" for model in MODELS}
         if reads and not {"use_safetensors", "gguf_file", "model_kwargs"} & keys.keys():

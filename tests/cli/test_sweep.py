@@ -30,8 +30,9 @@ def job(job) -> None:
         raise OSError(28, "No space left on device")
     if config.alpha == 4:
         os.kill(os.getpid(), signal.SIGTERM)
-    metrics = {"reward": config.alpha, "vendi": 2 * config.alpha, "pass@1": None}
-    (job.folder / "summary.json").write_text(json.dumps({"steps": config.steps, "after": metrics}))
+    metrics = {"reward": config.alpha, "vendi": 2 * config.alpha, "pass@1": None, "cosine_distance": 0.5}
+    summary = {"steps": config.steps, "before": {"reward": 0.25, "cosine_distance": None}, "after": metrics}
+    (job.folder / "summary.json").write_text(json.dumps(summary))
 
 
 @pytest.fixture
@@ -60,11 +61,13 @@ def test_a_failing_job_leaves_the_others_and_a_table_says_what_to_type(sweep, tm
     code, said = sweep("alpha=0,3,1", "run_dir=x")
     assert code == 1 and STEPS == [0, 3, 1]
     table = said[said.index("the sweep in x: 2 done, 1 failed") :].splitlines()
-    assert table[1].split() == ["0", "alpha=0", "done", "x/0_alpha=0"]
-    assert table[2].split() == ["1", "alpha=3", "failed", "x/1_alpha=3"]
-    assert "No space left on device" in table[3] and table[4].strip() == "type dqo-train resume=x/1_alpha=3"
-    assert table[5].split() == ["2", "alpha=1", "done", "x/2_alpha=1"]
-    assert table[6].endswith("goes on with dqo-train -m credit=dpp k=8 alpha=0,3,1 run_dir=x resume=auto")
+    assert table[1].split() == ["reward", "cosine_distance"]
+    assert table[2].split() == ["0", "alpha=0", "done", "0.250", "→", "0.000", "–", "→", "0.500", "x/0_alpha=0"]
+    assert table[3].split() == ["1", "alpha=3", "failed", "x/1_alpha=3"]
+    assert "No space left on device" in table[4] and table[5].strip() == "type dqo-train resume=x/1_alpha=3"
+    assert table[6].split() == ["2", "alpha=1", "done", "0.250", "→", "1.000", "–", "→", "0.500", "x/2_alpha=1"]
+    assert table[7].endswith("goes on with dqo-train -m credit=dpp k=8 alpha=0,3,1 run_dir=x resume=auto")
+    assert table[8] == "dqo-train: figures and comparison: dqo-report x"
     assert folders(tmp_path) == ["0_alpha=0", "1_alpha=3", "2_alpha=1"] and "Error executing job" not in said
 
 
@@ -72,7 +75,7 @@ def test_a_sweep_that_is_stopped_ends_with_the_job_and_goes_on_with_the_printed_
     code, said = sweep("alpha=0,4,1,2", "run_dir=x")
     assert code == 130 and STEPS == [0, 4]
     assert "the sweep in x: 2 done, 2 not started" in said and "     alpha=1  not started" in said
-    again = shlex.split(said.partition("goes on with ")[2])
+    again = shlex.split(said.partition("goes on with ")[2].partition("\n")[0])
     assert again[:2] == ["dqo-train", "-m"]
     code, said = sweep(*again[2:], small=())
     assert code == 0 and STEPS == [0, 4, 1, 2], "jobs that are done are skipped"
@@ -212,4 +215,6 @@ def test_a_job_that_ends_without_a_word(sweep, monkeypatch, code, cause):
 def test_an_objective_that_no_evaluation_has_is_refused_before_work(sweep):
     code, said = sweep("alpha=0,2", "objective=pas@1", "run_dir=x")
     assert code == 2 and not STEPS
-    assert "objective=pas@1: no evaluation with eval.n=10 has this metric" in said and "type objective=pass@1" in said
+    assert (
+        "objective=pas@1: no evaluation with eval.n=10 and eval.metrics=[" in said and "type objective=pass@1" in said
+    )

@@ -37,6 +37,8 @@ def here(tmp_path):
         ((), "model.path", "gpt2", "gpt2"),  # a name of the hub, and a folder here: the folder is meant
         ((), "model.chat_template", "chat.jinja", "chat.jinja"),
         ((), "embed.model", "encoder", "encoder"),
+        ((), "eval.nli", "encoder", "encoder"),
+        ((), "eval.novelty.classifier", "encoder", "encoder"),
         (("reward=python",), "reward.function", "r.py:score", "r.py:score"),
         (("reward=check_and_python",), "reward.parts.style.function", "sub/s.py:f", "sub/s.py:f"),
     ],
@@ -44,6 +46,13 @@ def here(tmp_path):
 def test_a_relative_path_becomes_absolute(here, options, key, value, absolute):
     found = absolute_paths(config(*options, **{key.replace(".", "__"): value}), here)
     assert found == {key: str(here / absolute)}
+
+
+def test_the_paths_of_scorers_are_replaced(here):
+    given = config(eval__nli="gpt2", eval__novelty__reward_model="encoder")
+    evaluation = with_values(given, absolute_paths(given, here)).eval
+    assert (evaluation.nli, evaluation.novelty.reward_model) == (f"{here}/gpt2", f"{here}/encoder")
+    assert with_values(given, {}) == given
 
 
 def test_a_list_of_reward_functions(here):

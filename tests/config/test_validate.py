@@ -13,6 +13,7 @@ from dqo.records import Estimates, Experience
 from dqo.run.build import make
 from tests.config.builders import checked
 from tests.factories import make_rewards, make_rollouts
+from tests.helpers.composing import composed_evaluation, composed_sample
 
 JOINT = ("task=concepts", "credit=dpp", "reward=check", "rollout=vllm")  # no gate
 PYTHON = ("reward=python", "reward.function=a.b")
@@ -28,6 +29,18 @@ def test_the_defaults_pass():
     [
         ((), {"k": 10**6}, r"k=1000000: prompts_per_step \* k is 4000000 .* type k=8"),
         ((), {"run_dir": " "}, r"run_dir= names no folder"),
+        (
+            ("eval.metrics=[nli_disagreement]",),
+            {},
+            "nli_disagreement asks a model that is not named; type eval.nli=FOLDER, or leave nli_disagreement out",
+        ),
+        (
+            ("eval.metrics=[reward,judge_diversity]",),
+            {},
+            "judge_diversity asks a model that is not named; type eval.judge.base_url=URL eval.judge.model=NAME, or",
+        ),
+        (("eval.judge.model=m",), {}, "eval.judge.model=m alone names no judge: eval.judge.base_url is null; type"),
+        (("eval.judge.base_url=http://x",), {}, "eval.judge.base_url=http://x alone names no judge: eval.judge.model"),
         ((), {"run_dir": "~/runs/a"}, r"run_dir=~/runs/a: ~ stays as it is here; type run_dir=\$HOME/FOLDER"),
         (PYTHON, {}, r"reward\.correct_above=null: credit\.gate=correct .* type reward\.correct_above=0\.5"),
         (
@@ -50,6 +63,7 @@ def test_the_defaults_pass():
         (JOINT, {"k": 1}, r"k=1: .*no others; type k=8, or alpha=0"),
         (JOINT, {"k": 2}, r"k=2: .*removes them entirely; type k=3 or more, or advantage=unbiased"),
         (("credit=none",), {}, r"credit=none: .*; type credit=dpp, or alpha=0"),
+        (("reward=none",), {}, r"reward=none judges nothing, .*; type dqo-eval to measure a policy, or reward=python"),
     ],
 )
 def test_contradictions_end_in_what_to_type(options, changes, message):
@@ -193,3 +207,39 @@ def test_a_run_on_own_data_without_a_gate_is_told_that_gibberish_is_paid():
         (),
     ):
         assert advice(checked(*options)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("prompt=x", "index=3"), "prompt and index=3: one prompt is asked; leave one of the two out"),
+        (("prompt=' '",), "prompt is empty; type prompt='Recommend a city.', or index=0"),
+        (("prompt=x", "choose=9", "k=8"), "choose=9: 8 completions are sampled; type choose=4, or k=18"),
+        (("prompt=x", "k=2000000"), "k=2000000: at most 1000000 completions"),
+    ],
+)
+def test_a_group_that_cannot_be_sampled_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(composed_sample(*options))
+
+
+@pytest.mark.parametrize(
+    ("options", "stdout_too", "message"),
+    [
+        (("json=true",), True, "json=true: no prompt is typed; type prompt="),
+        ((), False, "stdout is no terminal: no prompt is typed; type prompt="),
+    ],
+)
+def test_a_terminal_is_asked_only_where_it_sees_the_answers(monkeypatch, options, stdout_too, message):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: stdout_too)
+    with pytest.raises(ConfigError, match=message):
+        validate(composed_sample(*options))
+    validate(composed_sample("index=0", *options))
+
+
+def test_one_completion_has_no_diversity():
+    with pytest.raises(ConfigError, match=r"n=1: cosine_distance compares .* type n=10, or eval.metrics=\[reward,pass"):
+        validate(composed_evaluation("n=1"))
+    validate(composed_evaluation("n=1", "eval.metrics=[reward,pass,finished,mean_length]"))
+    validate(composed_evaluation("n=1", "from=[completions]"))  # which have another number

@@ -137,3 +137,8 @@ def test_a_group_of_empty_completions_earns_nothing_and_a_lone_text_in_it_log_2(
 )
 def test_the_model_card_says_what_was_paid(changes, says):
     assert dpp(**changes).description.endswith(says)
+
+
+def test_says_whether_it_needs_rewards():
+    assert not dpp().needs_rewards
+    assert dpp(quality=Quality.reward).needs_rewards and dpp(gate=Gate.correct).needs_rewards

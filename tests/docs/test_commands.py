@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from dqo.config import gpu
 from dqo.run import launch
 from tests.docs.markdown import DOCUMENTS, HELP_TEXTS, ROOT, blocks, spans
+from tests.helpers.report_folders import write_eval, write_run
 
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
 ARGUMENTS = r"((?: [^\s#]\S*)*)"  # they end where the line does, or where two spaces or a comment begin
@@ -24,7 +25,9 @@ SUBSTITUTES = {"=…": "=FOLDER", "/shared/run": "shared_run"}
 LEFT_OUT = {"…", "..."}  # "and more arguments"
 NOT_COMPOSED = {
     "dqo-train KEY=VALUE … GROUP=OPTION …": "the form of a command",
-    "dqo-eval": "a command that one could add (docs/development.md)",
+    "dqo-report": "the name of a command, which needs a run",
+    "dqo-eval": "the name of a command, which needs a policy",
+    "dqo-sample": "the name of a command, which needs a policy",
 }
 RUNS = ("runs/NAME", "RUN")  # runs that documents go on with
 
@@ -42,7 +45,7 @@ class Typed:
         return f"{self.command} {self.arguments}".strip()
 
     def words(self) -> list[str]:
-        text = self.arguments
+        text = self.arguments.partition(" < ")[0]
         for old, new in SUBSTITUTES.items():
             text = text.replace(old, new)
         return [word for word in shlex.split(text) if word not in LEFT_OUT]
@@ -111,6 +114,11 @@ def test_a_command_is_accepted(typed, machine, monkeypatch, capsys):
     for name in RUNS:
         if any(re.search(rf"={name}(/|$)", word) for word in words):
             assert run("dqo-train", [f"run_dir={name}"], monkeypatch) == 0
+    if "resume=runs/eval_NAME" in words:
+        assert run("dqo-eval", ["smollm2", "run_dir=runs/eval_NAME"], monkeypatch) == 0
+    if typed.command == "dqo-report":  # it has no worker: the folders are read
+        for name in (word for word in words if "=" not in word):
+            write_eval(Path(name)) if "eval" in name else write_run(Path(name))
     assert run(typed.command, words, monkeypatch) == 0, capsys.readouterr().err
 
 

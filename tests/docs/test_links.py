@@ -47,8 +47,10 @@ def test_files_that_are_named(document):
 
 
 def code(document: Path) -> str:
-    """All blocks and spans."""
-    return "\n".join([block.text for block in blocks(document)] + [span for _, span in spans(document)])
+    """All blocks and spans, but what a program has printed."""
+    return "\n".join(
+        [block.text for block in blocks(document) if block.language != "text"] + [span for _, span in spans(document)]
+    )
 
 
 @each_document

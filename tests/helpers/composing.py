@@ -3,7 +3,7 @@
 from hydra import compose, initialize_config_dir
 
 from dqo.config import conf_dir
-from dqo.config.schema import Config
+from dqo.config.schema import Config, EvalConfig, SampleConfig
 from dqo.config.typed import check
 
 SMALL = (
@@ -16,6 +16,18 @@ def composed(*overrides: str, base: tuple[str, ...] = SMALL) -> Config:
     """``dqo-train OVERRIDES`` around a small run without a model that samples."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         return check(compose("train", [*base, *overrides]))
+
+
+def composed_sample(*overrides: str) -> SampleConfig:
+    """``dqo-sample tiny OVERRIDES`` with the small run's settings."""
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        return check(compose("sample", [*SMALL, "policies=[{name:mine,path:tiny}]", *overrides]), SampleConfig)
+
+
+def composed_evaluation(*overrides: str) -> EvalConfig:
+    """``dqo-eval OVERRIDES`` with the encoder that needs no model."""
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        return check(compose("eval", ["model=hf", "embed=fake", "device=cpu", *overrides]), EvalConfig)
 
 
 def with_class(config: Config, group: str, cls: type, **settings) -> Config:

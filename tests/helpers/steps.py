@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from dqo.evaluation import Answers, Evaluation
+from dqo.evaluation import Evaluation
 from dqo.metrics.training import describe
-from dqo.records import Experience, Prompt, Rewards, Step, Targets
+from dqo.records import Answers, Experience, Prompt, Rewards, Step, Targets
 from tests.factories import make_rollouts
 
 HOSTILE = (
@@ -64,9 +64,14 @@ def make_evaluation(share: float = 0.5, *, text: str = "Paris") -> Evaluation:
             keys=("paris",) * 4,
             correct=(True,) * right + (False,) * (4 - right),
             rewards=(1.0,) * right + (math.nan,) * (4 - right),
+            finished=(True,) * 4,
+            lengths=(2,) * 4,
         )
         for prompt in prompts
     )
     keys = ("reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "logdet", "finished")
     metrics = {**dict.fromkeys(keys, share), "cosine_distance/correct": math.nan}
-    return Evaluation(n=4, seed=0, metrics=metrics, answers=answers)
+    return Evaluation(
+        n=4, seed=0, metrics=metrics, answers=answers, per_prompt={key: (value,) * 2 for key, value in metrics.items()},
+        cosines=([[1.0] * 4] * 4,) * 2,
+    )  # fmt: skip

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
+from dqo.errors import ConfigError
 from dqo.loop import Plan
 from dqo.records import Estimates, Experience, Prompt, Rewards, Targets
 from dqo.stages import Stages, Verdict
-from tests.factories import WORDS, make_rollouts
+from tests.factories import WORDS, make_prompts, make_rollouts
 
 PLAN = Plan(steps=4, prompts=3, k=4, alpha=1.0, seed=0)
 
@@ -32,6 +33,18 @@ class CountingTask:
     @staticmethod
     def _prompt(n: int) -> Prompt:
         return Prompt(position=n, tokens=(3 + n % 60,), content=WORDS[n % 60], columns={})
+
+
+class TextTask(CountingTask):
+    """Two held-out prompts; any text but "empty" is a prompt, and its column ``text``."""
+
+    def held_out(self):
+        return make_prompts(2)
+
+    def prompt_of(self, text: str, *, position: int, source: str) -> Prompt:
+        if text == "empty":
+            raise ConfigError(f"{source}: the prompt is empty; type a text")
+        return make_prompts(1, text=text)[0]
 
 
 class ShuffledRollout:

@@ -8,13 +8,15 @@ from statistics import fmean
 import pytest
 from rich.console import Console
 
-from dqo.evaluation import comparable, evaluate
+from dqo.evaluation import evaluate
+from dqo.metrics.names import comparable
 from dqo.observe.comparison import compared, difference
 from dqo.observe.curves import comparable_lines, draw_curves
 from dqo.observe.evaluations import Evaluations
 from dqo.observe.frame import frame
 from dqo.observe.summary import print_end, write_summary
 from dqo.observe.view import View
+from tests.helpers.families import OF_TRAINING
 from tests.helpers.scripted_stages import scripted_stages
 from tests.helpers.steps import make_evaluation
 
@@ -26,7 +28,7 @@ FEWER = replace(AFTER, answers=AFTER.answers[:1])
 
 def metrics_of(*texts: str) -> dict[str, float]:
     stages, prompts = scripted_stages({0: texts})
-    return dict(evaluate(stages, prompts, n=len(texts), seed=0).metrics)
+    return dict(evaluate(stages, prompts, n=len(texts), seed=0, families=OF_TRAINING).metrics)
 
 
 def test_what_is_compared_over_different_n_has_the_same_expectation():

@@ -1,3 +1,4 @@
+import json
 import math
 
 from dqo.observe.evaluations import Evaluations
@@ -15,7 +16,11 @@ def test_an_evaluation_is_read_back(tmp_path):
     assert [answers.texts for answers in read.answers] == [(HOSTILE,) * 4] * 2
     assert [answers.correct for answers in read.answers] == [(True, True, False, False)] * 2
     assert math.isnan(read.answers[0].rewards[3])
+    assert [answers.lengths for answers in read.answers] == [(2,) * 4] * 2
+    assert [answers.finished for answers in read.answers] == [(True,) * 4] * 2
     assert read.metrics["pass@1"] == 0.5
+    assert read.per_prompt["pass@1"] == (0.5, 0.5)
+    assert read.cosines == evaluation.cosines
     assert math.isnan(read.metrics["cosine_distance/correct"])
 
 
@@ -35,3 +40,21 @@ def test_only_the_given_steps_are_kept(tmp_path):
     (tmp_path / ".new-step_00030.json").touch()
     evaluations.keep({0, 10})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000.json", "step_00010.json"]
+
+
+def test_files_of_an_older_dqo_are_read(tmp_path):
+    evaluation = make_evaluation()
+    evaluations = Evaluations(folder=tmp_path)
+    evaluations.evaluated(0, evaluation)
+    path = tmp_path / "step_00000.json"
+    record = json.loads(path.read_text())
+    del record["per_prompt"]
+    for answers in record["answers"]:
+        for key in ("finished", "lengths", "cosines"):
+            del answers[key]
+    path.write_text(json.dumps(record))
+    read = evaluations.read(0, evaluation.prompts)
+    assert read is not None
+    assert read.metrics.keys() == evaluation.metrics.keys()
+    assert (read.per_prompt, read.cosines) == ({}, ())
+    assert [(answers.finished, answers.lengths) for answers in read.answers] == [(None, None)] * 2

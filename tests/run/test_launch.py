@@ -10,7 +10,7 @@ import pytest
 from dqo.errors import ConfigError
 from dqo.files.ownership import own
 from dqo.run import launch
-from dqo.run.exit_codes import WRONG_INPUT
+from dqo.run.exit_codes import FRESH_PROCESS, WRONG_INPUT
 from dqo.run.stopping import SIGNALS
 
 
@@ -51,6 +51,20 @@ def test_exit_code_2_after_the_run_has_begun_takes_nothing_away(owned):
     """A user's class that calls sys.exit(2), or argparse in it."""
     assert launched(owned, WRONG_INPUT, begin=True) == 1
     assert names(owned) == {".lock", "notes.txt", "config.yaml", "metrics.jsonl"}
+
+
+def test_a_run_goes_on_in_fresh_processes_and_keeps_what_the_ones_before_have_written(owned):
+    """Also where the last of them is refused before it begins."""
+    codes = iter([FRESH_PROCESS, FRESH_PROCESS, WRONG_INPUT])
+
+    def run() -> int:
+        owned.sign()  # as each worker does
+        (owned.folder / f"written {len(names(owned))}").touch()
+        return next(codes)
+
+    texts = {owned.folder / "config.yaml": "steps: 2\n"}
+    assert launch._run_owned(owned, texts, {*owned.folder.iterdir()}, run) == WRONG_INPUT
+    assert names(owned) == {".lock", "notes.txt", "config.yaml", "written 3", "written 4"}
 
 
 def test_a_folder_that_vanishes_keeps_the_exit_code_of_its_run(owned):

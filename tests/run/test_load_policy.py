@@ -7,6 +7,7 @@ from dqo.errors import ConfigError
 from dqo.models.folders import save_policy
 from dqo.models.hf import Hf
 from dqo.models.tiny import Tiny
+from dqo.run.export import export_policy
 from dqo.run.load_policy import load_policy
 from tests.factories import tiny_llama, word_tokenizer
 from tests.helpers.composing import composed, with_class
@@ -65,10 +66,27 @@ def test_a_model_class_of_ones_own_needs_no_load_config():
 
 
 CITIES = ("task=cities", "model=tiny", "device=cpu", "run_dir=run")
+CHAT = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def test_a_policy_that_dqo_wrote_says_so_where_it_is_asked_otherwise(tmp_path, caplog):
+    """Trained with its chat template, then asked without."""
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = CHAT
+    save_policy(tiny_llama(), tokenizer, tmp_path / "base")
+    (tmp_path / "my.jsonl").write_text("".join(f'{{"prompt": "w{n}"}}\n' for n in range(9)))
+    given = ("task=jsonl", f"task.path={tmp_path}/my.jsonl", "model=hf", "max_completion_length=8", "run_dir=run")
+    base = composed(f"model.path={tmp_path}/base", base=given)
+    export_policy(base, load_policy(base, judged=False)[0], tmp_path / "policy")
+    load_policy(composed(f"model.path={tmp_path}/policy", base=given), judged=False)
+    assert not [record for record in caplog.records if "rendered otherwise" in record.getMessage()]
+    load_policy(composed(f"model.path={tmp_path}/policy", "task.chat_template=false", base=given), judged=False)
+    (said,) = [record.getMessage() for record in caplog.records if "rendered otherwise" in record.getMessage()]
+    assert said.endswith("plain text now, the chat template in training (task.chat_template=true)")
 
 
 def test_the_config_is_that_of_the_model():
     sizes = {"hidden_size": 16, "intermediate_size": 32, "layers": 1, "heads": 2, "context_length": 48}
-    tiny = Tiny(**sizes, seed=0)
+    tiny = Tiny(**sizes, seed=0, words_of="dqo.task.concepts.Concepts")
     assert tiny.load_config().to_dict() == tiny.load().config.to_dict() | {"dtype": None, "architectures": None}
     assert hasattr(Hf, "load_config")

@@ -28,6 +28,7 @@ class OutOfMemoryError(RuntimeError):
         OutOfMemoryError("CUDA out of memory"),
         RuntimeError("CUDA error: an illegal memory access"),
         StageError("run_dir", "runs/a was removed, moved or replaced during the run"),
+        StageError("eval.judge", "evaluating: it does not answer"),
         caused(StageError("reward", "slow"), SandboxError(Kind.TIMEOUT, "no answer within 5 seconds")),
         caused(
             StageError("reward", "again", step=3), caused(StageError("reward", "x"), SandboxError(Kind.EXIT, "SIGKILL"))

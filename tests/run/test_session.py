@@ -5,6 +5,7 @@ import json
 
 from dqo.files.checkpoint import Checkpoints
 from dqo.run.session import Evaluating, Saving, close_stages
+from tests.helpers.families import OF_TRAINING
 from tests.helpers.scripted_stages import scripted_stages
 from tests.helpers.stateful_stages import make_stages
 from tests.helpers.steps import make_step
@@ -14,7 +15,7 @@ def make_evaluating(every: int, said: list, heard: list) -> Evaluating:
     stages, prompts = scripted_stages({0: ["Paris", "Lima"]})
     return Evaluating(
         stages=stages, prompts=prompts, listeners=[lambda number, _: heard.append(number)], say=said.append,
-        every=every, n=2, seed=0,
+        every=every, n=2, seed=0, families=OF_TRAINING, scorers=None,
     )  # fmt: skip
 
 

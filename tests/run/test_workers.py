@@ -3,8 +3,8 @@
 import pytest
 
 from dqo.run import workers
-from dqo.run.workers import environments, worker_count
-from tests.helpers.composing import composed, with_class
+from dqo.run.workers import check_workers, environments, worker_count
+from tests.helpers.composing import composed, composed_evaluation, with_class
 
 
 class Everywhere:
@@ -41,3 +41,14 @@ def test_workers_get_torchruns_variables():
     assert (first["RANK"], second["RANK"], first["WORLD_SIZE"]) == ("0", "1", "2")
     assert first["MASTER_PORT"] == second["MASTER_PORT"]
     assert not {"RANK", "MASTER_PORT"} & set(environments(1)[0])
+
+
+def test_dqo_eval_has_one_worker_a_gpu_whatever_the_learner_and_the_prompts_of_a_step(monkeypatch):
+    monkeypatch.setattr(workers, "has_gpu", lambda: True)
+    monkeypatch.setattr(workers, "_gpus", lambda: 5)
+    sampling = composed_evaluation("task=cities", "device=auto", "learner=torch_single", "rollout=vllm")
+    assert worker_count(sampling) == 5
+    check_workers(sampling.model_copy(update={"nproc": 3}))
+    shared = sampling.model_copy(update={"rollout": {**sampling.rollout, "tensor_parallel_size": 2}})
+    assert worker_count(shared) == 4
+    assert worker_count(sampling.model_copy(update={"from_": ["a.parquet"]})) == 1

@@ -44,6 +44,11 @@ class Gating:
             return f", among completions with a reward of at least {self.threshold:g}"
         return ", among the correct completions" if self.gate == Gate.correct else ""
 
+    @property
+    def needs_rewards(self) -> bool:
+        """Whether the values of the rewards decide who passes."""
+        return self.gate != Gate.none
+
     def mask(self, rewards: Rewards) -> Bool[Tensor, "prompts k"]:
         """True where a completion is valid and passes the gate. The others get credit 0 and are left out of the kernel
         or the mean distance.

@@ -27,12 +27,13 @@ class Sampler:
 
         ``uniforms_R`` are in (0, 1]; ``seen_RV`` marks the tokens of a row's prompt and completion, for the penalty.
         The log-probability is the one of the model's own distribution at the temperature, before penalty and filters,
-        so that the learner can compute the same number. It is NaN where the logits are not finite.
+        so that the learner can compute the same number. It is NaN where the logits are not finite. Temperature 0 picks
+        the most likely token; its log-probability is the one at temperature 1.
         """
-        logits_RV = logits_RV.float() / self._temperature
+        logits_RV = logits_RV.float() / (self._temperature or 1)
         logprobs_RV = logits_RV.log_softmax(-1)
         scores_RV = logprobs_RV if seen_RV is None else self._penalized_logits(logits_RV, seen_RV).log_softmax(-1)
-        tokens_R = self._pick(scores_RV, uniforms_R)
+        tokens_R = self._pick(scores_RV, uniforms_R) if self._temperature else scores_RV.argmax(-1)
         return tokens_R, logprobs_RV.gather(1, tokens_R[:, None])[:, 0]
 
     def _pick(self, scores_RV: Tensor, uniforms_R: Tensor) -> Tensor:

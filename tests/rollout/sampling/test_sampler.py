@@ -114,3 +114,18 @@ def test_uniforms_of_a_row_are_fixed():
     many = torch.stack([row_uniforms(0, p, 0, 1) for p in range(2000)])
     assert (many > 0).all() and (many <= 1).all()
     assert abs(float(many.mean()) - 0.5) < 0.02
+
+
+def test_temperature_0_is_greedy_whatever_the_uniforms_and_filters():
+    logits_RV = logits_of(50).repeat(4, 1)
+    tokens_R, logprobs_R = Sampler(sampling(temperature=0.0, top_p=0.9))(logits_RV, torch.tensor([1e-6, 0.3, 0.9, 1.0]))
+    assert (tokens_R == logits_RV[0].argmax()).all()
+    torch.testing.assert_close(logprobs_R, logits_RV.log_softmax(-1).amax(-1))
+    assert Sampler(sampling(temperature=0.0))(logits_RV * math.nan, torch.ones(4))[1].isnan().all()
+
+
+def test_temperature_0_with_a_penalty_prevents_repeating_the_greedy_choice():
+    logits_RV = torch.tensor([[2.0, 1.9, 0.0]])
+    seen_RV = torch.tensor([[True, False, False]])
+    tokens_R, _ = Sampler(sampling(temperature=0.0, repetition_penalty=2.0))(logits_RV, torch.ones(1), seen_RV)
+    assert tokens_R.tolist() == [1]

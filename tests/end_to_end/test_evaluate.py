@@ -1,0 +1,77 @@
+"""dqo-eval as a process: stopped, killed, on two ranks."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from dqo.files.answers_table import read
+
+pytestmark = pytest.mark.slow
+EVAL = (
+    "model=tiny", "task=concepts", "rollout=hf", "rollout.batch_rows=8", "n=8", "prompts=40", "embed=fake",
+    "eval.metrics=[reward,pass,distinct_1]",
+)  # fmt: skip
+
+
+def stored(folder: Path) -> dict[tuple[str, int], tuple[str, ...]]:
+    """The completions by policy and prompt; nothing is there twice, and nothing but parquet is left."""
+    files = [path for path in (folder / "completions").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".parquet"}
+    found = [((cell.policy, answers.prompt.position), answers.texts) for cell, answers in read(files)]
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+def finished(folder: Path) -> int:
+    """Prompts in the journals."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("completions/*/journal_*.jsonl"))
+
+
+def wait_for(process, folder: Path, prompts: int, *, parts: int = 0) -> None:
+    """Until there are this many parts, and prompts in journals."""
+    deadline = time.monotonic() + 120
+    while len([*folder.glob("completions/*/part_*")]) < parts or finished(folder) < prompts:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def whole(dqo, tmp_path) -> dict[tuple[str, int], tuple[str, ...]]:
+    """The completions of a run that nobody stopped."""
+    text = dqo(*EVAL, "run_dir=whole", command="eval")
+    assert "pass@1" in text and (tmp_path / "whole" / "eval.json").exists()
+    return stored(tmp_path / "whole")
+
+
+def test_killed_stopped_and_complete(dqo, start, whole, tmp_path):
+    """SIGKILL, then SIGTERM, then to the end: what one run without a stop gives, and what to type each time."""
+    run = tmp_path / "run"
+    first = start(*EVAL, "run_dir=run", command="eval")
+    wait_for(first, run, 3)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    second = start("resume=run", command="eval")
+    wait_for(second, run, 1, parts=1)
+    second.terminate()
+    text = second.communicate(timeout=120)[0]
+    assert second.returncode == 130
+    assert text.strip().splitlines()[-1].endswith("stopped; finished prompts are kept; go on with dqo-eval resume=run")
+    assert finished(run)
+    dqo("resume=run", command="eval")
+    assert stored(run) == whole
+    assert "run is complete" in dqo("resume=run", command="eval")
+
+
+def test_two_ranks_sample_what_one_does_and_one_rank_goes_on_with_it(dqo, whole, tmp_path):
+    dqo(*EVAL, "run_dir=two", "nproc=2", command="eval")
+    assert stored(tmp_path / "two") == whole
+    parts = sorted((tmp_path / "two").glob("completions/*/part_*"))
+    assert [part.stem for part in parts] == ["part_000_00000", "part_001_00000"]
+    parts[1].unlink()
+    (tmp_path / "two" / "eval.json").unlink()
+    dqo("resume=two", "nproc=1", command="eval")
+    assert stored(tmp_path / "two") == whole
