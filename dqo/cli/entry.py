@@ -67,6 +67,7 @@ def _run_hydra(command: Command, typed: list[str], sweep: Sweep) -> int:
     try:
         refuse_secrets((key, value) for key, _, value in (argument.partition("=") for argument in typed))
         _refuse_flags(sys.argv[1:], _with_values(typed))
+        _refuse_bytes(typed)
         _refuse_lists(typed)
         _refuse_sweep(command, typed)
         complete = _all_arguments(command, _with_keys(command, _with_values(typed)))
@@ -99,6 +100,15 @@ def _with_keys(command: Command, arguments: list[str]) -> list[str]:
     return [*flags, *overrides]
 
 
+def _refuse_bytes(typed: list[str]) -> None:
+    """An argument that is not UTF-8 reaches us with lone surrogates, which no file and no tokenizer takes."""
+    for argument in typed:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{argument} is not UTF-8; convert it, for example with iconv") from error
+
+
 def _refuse_sweep(command: Command, typed: list[str]) -> None:
     if not command.has_folder and any(
         each == "-m" or "--multirun".startswith(each) for each in typed if each[:3] in ("-m", "--m")
@@ -112,7 +122,10 @@ def _all_arguments(command: Command, arguments: list[str]) -> list[str]:
         return arguments
     from dqo.config.resume import with_saved_overrides
 
-    return with_saved_overrides(arguments)
+    complete = with_saved_overrides(arguments)
+    if command.takes is None and any(text.startswith(("policies=", "from=")) for text in complete):
+        raise ConfigError("resume= names the folder of an evaluation; type dqo-eval in place of dqo-train")
+    return complete
 
 
 def _job(command: Command, sweep: Sweep):
@@ -174,7 +187,7 @@ def _start(command: Command, config: DictConfig, stop: Path | None) -> int:
     if config.resume is not None and not command.resumable:
         raise ConfigError(f"resume={config.resume}: dqo-{command.name} starts anew each time; leave resume out")
     if config.objective is not None and command.name != "train":
-        raise ConfigError(f"objective={config.objective}: of dqo-train alone; leave objective out of dqo-{command.name}")
+        raise ConfigError(f"objective={config.objective}: dqo-train alone has one; leave objective out")
     if config.dry_run and command.takes:
         raise ConfigError(f"dqo-{command.name} has no dry run; leave dry_run out")
     if not command.multi_rank and (workers.launched() or config.nproc not in (None, 1)):

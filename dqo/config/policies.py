@@ -38,6 +38,7 @@ KEPT_OF_HYDRA = ("hydra.searchpath",)
 NOT_COMPARED = ("task.seed", "task.date", "task.phrasings")  # of the training prompts alone
 DECODING = ("temperature", "top_p", "top_k", "min_p")
 GREEDY = ("temperature", 0)  # of a decoding
+OF_SAMPLING = ("n", "prompts", "max_completion_length", *DECODING)
 POLICIES = "policies"
 VARIABLE = re.compile(r"(\\*)\$\{")  # OmegaConf's
 
@@ -65,6 +66,9 @@ def with_policies(arguments: Sequence[str], *, several: bool = True) -> list[str
         if POLICIES in keys:
             what = "goes on with the run's own policies" if first == "resume" else "measures completions that are there"
             raise ConfigError(f"{first}= {what}; leave the policy out, or {first}=")
+        sampled = next((key for key in keys if key.removeprefix("rollout.") in OF_SAMPLING), None)
+        if first == "from" and sampled:
+            raise ConfigError(f"from= measures completions that are there, so {sampled}= has no effect; leave it out")
         return [text for _, text in _with_decodings(typed)]
     paths = [path for key, text in typed if key in (POLICIES, "model.path") for path in _values(text)]
     options = [text.partition("=")[2] for key, text in typed if key == "model"]
@@ -74,7 +78,7 @@ def with_policies(arguments: Sequence[str], *, several: bool = True) -> list[str
         raise ConfigError("no policy is named; type a run folder, a model folder, a name on the hub, or model=smollm2")
     if len(paths) > 1 and not several:
         raise ConfigError("dqo-sample shows one policy; type one, or dqo-eval to measure several")
-    sources = _sources(paths)
+    sources = _sources(paths, several=several)
     rest = [(key, _as_is(key, text)) for key, text in typed if key not in (POLICIES, "model.path", "model")]
     saved = _shared_overrides([source for source in sources if source.run], {key for key, _ in rest})
     nodes = [{key: value for key, value in source.model_dump().items() if value} for source in sources]
@@ -128,8 +132,8 @@ def _values(argument: str) -> list[str]:
     return [str(each) for each in (value if isinstance(value, list) else [value]) if each not in (None, "")]
 
 
-def _sources(paths: Sequence[str]) -> list[PolicySource]:
-    found = [_source(path.rstrip("/") or path) for path in paths]
+def _sources(paths: Sequence[str], *, several: bool) -> list[PolicySource]:
+    found = [_source(path.rstrip("/") or path, several=several) for path in paths]
     if repeated := [path for path, count in Counter(source.path for source in found).items() if count > 1]:
         raise ConfigError(f"{repeated[0]} is named twice; type each policy once")
     names = Counter(source.name for source in found)
@@ -140,7 +144,7 @@ def _sources(paths: Sequence[str]) -> list[PolicySource]:
     ]
 
 
-def _source(path: str) -> PolicySource:
+def _source(path: str, *, several: bool) -> PolicySource:
     folder = Path(path).expanduser()
     if not folder.exists():
         if _option_name(path) is None and path.startswith((".", "/", "~")):
@@ -149,9 +153,12 @@ def _source(path: str) -> PolicySource:
             )
         return PolicySource(name=path.rpartition("/")[2], path=path)
     folder = folder.absolute()
+    if folder.name == "policy" and holds_run(folder.parent):  # a run gives its task and settings as well
+        folder = folder.parent
     if not holds_run(folder):
         if (folder / "multirun.yaml").exists():
-            raise ConfigError(f"{path} is the folder of a sweep; type {path}/* for the policies of all its runs")
+            what = f"{path}/* for the policies of all its runs" if several else "the folder of one of its runs"
+            raise ConfigError(f"{path} is the folder of a sweep; type {what}")
         return PolicySource(name=folder.parent.name if folder.name == "policy" else folder.name, path=str(folder))
     if (folder / "completions").is_dir() and not (folder / "metrics.jsonl").exists():
         raise ConfigError(f"{path} is the folder of an evaluation; type from={path}/completions to measure it again")

@@ -176,6 +176,11 @@ def changes(config: DictConfig, resolved: Config) -> list[str]:
     then = added | then
     different = [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
     is_eval = isinstance(resolved, EvalConfig)
+    if is_eval and "n" not in then:
+        raise ConfigError(
+            f"resume={resolved.resume} is a training run and no evaluation; type dqo-eval {resolved.resume} to measure "
+            f"it, or dqo-train resume={resolved.resume}"
+        )
     may_change = EVAL_MAY_CHANGE if is_eval else MAY_CHANGE
     fixed = [key for key in different if not _is_of(key, may_change) and not _follows(texts.get(key))]
     refused = [

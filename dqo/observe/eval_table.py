@@ -57,7 +57,8 @@ def _tables(record: Record, columns: int) -> Iterator[Table]:
 
 def _table(record: Record, cells: Sequence[Record], sections: Sequence[str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    table.add_column(Text(f"n = {record['n']}, {record['prompts']} prompts", "dim"), no_wrap=True)
+    task = f"{record['task']}, " if record.get("task") else ""
+    table.add_column(Text(f"{task}n = {record['n']}, {record['prompts']} prompts", "dim"), no_wrap=True)
     for cell in cells:
         table.add_column(Text(_title(cell, record)), justify="left", max_width=CELL_WIDTH, overflow="fold")
     for section in sections:

@@ -155,7 +155,7 @@ def _decoding(config: EvalConfig, settings: Mapping[str, float]) -> Decoding:
     if greedy and config.n > 1:
         raise ConfigError(
             f"temperature=0 is greedy decoding, and all n={config.n} completions of a prompt would be the same; type "
-            "n=1, or leave temperature 0 out"
+            "n=1 eval.metrics=[reward,pass,finished,mean_length], or leave temperature 0 out"
         )
     if settings and not issubclass(kind, Redecoding):
         raise ConfigError(

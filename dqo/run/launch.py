@@ -30,7 +30,7 @@ from dqo.config.typed import to_yaml
 from dqo.errors import ConfigError
 from dqo.files.atomic import replacing
 from dqo.files.ownership import Ownership, lock_of, own
-from dqo.run.exit_codes import FRESH_PROCESS, LOST_PEER, SIGNALLED, WRONG_INPUT
+from dqo.run.exit_codes import FAILED, FRESH_PROCESS, LOST_PEER, SIGNALLED, WRONG_INPUT
 from dqo.run.repeating import AGAIN, COMES_AGAIN, is_again, keep, kept
 from dqo.run.stopping import SIGNALS
 from dqo.run.workers import environments, launched, log_path
@@ -64,9 +64,8 @@ def start(
             return _run(command, Path(folder), None, 1, False, stop)
     folder = Path(config.run_dir)
     if launched() and os.environ.get("RANK") != "0":  # rank 0 writes the folder, and tells where it is
-        while (code := _run(command, folder, None, 1, resumable, stop)) == FRESH_PROCESS:
-            pass
-        return code
+        code = _run(command, folder, None, 1, resumable, stop)
+        return 0 if code == FRESH_PROCESS else code  # rank 0 says how to go on
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     had_lock = lock_of(folder).exists()
     try:
@@ -80,7 +79,8 @@ def start(
                 folder / "config.yaml": to_yaml(config),
             }
             count = 1 if launched() else workers
-            return _run_owned(ownership, texts, there, lambda: _run(command, folder, ownership, count, resumable, stop))
+            code = _run_owned(ownership, texts, there, lambda: _run(command, folder, ownership, count, resumable, stop))
+            return _for_launcher(command, folder) if code == FRESH_PROCESS else code
         finally:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the folder was removed or replaced
                 if not had_lock and {*folder.iterdir()} == there:  # nothing came of it
@@ -95,10 +95,10 @@ def start(
 def _run_owned(ownership: Ownership, texts: Mapping[Path, str], there: set[Path], run: Callable[[], int]) -> int:
     """Write the texts, run, and restore the folder if the run was refused before it began. ``there``: what the folder
     held before. Exit code 2 alone does not prove a refusal, since a user's class may exit with it: once the run has
-    begun, nothing is removed, and the code is 1."""
+    begun, nothing is removed, and the code is 1. FRESH_PROCESS where torchrun has to start the new workers."""
     before = {path: path.read_text("utf-8") for path in texts if path in there}
     _write(texts)
-    while (code := run()) == FRESH_PROCESS:
+    while (code := run()) == FRESH_PROCESS and not launched():
         there, before = {*ownership.folder.iterdir()}, {}  # of which nothing is removed from now on
     if code == WRONG_INPUT and ownership.has_begun:
         return 1
@@ -108,6 +108,17 @@ def _run_owned(ownership: Ownership, texts: Mapping[Path, str], there: set[Path]
     for path in {*ownership.folder.iterdir()} - there:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return code
+
+
+def _for_launcher(command: str, folder: Path) -> int:
+    """Exit code of a run that needs fresh processes where torchrun starts them: new ones would meet in torchrun's
+    store, and find the addresses of those before."""
+    print(
+        f"dqo-{command}: the next policy needs an engine of its own, in processes that torchrun starts; what was "
+        f"sampled is kept; go on with dqo-{command} resume={shlex.quote(str(folder))}",
+        file=sys.stderr,
+    )
+    return FAILED
 
 
 def _write(texts: Mapping[Path, str]) -> None:

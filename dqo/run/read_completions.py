@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -79,10 +80,8 @@ def open_sources(paths: Sequence[str]) -> list[Source]:
 
 def _open(path: Path, positions: dict[str, int]) -> Source:
     files = _files(path)
-    if journal := next((file for file in files if is_journal(file)), None):
-        raise ConfigError(
-            f"from={path}: its sampling has not ended ({journal.name}); type dqo-eval resume={journal.parents[2]}"
-        )
+    if run := next((file.absolute().parents[2] for file in files if _is_of_unfinished_run(file)), None):
+        raise ConfigError(f"from={path}: its sampling has not ended; type dqo-eval resume={shlex.quote(str(run))}")
     own = [file for file in files if _is_own(file)]
     if own and len(own) < len(files):
         other = next(file for file in files if file not in own)
@@ -112,6 +111,10 @@ def _files(path: Path) -> list[Path]:
     if not files:
         raise ConfigError(f"from={path}: the folder has no parquet, jsonl or csv file; type {KEY}")
     return files
+
+
+def _is_of_unfinished_run(file: Path) -> bool:
+    return is_journal(file) and file.absolute().parents[1].name == "completions"
 
 
 def _is_parquet(file: Path) -> bool:

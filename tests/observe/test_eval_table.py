@@ -58,6 +58,13 @@ def test_mean_interval_and_prompts():
     assert "dqo-report runs/eval" in text
 
 
+def test_a_bound_that_is_not_defined_is_shown():
+    """Of the effective modes, where the upper bound of pcmd is 1."""
+    cell = make_cell("a", 0.8)
+    cell["metrics"]["vendi"] = {"mean": 10.0, "low": 2.5, "high": None, "prompts": 16}
+    assert "10.0 [2.500 –]" in printed(make_record(cell))
+
+
 def test_sentences_of_metrics_that_were_chosen_alone():
     record = make_record(make_cell("a", 0.8), make_cell("b", 0.5))
     for part in (record, record["differences"][0], *record["cells"]):

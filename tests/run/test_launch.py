@@ -67,6 +67,13 @@ def test_a_run_goes_on_in_fresh_processes_and_keeps_what_the_ones_before_have_wr
     assert names(owned) == {".lock", "notes.txt", "config.yaml", "written 3", "written 4"}
 
 
+def test_torchrun_has_to_start_fresh_processes_itself(owned, monkeypatch):
+    """New processes would find the addresses of the ones before in torchrun's store, and wait for them."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert launched(owned, FRESH_PROCESS, begin=True) == FRESH_PROCESS
+    assert names(owned) >= {"config.yaml", "metrics.jsonl"}
+
+
 def test_a_folder_that_vanishes_keeps_the_exit_code_of_its_run(owned):
     folder = owned.folder
 

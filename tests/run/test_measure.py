@@ -134,6 +134,14 @@ def test_a_policy_with_other_numbers_of_completions_is_refused(tmp_path):
         run(tmp_path, f"from=[{tmp_path / 'x.jsonl'}]")
 
 
+def test_a_policy_that_is_there_twice_is_refused(tmp_path):
+    """The folder of two evaluations: each prompt would count twice."""
+    for name in ("one", "two"):
+        write_policy(tmp_path / name, 0, FEW)
+    with pytest.raises(ConfigError, match=r"alpha=0 for prompt 0 2 times, .* type the folders or files apart"):
+        run(tmp_path, f"from={tmp_path}", "eval.metrics=[pcmd]")
+
+
 def test_equal_names_are_told_apart_by_their_folders(tmp_path):
     for name in ("one", "two"):
         write_policy(tmp_path / name, 0, FEW if name == "one" else MANY)

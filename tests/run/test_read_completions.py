@@ -109,6 +109,17 @@ def test_folders_without_tables_or_with_two_kinds_are_refused(tmp_path):
         open_sources([str(tmp_path)])
 
 
+def test_completions_of_a_run_that_has_not_ended_are_refused(tmp_path):
+    cell = Cell(policy="p", decoding=Decoding())
+    place = tmp_path / "run" / "completions" / "0_p"
+    place.mkdir(parents=True)
+    write(place / "part_000_00000.parquet", cell, [make_answers(["a"], correct=[True])], {"n": 1})
+    (place / "journal_000.jsonl").touch()
+    for path in (tmp_path / "run", place):
+        with pytest.raises(ConfigError, match=rf"has not ended; type dqo-eval resume={tmp_path}/run$"):
+            open_sources([str(path)])
+
+
 def test_tables_without_rows_are_refused(tmp_path):
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), tmp_path / "other.parquet")
     with pytest.raises(ConfigError, match="has no rows"):

@@ -18,7 +18,7 @@ def test_by_default_there_are_none_and_what_to_type_for_them_is_said(tmp_path):
     assert scorers.missing == {
         "nli_disagreement": "eval.nli=FOLDER",
         "judge_diversity": "eval.judge.base_url=URL eval.judge.model=NAME",
-        "utility_k": "eval.novelty.classifier=FOLDER eval.novelty.reward_model=FOLDER",
+        "noveltybench": "eval.novelty.classifier=FOLDER eval.novelty.reward_model=FOLDER",
     }
     scorers.release()
 

@@ -174,3 +174,11 @@ def test_weights_of_another_shape_are_refused_where_they_are_read(bert, changes,
 def test_a_path_that_is_no_folder_is_refused(path):
     with pytest.raises(ConfigError, match=rf"^eval.nli={path}: .*; type eval.nli=FOLDER"):
         classifier(path)
+
+
+def test_weights_are_read_onto_the_gpu_of_the_rank(monkeypatch):
+    """transformers reads them in threads of its own, for which "cuda" is GPU 0."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert module.numbered(torch.device("cuda")) == torch.device("cuda", 3)
+    assert module.numbered(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert module.numbered(CPU) == CPU

@@ -130,9 +130,10 @@ def _about_choice(config: SampleConfig, group: Group, alpha: float) -> str:
         return ""
     how = "the greedy maximum of" if config.pick == "map" else "a random set, its probability proportional to"
     quality = "1" if all(map(math.isnan, group.rewards)) else f"exp(reward / {2 * alpha:g})"
+    less = "the others repeat them, are not judged, or weigh nothing at this alpha"
     fewer = len(group.chosen) < (config.choose or 0)
     return (
         f"chosen: {how} the determinant of q_i q_j cosine_ij, q = {quality}"
         + (f"; alpha={alpha:g} in place of 0" if alpha != config.alpha else "")
-        + (f"; {len(group.chosen)}, not {config.choose}: the others repeat them, are not judged, or weigh nothing at this alpha" if fewer else "")
+        + (f"; {len(group.chosen)}, not {config.choose}: {less}" if fewer else "")
     )

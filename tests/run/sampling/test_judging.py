@@ -68,7 +68,7 @@ def test_a_run_without_credit_shows_none():
 def test_invalid_and_empty_completions_are_not_chosen():
     judged = group("choose=6")
     assert judged.chosen is not None and {2, 4}.isdisjoint(judged.chosen)
-    assert "3, not 6: the others repeat them or are not judged" in judged.notes[-1]
+    assert "3, not 6: the others repeat them, are not judged, or weigh" in judged.notes[-1]
 
 
 def test_alpha_0_is_replaced_in_the_choice_and_said():
