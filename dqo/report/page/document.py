@@ -30,6 +30,7 @@ from dqo.report.sentences import (
     title_of,
     with_interval,
 )
+from dqo.report.settings import SEED
 
 HERE = Path(__file__).parent
 STEPS = 40  # of the slider
@@ -113,8 +114,11 @@ def _facts(comparison: Comparison) -> str:
     first = members[0]
     runs = f"{len(members)} {'run' if len(members) == 1 else 'runs'}" if first.is_training else "dqo-eval"
     sizes = " and ".join(str(n) for n in sorted({member.n for member in members}))
+    trained = [member for member in members if SEED in member.settings]
+    is_single = len(comparison.variants) == len(members) > 1 and trained
     parts = [
-        runs, f"{first.prompts} held-out prompts × {sizes} completions",
+        runs, "one training run for each policy, with one seed" if is_single else "",
+        f"{first.prompts} held-out prompts × {sizes} completions",
         f"encoder {first.embedding}" if first.embedding else "no encoder",
         f"differing in {', '.join(comparison.keys)}" if comparison.keys else "",
     ]  # fmt: skip

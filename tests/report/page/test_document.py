@@ -54,6 +54,7 @@ def test_a_partial_sweep_is_named_on_the_first_screen(tmp_path):
     text = page_of(write_sweep(tmp_path / "s", jobs, planned="alpha=0,1,2"))
     first = text.partition("<main>")[0]
     assert "2 of 3 jobs are complete" in first and "not compared: measured before training alone" in first
+    assert "one training run for each policy, with one seed" in first
 
 
 def test_data_of_the_page_is_json(text):
