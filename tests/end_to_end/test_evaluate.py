@@ -11,7 +11,7 @@ from dqo.files.answers_table import read
 
 pytestmark = pytest.mark.slow
 EVAL = (
-    "model=tiny", "task=concepts", "rollout=hf", "rollout.batch_rows=8", "n=8", "prompts=40", "embed=fake",
+    "model=tiny", "task=concepts", "rollout=hf", "rollout.batch_rows=8", "n=8", "prompts=100", "embed=fake",
     "eval.metrics=[reward,pass,distinct_1]",
 )  # fmt: skip
 
@@ -28,6 +28,11 @@ def stored(folder: Path) -> dict[tuple[str, int], tuple[str, ...]]:
 def finished(folder: Path) -> int:
     """Prompts in the journals."""
     return sum(path.read_bytes().count(b"\n") for path in folder.glob("completions/*/journal_*.jsonl"))
+
+
+def kept(folder: Path) -> int:
+    """Prompts in journals and parts: the last prompts may be done before the signal comes, and are then in a part."""
+    return finished(folder) + len([*read([*folder.glob("completions/*/part_*")])])
 
 
 def wait_for(process, folder: Path, prompts: int, *, parts: int = 0) -> None:
@@ -60,7 +65,7 @@ def test_killed_stopped_and_complete(dqo, start, whole, tmp_path):
     text = second.communicate(timeout=120)[0]
     assert second.returncode == 130
     assert text.strip().splitlines()[-1].endswith("stopped; finished prompts are kept; go on with dqo-eval resume=run")
-    assert finished(run)
+    assert kept(run) > 3
     dqo("resume=run", command="eval")
     assert stored(run) == whole
     assert "run is complete" in dqo("resume=run", command="eval")
