@@ -158,15 +158,15 @@ def evaluation_metrics(completions: int, families: Sequence[str]) -> list[str]:
 
 
 def shown_of(names: Iterable[str], headline: Sequence[str]) -> list[str]:
-    """What of an evaluation's metrics is shown on the console: those of ``headline``, then those that somebody chose,
-    but for NAME/correct."""
+    """The names that the console shows: first those of ``headline``, then those that ``eval.metrics`` added to the
+    default, without NAME/correct."""
     given = [name for name in names if name not in ("n", "prompts")]
     chosen = [name for name in given if metric_of(name).family not in USUAL and not name.endswith("/correct")]
     return [*(name for name in headline if name in given), *chosen]
 
 
 def metric_of(name: str) -> Metric:
-    """What ``METRICS`` says of a metric's name. Raises KeyError for a name that no evaluation has."""
+    """The entry of ``METRICS`` for a name such as "pass@5" or "vendi/correct". Raises KeyError for an unknown name."""
     if name in METRICS:
         return METRICS[name]
     base, at, _ = name.removesuffix("/correct").partition("@")

@@ -44,7 +44,8 @@ def print_evaluation(console: Console, record: Record, folder: Path) -> None:
 
 
 def _tables(record: Record, columns: int) -> Iterator[Table]:
-    """Tables of at most ``columns`` policies with the first one in each, then those of the degenerate answers."""
+    """Tables of at most ``columns`` columns: the policies, then the degenerate answers. The first policy is the first
+    column of each table, to compare with."""
     first, *others = [cell for cell in record["cells"] if not cell["control"]]
     controls = [cell for cell in record["cells"] if cell["control"]]
     step = max(1, columns - 1)

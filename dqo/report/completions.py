@@ -1,4 +1,4 @@
-"""The completions that can be searched in the page: held-out ones first, then those of the last training steps."""
+"""The completions that the page lets the reader search: those of evaluations, then those of the last training steps."""
 
 import base64
 import gzip

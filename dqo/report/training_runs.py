@@ -48,7 +48,7 @@ def _is_eval(folder: Path) -> bool:
 
 
 def _evaluations(folder: Path, settings: Mapping[str, Any], summary: Mapping[str, Any] | None) -> list[Measured]:
-    """The first and the last evaluation; those of the summary where no evaluation was written."""
+    """The first and the last evaluation, from evaluations/, or from summary.json if that folder is empty."""
     paths = sorted((folder / "evaluations").glob("step_*.json"))
     if paths:
         ends = [paths[0], *([paths[-1]] if len(paths) > 1 else [])]

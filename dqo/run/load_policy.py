@@ -41,7 +41,7 @@ class Prepared:
 
     def load(self, saved: Inputs | None = None) -> Policy:
         """The policy on its device, warm-started if the configuration says so. Raises ConfigError for weights that
-        cannot be read or are not those of ``saved``."""
+        cannot be read or differ from ``saved``."""
         config, origin = self.config, self.origin
         model = self.source.load() if self.model is None else self.model
         use_threads(parameter_counts(model)[0], self.device)
@@ -61,7 +61,7 @@ def load_policy(config: Config, saved: Inputs | None = None, *, judged: bool = T
     """The policy on its device, warm-started if the configuration says so, and the task. ``saved``: what the run that
     is resumed has read. ``judged``: whether the reward will judge completions; it is then asked about every row.
 
-    Raises ConfigError where files, rows or weights are not those of ``saved``.
+    Raises ConfigError where files, rows or weights differ from ``saved``.
     """
     prepared = prepare_policy(config, saved, judged=judged)
     return prepared.load(saved), prepared.task

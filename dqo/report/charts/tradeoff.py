@@ -101,8 +101,8 @@ def _runs_text(variant: Variant) -> str:
 
 
 def _labelled(rows: list[dict[str, Any]]) -> set[str]:
-    """The variants whose names can stand beside their points without being written over one another: those of the
-    front before the others."""
+    """The names of the points that get a label. A label that would overlap another is left out; points of the Pareto
+    front are labelled first."""
     sizes = {}
     for axis, pixels in (("x", WIDTH), ("y", HEIGHT)):
         values = [row[key] for row in rows for key in (axis, f"{axis}_low", f"{axis}_high") if row[key] is not None]
