@@ -188,8 +188,9 @@ def _nothing_gained(comparison: Comparison, quality: str, diversity: str) -> Hea
     else:
         measured = with_interval(base.interval(diversity), diversity)
         gained = f"Nothing is more diverse than {base.name} ({title_of(diversity)}: {measured})."
-        paid = f"{top.name}: {title_of(diversity)} {change_with_interval(gain, diversity)}, "
-        paid += f"{quality} {change_with_interval(cost, quality)}."
+        differs = gain.mean != 0 or cost.mean != 0
+        paid = f"{top.name}: {title_of(diversity)} {change_with_interval(gain, diversity)}, " if differs else ""
+        paid += f"{quality} {change_with_interval(cost, quality)}." if differs else f"{top.name} is equal in both."
     return Headline(gained=gained, paid=paid, note=_all_wrong(comparison, quality), picked=base)
 
 

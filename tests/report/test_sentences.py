@@ -97,3 +97,11 @@ def test_the_allowed_loss_of_a_reward_is_a_share_of_it(tmp_path):
     comparison = comparison_of(*(write_run(tmp_path / f"{a}", alpha=a, old=True) for a in (0, 1)))
     rewards = type(comparison)(**{**vars(comparison), "quality": "reward"})
     assert allowed_loss(rewards) == pytest.approx(0.02 * rewards.baseline.mean("reward"))
+
+
+def test_of_equal_policies_no_change_is_reported(tmp_path):
+    comparison = comparison_of(*(write_run(tmp_path / f"{a}", alpha=a, old=True) for a in (0, 1)))
+    for each in comparison.members:
+        each.means.update(comparison.members[0].means)  # type: ignore[attr-defined]
+    said = headline(comparison)
+    assert "Nothing is more diverse than alpha=0" in said.gained and said.paid == "alpha=1 is equal in both."
