@@ -20,13 +20,13 @@ def split(experience: Experience) -> list[Experience]:
     Raises TypeError for a field without metadata, ValueError for one whose length is not that of its axis.
     """
     prompts = experience.rollouts.prompts
-    groups = [_group(experience, experience.rollouts, p) for p in range(len(prompts))]
+    groups = [group_of(experience, experience.rollouts, p) for p in range(len(prompts))]
     return sorted(groups, key=lambda group: group.rollouts.prompts[0].position)
 
 
 def first_group(rollouts: Rollouts) -> Rollouts:
     """The completions of the first prompt alone."""
-    return _group(rollouts, rollouts, 0)
+    return group_of(rollouts, rollouts, 0)
 
 
 def join(parts: Sequence[Record]) -> Record:
@@ -65,8 +65,8 @@ def _axis(f: Field) -> Along:
     return f.metadata["along"]
 
 
-def _group(record: Any, rollouts: Rollouts, p: int) -> Any:
-    """Group p of a record that belongs to ``rollouts``."""
+def group_of(record: Any, rollouts: Rollouts, p: int) -> Any:
+    """Group p of a record that belongs to ``rollouts``, as wide as its longest row."""
     rows = slice(p * rollouts.k, (p + 1) * rollouts.k)
     width = int(rollouts.lengths_B[rows].max())
     lengths = {Along.PROMPTS: len(rollouts.prompts), Along.ROWS: len(rollouts.texts), Along.TOKENS: len(rollouts.texts)}
@@ -76,7 +76,7 @@ def _group(record: Any, rollouts: Rollouts, p: int) -> Any:
         if value is None or axis is Along.SHARED:
             return value
         if axis is Along.RECORD:
-            return _group(value, rollouts, p)
+            return group_of(value, rollouts, p)
         if isinstance(value, Mapping):
             return {key: cut(f, part) for key, part in value.items()}
         if len(value) != lengths[axis]:

@@ -53,6 +53,20 @@ def checked_credits(rollouts: Rollouts, earning_PK: Tensor, credits_PK: Tensor) 
     return credits_PK.masked_fill(~earning_PK, 0.0)
 
 
+def checked_token_credits(rollouts: Rollouts, earning_PK: Tensor, credits_BT: Tensor | None) -> Tensor | None:
+    """The credits of tokens (B, T), 0.0 in completions that cannot earn any and where nothing was sampled; None stays
+    None. Raises StageError for another shape, and for a completion with a credit that is not finite."""
+    if credits_BT is None:
+        return None
+    if credits_BT.shape != rollouts.tokens_BT.shape:
+        got, needed = tuple(credits_BT.shape), tuple(rollouts.tokens_BT.shape)
+        raise StageError("credit", f"credits of tokens have the shape {got}: {needed} is needed")
+    credits_BT = credits_BT.masked_fill(~(rollouts.sampled_BT & earning_PK.flatten()[:, None]), 0.0)
+    broken_PK = (~credits_BT.isfinite()).any(1).view(earning_PK.shape)
+    _refuse("credit", "a token's credit is not finite", rollouts, broken_PK)
+    return credits_BT
+
+
 def failure_counts(stages: Collectors, earlier: Mapping[str, int] | None = None) -> dict[str, int]:
     """Failures that stages have tolerated since the run started, over all ranks, by metric name: ``rewards/<name>`` for
     the reward, ``<stage>/<name>`` for any other stage. ``earlier``: totals of the processes before a resume. A

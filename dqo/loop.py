@@ -12,16 +12,16 @@ nothing else, so data parallelism costs no communication beyond the learner's ow
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dqo import distributed
 from dqo.batching import first_group, gather_step, join, split
-from dqo.contracts import check_embeddings, check_rewards, checked_credits, failure_counts
+from dqo.contracts import check_embeddings, check_rewards, checked_credits, checked_token_credits, failure_counts
 from dqo.distributed import Channel
 from dqo.errors import StageError
 from dqo.metrics.clock import Clock
-from dqo.records import Experience, Rollouts, Step
-from dqo.stages import Collectors, Pausing, Stages
+from dqo.records import Estimates, Experience, Rollouts, Step, Targets
+from dqo.stages import Collectors, Pausing, PaysTokens, Stages
 
 Observer = Callable[[Step], None]  # runs on every rank, in the main thread, between two steps
 
@@ -57,7 +57,7 @@ def train(
                         pause(stages)
                 with clock("learner"):
                     estimates = stages.learner.estimate(experience.rollouts)
-                    targets = stages.advantage(experience, estimates, alpha=plan.alpha)
+                    targets = _targets(stages, experience, estimates, plan.alpha)
                     report = stages.learner.update(experience, estimates, targets)
                 if coming:
                     wait([coming])  # weights never change under a sampling engine
@@ -66,11 +66,10 @@ def train(
                     if stages.check_engine:
                         stages.check_engine(first_group(experience.rollouts), number)
                 counts = {name: float(count) for name, count in failure_counts(stages, failures).items()}
-                done = Step(
+                done = gather_step(Step(
                     number=number, cursor=cursor, experience=experience, targets=targets,
                     report={**report, **counts}, seconds=clock.seconds, elapsed=clock.elapsed,
-                )  # fmt: skip
-                done = gather_step(done)
+                ))  # fmt: skip
                 for observe in observers:
                     observe(done)
 
@@ -91,7 +90,7 @@ def collect(stages: Stages, plan: Plan, judges: Executor, cursor: int) -> tuple[
                 for group in stages.rollout.generate(prompts[rank::world], k=plan.k, seed=plan.seed)
             ]
         for group in split(join([_credit(stages, clock, *each) for each in judged])):
-            signal = not plan.redraws or stages.advantage.has_signal(group, alpha=plan.alpha)
+            signal = not plan.redraws or _has_signal(stages, group, plan.alpha)
             (kept if signal else dropped).append(group)
     return join((kept + dropped)[: plan.prompts]), cursor, clock
 
@@ -127,12 +126,25 @@ def _encode(stages: Stages, clock: Clock, rollouts: Rollouts):
 
 
 def _credit(stages: Stages, clock: Clock, rollouts: Rollouts, scored: Future, encoded: Future) -> Experience:
-    rewards, embeddings_PKD = scored.result(), encoded.result()
+    rewards, embeddings_PKD, credit = scored.result(), encoded.result(), stages.credit
     check_rewards(rollouts, rewards)
     earning_PK = rewards.valid_PK & ~rollouts.empty_PK
     if embeddings_PKD is not None:
         check_embeddings(rollouts, earning_PK, embeddings_PKD)
     with clock("credit"):
-        credits_PK = stages.credit.assign(rollouts, rewards, embeddings_PKD)
-    credits_PK = checked_credits(rollouts, earning_PK, credits_PK)
-    return Experience(rollouts=rollouts, rewards=rewards, embeddings_PKD=embeddings_PKD, credits_PK=credits_PK)
+        credits_PK = checked_credits(rollouts, earning_PK, credit.assign(rollouts, rewards, embeddings_PKD))
+        credits_BT = credit.assign_tokens(rollouts, rewards) if isinstance(credit, PaysTokens) else None
+    return Experience(
+        rollouts=rollouts, rewards=rewards, embeddings_PKD=embeddings_PKD, credits_PK=credits_PK,
+        token_credits_BT=checked_token_credits(rollouts, earning_PK, credits_BT),
+    )  # fmt: skip
+
+
+def _has_signal(stages: Stages, group: Experience, alpha: float) -> bool:
+    paid_BT = group.token_credits_BT
+    return (paid_BT is not None and bool((alpha * paid_BT).any())) or stages.advantage.has_signal(group, alpha=alpha)
+
+
+def _targets(stages: Stages, experience: Experience, estimates: Estimates, alpha: float) -> Targets:
+    targets, credits_BT = stages.advantage(experience, estimates, alpha=alpha), experience.token_credits_BT
+    return targets if credits_BT is None else replace(targets, advantages_BT=targets.advantages_BT + alpha * credits_BT)

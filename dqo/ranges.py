@@ -16,4 +16,5 @@ Beta = Annotated[float, Field(ge=0, le=1e6, examples=["0.02"])]
 LearningRate = Annotated[float, Field(ge=1e-12, le=10, examples=["1e-5"])]
 Temperature = Annotated[float, Field(ge=1e-3, le=1e3, examples=["1.0"])]
 CompletionLength = Annotated[int, Field(ge=1, le=1_000_000, examples=[64])]  # tokens
+Share = Annotated[float, Field(gt=0, le=1, examples=[0.2])]
 Seconds = Annotated[float, Field(gt=0, examples=["30.0"])]  # a time limit

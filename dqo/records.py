@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 # Unicode categories of which nothing can be read: control, zero-width, white space, marks and variation selectors
@@ -143,6 +143,17 @@ class Experience:
     rewards: Rewards = field(metadata=RECORD)
     embeddings_PKD: Float[Tensor, "prompts k dim"] | None = field(metadata=PER_PROMPT)  # length 1; None: not used
     credits_PK: Float[Tensor, "prompts k"] = field(metadata=PER_PROMPT)  # nats for credit=dpp; 0.0 where invalid
+    # credits of parts of a completion, at their tokens (credit=dpp_steps); 0.0 elsewhere; None: the credit has none
+    token_credits_BT: Float[Tensor, "batch tokens"] | None = field(metadata=PER_TOKEN, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """Completions whose log-probability a loss raises, whoever wrote them. Example: 2 prompts with one exemplar each,
+    k = 1: the loss is ``-(weights_BT * logprobs_BT).sum()``, over all ranks."""
+
+    rollouts: Rollouts = field(metadata=RECORD)  # rows to fill up a group have no sampled token
+    weights_BT: Float[Tensor, "batch tokens"] = field(metadata=PER_TOKEN)  # 0.0 where nothing is learned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +163,7 @@ class Estimates:
 
     old_logprobs_BT: Float[Tensor, "batch tokens"] | None = None  # nats, the policy before this step's update
     ref_logprobs_BT: Float[Tensor, "batch tokens"] | None = None  # nats, the reference model's
+    entropies_BT: Float[Tensor, "batch tokens"] | None = None  # nats, of the policy before this step's update
     values_BT: Float[Tensor, "batch tokens"] | None = None  # a critic's value estimates, in units of reward
 
 
@@ -171,17 +183,21 @@ class LossInputs:
     completion is never split over micro-batches. Log-probabilities are in nats at the sampling temperature.
     """
 
-    logprobs_N: Float[Tensor, " sampled"]  # of the policy; the only field with a gradient
+    logprobs_N: Float[Tensor, " sampled"]  # of the policy; with a gradient
     old_logprobs_N: Float[Tensor, " sampled"]  # of the policy before the step's first update
     sampler_logprobs_N: Float[Tensor, " sampled"]  # as the inference engine reported them
     ref_logprobs_N: Float[Tensor, " sampled"] | None  # of the reference model; None: no part of the loss needs them
-    entropies_N: Float[Tensor, " sampled"]  # nats, of the policy's distribution at each token; no gradient
+    # nats, of the policy's distribution at each token; with a gradient if the loss says ``needs_entropy_gradient``
+    entropies_N: Float[Tensor, " sampled"]
     advantages_N: Float[Tensor, " sampled"]
     values_N: Float[Tensor, " sampled"] | None  # a critic's estimates before the update; None: no critic
     returns_N: Float[Tensor, " sampled"] | None  # training targets of a critic; None: no critic
     weights_N: Float[Tensor, " sampled"]  # ``Loss.token_weights`` of these tokens
     stale_N: Bool[Tensor, " sampled"]  # True: sampled by older weights, and old_logprobs_N are the sampler's
     rows_N: Int[Tensor, " sampled"]  # index of the completion that a token belongs to
+    marks: Mapping[str, Shaped[Tensor, " sampled"]] = field(
+        default_factory=dict
+    )  # what ``Marking.marks`` found, by name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import Parameter
 
-from dqo.records import Estimates, Experience, LossInputs, Prompt, Rewards, Rollouts, Targets
+from dqo.records import Estimates, Experience, LossInputs, Prompt, Rewards, Rollouts, Supervised, Targets
 
 Weights = Iterator[tuple[str, Tensor]]  # (Hugging Face name, tensor); tied heads are listed too, LoRA is merged
 
@@ -30,7 +30,8 @@ class Stateful(Protocol):
     """A stage with state. A checkpoint stores it under the stage's name and hands it back on resume."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as JSON values. Called on rank 0 while no other stage runs."""
+        """The state as JSON values; empty: the stage has none with these settings. Called on rank 0 while no other
+        stage runs, and on every rank when a run is resumed."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -196,11 +197,27 @@ class Reward(Protocol):
 
 
 @runtime_checkable
+class Weighing(Protocol):
+    """A reward whose total is a weighted sum of some of its parts."""
+
+    part_weights: Mapping[str, float]  # by the part's name in ``Rewards.parts``
+
+
+@runtime_checkable
 class Embed(Protocol):
     """Turns each completion into a vector. Thread-safe."""
 
     def encode(self, rollouts: Rollouts) -> Float[Tensor, "prompts k dim"]:
         """Embeddings of length 1, float32, on the CPU; each depends on its own text alone. Not a collective."""
+        ...
+
+
+@runtime_checkable
+class EncodesTexts(Protocol):
+    """An encoder of any texts, for credits that compare parts of completions."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        """As ``Embed.encode``, a row a text. Not a collective."""
         ...
 
 
@@ -230,6 +247,16 @@ class Credit(Protocol):
 
 
 @runtime_checkable
+class PaysTokens(Protocol):
+    """A credit that pays parts of a completion, at their tokens."""
+
+    def assign_tokens(self, rollouts: Rollouts, rewards: Rewards) -> Float[Tensor, "batch tokens"]:
+        """Credits of single tokens, 0.0 where nothing was sampled or paid. The loop adds ``alpha`` times them to the
+        advantages, as they are: a credit that wants a baseline subtracts it itself. Pure; not a collective."""
+        ...
+
+
+@runtime_checkable
 class Advantage(Protocol):
     """Turns rewards and credits into the numbers that the loss weighs tokens by.
 
@@ -251,9 +278,13 @@ class Advantage(Protocol):
 
 @runtime_checkable
 class Loss(Protocol):
-    """A sum over sampled tokens, so that the losses of micro-batches add up to the loss of the step. An optional
-    attribute ``only_advantages = True``, of the class that has ``__call__``, says that a row whose advantages are all 0
-    adds nothing to the loss and its gradient: the learner then leaves it out."""
+    """A sum over sampled tokens, so that the losses of micro-batches add up to the loss of the step.
+
+    Three optional attributes. ``only_advantages = True``, of the class that has ``__call__``: a row whose advantages
+    are all 0 adds nothing to the loss and its gradient, and the learner leaves it out. ``needs_old_logprobs = True``:
+    ``estimate`` computes log-probabilities and entropies before the update even where one update a step does not need
+    them. ``needs_entropy_gradient = True``: ``LossInputs.entropies_N`` carries a gradient.
+    """
 
     @property
     def needs_reference(self) -> bool:
@@ -275,6 +306,51 @@ class Loss(Protocol):
     def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], Mapping[str, tuple[Tensor, Tensor]]]:
         """The loss of one micro-batch, and its metrics as (sum, count); for a name that ends in ``/min`` or ``/max`` as
         (extreme, anything). Must not write into ``inputs``. Not a collective."""
+        ...
+
+
+@runtime_checkable
+class Marking(Protocol):
+    """A loss or a term of one that looks at the whole step before its first pass."""
+
+    def marks(
+        self, experience: Experience, estimates: Estimates, targets: Targets
+    ) -> Mapping[str, Shaped[Tensor, "batch tokens"]]:
+        """Numbers of this rank's tokens, by name; the loss finds those of its micro-batch in ``LossInputs.marks``. The
+        names do not depend on the data. ``dropped`` (bool): ``loss=clip`` leaves these tokens out of the policy
+        gradient. Called once a step, on every rank: a collective."""
+        ...
+
+
+SUPERVISED_NLL = "supervised/nll"
+
+
+@runtime_checkable
+class Supervising(Protocol):
+    """A loss or a term of one that also learns from completions that were not sampled in this step. The learner
+    computes ``SUPERVISED_NLL``, the mean of -log-probability over their tokens; it is reported where ``Loss.names`` has
+    it."""
+
+    def supervised(self, experience: Experience) -> Supervised | None:
+        """This rank's completions to learn from; None: none in this step. Called once a step, on every rank: a
+        collective."""
+        ...
+
+
+@runtime_checkable
+class LossTerm(Protocol):
+    """One more term of ``loss=clip`` (``loss.terms``). It may say ``needs_reference``, ``needs_old_logprobs``,
+    ``needs_entropy_gradient``, ``only_advantages`` and be ``Marking``, ``Supervising`` or ``Stateful``, as a loss may.
+    In ``LossInputs.marks`` it finds its own marks alone."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As ``Loss.names``; no other term may have them."""
+        ...
+
+    def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], Mapping[str, tuple[Tensor, Tensor]]]:
+        """What is added to the loss of one micro-batch, and metrics. ``inputs.weights_N`` has the weights of the
+        policy's loss. Not a collective."""
         ...
 
 
@@ -346,5 +422,6 @@ class Stages(Collectors):
     """The whole pipeline of a training run."""
 
     advantage: Advantage
+    loss: Loss  # the learner has it, too; here so that a checkpoint stores its state
     learner: Learner
     check_engine: Callable[[Rollouts, int], None] | None = None  # after each transfer of weights; see sync_check

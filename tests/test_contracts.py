@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dqo.contracts import check_embeddings, check_rewards, checked_credits
+from dqo.contracts import check_embeddings, check_rewards, checked_credits, checked_token_credits
 from dqo.errors import StageError
 from dqo.evaluation import evaluate
 from dqo.loop import train
@@ -123,3 +123,15 @@ def test_an_evaluation_says_that_it_was_one():
         StageError, match=r"\[embed, prompts 0\] evaluating: no finite embedding of length 1 for 'Paris'"
     ):
         evaluate(replace(stages, embed=Lost()), prompts, n=2, seed=0, families=OF_TRAINING)
+
+
+def test_credits_of_tokens_count_where_they_were_sampled_and_can_be_earned():
+    credits_BT = torch.full(ROLLOUTS.tokens_BT.shape, 2.0).masked_fill(~ROLLOUTS.sampled_BT, math.nan)
+    credits_BT[3] = math.inf  # of the completion that earns nothing
+    paid_BT = checked_token_credits(ROLLOUTS, FIRST, credits_BT)
+    assert torch.equal(paid_BT, 2.0 * (ROLLOUTS.sampled_BT & FIRST.view(-1, 1)))
+    assert checked_token_credits(ROLLOUTS, FIRST, None) is None
+    with pytest.raises(StageError, match=r"\[credit, prompts 8\] a token's credit is not finite for 'w4'"):
+        checked_token_credits(ROLLOUTS, ALL, credits_BT)
+    with pytest.raises(StageError, match=r"\[credit\] credits of tokens have the shape \(4, 1\): \(4, 14\) is needed"):
+        checked_token_credits(ROLLOUTS, ALL, credits_BT[:, :1])

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dqo.errors import StageError
 from dqo.loop import Plan, collect, train
 from dqo.records import Experience
 from dqo.stages import Stages
@@ -172,3 +173,63 @@ def test_an_empty_completion_earns_nothing_by_any_credit_and_needs_no_embedding(
     silent = replace(stages, rollout=Silent([]), reward=Equal(), embed=Blind(), credit=Everywhere())
     train(silent, replace(PLAN, steps=1), [steps.append])
     assert steps[0].experience.credits_PK.tolist() == [[1.0, 0.0, 1.0, 1.0]] * 3
+
+
+class TokensInOrder(RareCredit):
+    """Pays the first sampled token of a completion 1, 2, 3 … by its place in the group; no completion as a whole."""
+
+    def assign(self, rollouts, rewards, embeddings_PKD):
+        return torch.zeros_like(rewards.total_PK)
+
+    def assign_tokens(self, rollouts, rewards):
+        first_BT = rollouts.sampled_BT & (rollouts.sampled_BT.cumsum(1) == 1)
+        return first_BT * (torch.arange(len(rollouts.texts)) % rollouts.k + 1.0)[:, None]
+
+
+class FirstIsMasked(EvenReward):
+    def score(self, rollouts):
+        rewards = super().score(rollouts)
+        valid_PK = torch.ones_like(rewards.valid_PK)
+        valid_PK[:, 0] = False
+        return replace(rewards, total_PK=rewards.total_PK.masked_fill(~valid_PK, 0.0), valid_PK=valid_PK)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_credits_of_tokens_are_added_to_the_advantages_of_valid_completions(stages, alpha):
+    plan, seen = replace(PLAN, steps=1, alpha=alpha), []
+    stages = replace(stages, reward=FirstIsMasked())
+    train(replace(stages, credit=TokensInOrder()), plan, [seen.append])
+    rollouts, rewards = seen[0].experience.rollouts, seen[0].experience.rewards
+    first_BT = rollouts.sampled_BT & (rollouts.sampled_BT.cumsum(1) == 1)
+    paid_BT = first_BT * torch.tensor([0.0, 2.0, 3.0, 4.0]).repeat(3)[:, None]
+    assert torch.equal(seen[0].experience.token_credits_BT, paid_BT)
+    assert torch.equal(
+        seen[0].targets.advantages_BT, rewards.total_PK.view(-1, 1) * rollouts.sampled_BT + alpha * paid_BT
+    )
+
+
+def test_a_credit_that_pays_no_tokens_leaves_the_advantages_as_they_are(stages):
+    steps = []
+    train(stages, replace(PLAN, steps=1), [steps.append])
+    assert steps[0].experience.token_credits_BT is None
+
+
+def test_a_token_s_credit_that_is_not_finite_stops_the_run(stages):
+    class Broken(TokensInOrder):
+        def assign_tokens(self, rollouts, rewards):
+            return super().assign_tokens(rollouts, rewards) / 0
+
+    with pytest.raises(StageError, match=r"\[credit, step 1, prompts \d\] a token's credit is not finite"):
+        observed(replace(stages, credit=Broken()), PLAN)
+
+
+@pytest.mark.parametrize(("alpha", "drawn"), [(1.0, 3), (0.0, 12)])
+def test_groups_whose_tokens_are_paid_are_not_redrawn(stages, alpha, drawn):
+    class Never(SumAdvantage):
+        def has_signal(self, experience, *, alpha):
+            return False
+
+    steps = []
+    stages = replace(stages, credit=TokensInOrder(), advantage=Never())
+    train(stages, replace(PLAN, steps=1, redraws=3, alpha=alpha), [steps.append])
+    assert steps[0].cursor == drawn

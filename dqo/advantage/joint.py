@@ -3,18 +3,20 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from dqo.advantage.groups.credit_part import NormalizeCredit, ScaledCredit
 from dqo.advantage.groups.normalization import ScaleRewards, TinySpreadWarning, normalized, token_targets
 from dqo.metrics.ties import score_deviations
 from dqo.records import Estimates, Experience, Targets
 
 
-class Joint:
+class Joint(ScaledCredit):
     """A_i = s_i minus the mean of the group's valid scores, divided as ``scale_rewards`` says; s_i = r_i + alpha * c_i.
 
     The sum is the paper's (arXiv 2509.04784, second-hand); the order and the division are our reading of it, on TRL's
     GRPO. Bias: the mean contains s_i, which shrinks the reward's gradient to (k-1)/k. The credit depends on the whole
     group: its gradient shrinks more (0.64 of the norm at k = 4, 0 at k = 2) and changes direction a little. Dividing by
-    the group's standard deviation gives prompts unequal weights.
+    the group's standard deviation gives prompts unequal weights. With ``normalize_credit=spread`` c_i is divided by the
+    run's mean spread of credits, so that alpha means the same for every k, kernel and encoder.
 
     Invalid completions get 0.0 and are left out of mean and standard deviation. A group's only valid completion gets
     0.0 too.
@@ -22,11 +24,14 @@ class Joint:
 
     compares_within_group = True
 
-    def __init__(self, *, scale_rewards: ScaleRewards):
+    def __init__(self, *, scale_rewards: ScaleRewards, normalize_credit: NormalizeCredit = NormalizeCredit.none):
+        super().__init__(normalize_credit)
         self.scale_rewards, self._warning = scale_rewards, TinySpreadWarning()
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
-        """Advantages (batch, tokens) for one step, 0.0 where not sampled. A collective for ``scale_rewards=batch``."""
+        """Advantages (batch, tokens) for one step, 0.0 where not sampled. A collective for ``scale_rewards=batch`` and
+        for ``normalize_credit=spread``."""
+        alpha = self.credit_weight(experience, alpha)
         rewards, deviations_PK = experience.rewards, _deviations(experience, alpha)
         if self.scale_rewards == ScaleRewards.group and alpha > 0:
             self._warning.check(deviations_PK, rewards.valid_PK)

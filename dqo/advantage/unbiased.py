@@ -9,32 +9,43 @@ from pydantic import Field
 from torch import Tensor
 
 from dqo import distributed
+from dqo.advantage.groups.credit_part import NormalizeCredit, ScaledCredit
 from dqo.advantage.groups.normalization import token_targets
 from dqo.metrics.ties import TIE_TOLERANCE, group_deviations
 from dqo.records import Estimates, Experience, Targets
 
 
-class Unbiased:
+class Unbiased(ScaledCredit):
     """A_i = (r_i - mean of the other rewards) + alpha * (c_i - b). Ours.
 
     The reward has the leave-one-out baseline of RLOO (arXiv 2402.14740). The credit depends on the whole group, so its
     baseline b must not: b is the running mean of the credit over earlier steps; in the first step, for each group, the
     mean over the other groups of the batch (0.0 if there are none). No division by a standard deviation. With
     ``loss=dr_grpo``, whose tokens have constant weights, the expected gradient is that of E[sum of r_i + alpha * log
-    det(L + I)] for ``credit=dpp``, but for a constant factor, at k = 2 too.
+    det(L + I)] for ``credit=dpp``, but for a constant factor, at k = 2 too. Limits: it holds for fresh samples (one
+    update a step, ``ahead=0``), without ``redraws`` and with no completion masked; masking by content, such as of
+    truncated completions, follows no objective over the valid ones. In the first step of a run with one group b is 0.
+    ``normalize_credit=spread`` changes alpha from step to step, and in the first step by the group's own credits.
 
     Invalid completions get 0.0 and are left out. A group's only valid completion gets 0.0 too, since its reward has no
     baseline, and its credit does not enter b.
     """
 
-    def __init__(self, *, baseline_decay: Annotated[float, Field(ge=0, lt=1, examples=[0.9])]):
+    def __init__(
+        self,
+        *,
+        baseline_decay: Annotated[float, Field(ge=0, lt=1, examples=[0.9])],
+        normalize_credit: NormalizeCredit = NormalizeCredit.none,
+    ):
+        super().__init__(normalize_credit)
         self.baseline_decay = baseline_decay
         self.baseline: float | None = None  # nats for credit=dpp; None: no credit so far
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
         """Advantages (batch, tokens) for one step, 0.0 where not sampled; then updates the baseline. A collective."""
         total, count = distributed.all_reduce_sum(_credit_sum(experience))
-        advantages_PK = self._advantages(experience, alpha, total=total, count=int(count))
+        weight = self.credit_weight(experience, alpha)
+        advantages_PK = self._advantages(experience, weight, total=total, count=int(count))
         if count:
             old = total / count if self.baseline is None else self.baseline
             self.baseline = self.baseline_decay * old + (1 - self.baseline_decay) * total / count
@@ -47,11 +58,12 @@ class Unbiased:
         return bool(self._advantages(experience, alpha, total=total, count=count).any())
 
     def state_dict(self) -> dict[str, Any]:
-        """The running mean, JSON-serializable."""
-        return {"baseline": self.baseline}
+        """The running means, JSON-serializable."""
+        return {"baseline": self.baseline, **super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what ``state_dict`` returned."""
+        super().load_state_dict(state)
         self.baseline = state["baseline"]
 
     def _advantages(

@@ -70,6 +70,15 @@ def in_maths(text: str) -> Found | None:
     return _listed(without_amounts(text), spans)
 
 
+def formulas(text: str) -> tuple[list[str], str]:
+    r"""All formulas between dollars, ``\(`` and ``\)`` or ``\[`` and ``\]``, and the text without them."""
+    text = without_amounts(text)
+    segments = list(SEGMENT.finditer(text))
+    inside = [next(group for group in segment.groups() if group) for segment in segments]
+    starts, ends = [0, *(s.end() for s in segments)], [*(s.start() for s in segments), len(text)]
+    return inside, " ; ".join(text[start:end] for start, end in zip(starts, ends, strict=True))
+
+
 def after_marker(text: str) -> str | None:
     """What follows the last "####" or "answer is", to the end of its sentence."""
     markers = list(MARKER.finditer(text))

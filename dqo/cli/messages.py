@@ -100,11 +100,19 @@ def _unknown_key(key: str, command: str) -> str:
 
 
 def _options_with(key: str) -> list[str]:
-    """The options of a group of ours whose file has the key."""
-    group, _, name = key.partition(".")
-    if group not in GROUPS or not name:
+    """The options of a group of ours whose file has the key, or else the keys' first part."""
+    group, *names = key.split(".")
+    if group not in GROUPS or not names:
         return []
-    return [option for option, node in _options(group).items() if name.partition(".")[0] in node]
+    options = _options(group)
+    return _having(options, names) or _having(options, names[:1])
+
+
+def _having(options: dict[str, dict[str, Any]], names: list[str]) -> list[str]:
+    def has(node: Any, names: list[str]) -> bool:
+        return not names or (isinstance(node, dict) and names[0] in node and has(node[names[0]], names[1:]))
+
+    return [option for option, node in options.items() if has(node, names)]
 
 
 def _options(group: str) -> dict[str, dict[str, Any]]:

@@ -26,8 +26,10 @@ ENGINE = (
     "learner.offload_param",
     "learner.max_tokens_per_micro_batch",
 )  # all learners read and write one checkpoint format; how a step is cut changes the rounding alone
+JUDGE = ("credit.base_url", "credit.concurrency", "credit.retries", "credit.timeout")  # how its service is reached
 MAY_CHANGE = (
     "steps", "log.", "eval.", "checkpoint.", "nproc", "device", "run_dir", "resume", "objective", "dry_run", *ENGINE,
+    *JUDGE,
 )  # fmt: skip
 EVAL_MAY_CHANGE = (  # of dqo-eval: how the completions are measured, not how they were sampled
     "eval.metrics", "eval.nli", "eval.judge.", "eval.novelty.", "embed.", "controls", "nproc", "device", "run_dir",
@@ -38,7 +40,12 @@ STARTED_IN = "hydra.runtime.cwd"  # saved with the overrides; Hydra sets it anew
 DATE = "task.date"
 HELD_OUT = "task.held_out"  # its default was 64 in task=jsonl of an older dqo
 ADDED = (
+    "advantage.credit_baseline",
+    "advantage.normalize_credit",
     "checkpoint.export_dtype",
+    "credit.embedding",
+    "credit.reference_samples",
+    "credit.reference_margin",
     "embed.long_texts",
     "learner.rounding",
     "eval.seed",

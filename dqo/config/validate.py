@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dqo.config.schema import COMPLETIONS, Config, EvalConfig, SampleConfig
-from dqo.config.typed import arguments
+from dqo.config.typed import arguments, nodes
 from dqo.errors import ConfigError
 from dqo.metrics.names import FAMILIES, METRICS, SCORERS, evaluation_metrics, find_family, metric_of, needs_correct
 
@@ -28,13 +28,29 @@ def validate(config: Config) -> None:
     _batch(config)
     _checkpoints(config)
     _diversity(config)
-    _gate(config)
+    _credit_size(config)
+    _correct(config)
+    _centring(config)
     _ahead(config)
     _objective(config)
 
 
 def advice(config: Config) -> list[str]:
     """What is allowed and may not be meant, one line each with what to type. Said when a run starts."""
+    return [*_ungated(config), *_flow_weights(config)]
+
+
+def _flow_weights(config: Config) -> list[str]:
+    loss_type = config.loss.get("loss_type", "grpo")
+    if "flow_beta" not in config.advantage or loss_type == "grpo":
+        return []
+    return [
+        f"advantage=flowrl with loss.loss_type={loss_type}: FlowRL divides the log-probability of a completion by its "
+        "length; type loss.loss_type=grpo"
+    ]
+
+
+def _ungated(config: Config) -> list[str]:
     key = _silent_about_correct(config.reward, "reward")
     if config.alpha == 0 or config.credit.get("gate") != "none" or key is None:
         return []
@@ -105,12 +121,24 @@ def _diversity(config: Config) -> None:
         raise ConfigError(f"credit=none: {alone}, and this credit pays nothing; type credit=dpp, or alpha=0")
     if (
         config.k == 2
+        and config.advantage.get("credit_baseline") != "none"
         and _says(config, "advantage", "compares_within_group", of="__call__")
+        and config.credit.get("embedding") != "reference_centred"  # whose vectors differ in length
         and _says(config, "credit", "pairs_tie", of="assign")
     ):
         raise ConfigError(
             f"k=2: {alone}, but in a group of two similarity has equal parts in both credits, and the group's mean as "
             "the baseline removes them entirely; type k=3 or more, or advantage=unbiased, or alpha=0"
+        )
+
+
+def _credit_size(config: Config) -> None:
+    keys = config.advantage
+    scale, baseline = keys.get("scale_rewards", "none"), keys.get("credit_baseline")
+    if keys.get("normalize_credit") == "spread" and baseline == "group" and scale != "none":
+        raise ConfigError(
+            f"advantage.normalize_credit=spread: advantage.scale_rewards={scale} divides credits already; type "
+            "advantage.normalize_credit=none, or advantage.scale_rewards=none"
         )
 
 
@@ -121,11 +149,46 @@ def _says(config: Config, group: str, what: str, *, of: str) -> bool:
     return says(arguments(getattr(config, group), group)[0], what, of=of)
 
 
-def _gate(config: Config) -> None:
-    if config.credit.get("gate") == "correct" and (key := _silent_about_correct(config.reward, "reward")):
+def _correct(config: Config) -> None:
+    key = _silent_about_correct(config.reward, "reward")
+    asking = _asking_what_is_correct(config) if key else None
+    if key and asking:
+        asks, instead = asking
         raise ConfigError(
-            f"{key}=null: credit.gate=correct asks which completions are correct, and this reward does not say; type "
-            f"{key}={_example(key)}, or credit.gate=none"
+            f"{key}=null: {asks} asks which completions are correct, and this reward does not say; type "
+            f"{key}={_example(key)}, or {instead}"
+        )
+
+
+def _asking_what_is_correct(config: Config) -> tuple[str, str] | None:
+    """What needs to know which completions are correct, and what to type in its place."""
+    if config.credit.get("gate") == "correct":
+        return "credit.gate=correct", "credit.gate=none"
+    f, modes = config.advantage.get("f"), config.advantage.get("modes")
+    if f == "minority" or (f == "mean_distinct" and modes != "all"):
+        return f"advantage.f={f}", "advantage.f=max"
+    if _says(config, "advantage", "needs_correct", of="__call__"):
+        return "this advantage", "advantage=joint"
+    return _term_asking_what_is_correct(config)
+
+
+def _term_asking_what_is_correct(config: Config) -> tuple[str, str] | None:
+    from dqo.contracts import says  # imports torch
+
+    for key, node in nodes(config.loss.get("terms"), "loss.terms"):
+        if node.get("tokens") == "correct":
+            return f"{key}.tokens=correct", f"{key}.tokens=all"
+        if says(arguments(node, key)[0], "needs_correct", of="__call__"):
+            return key, "loss=clip"
+    return None
+
+
+def _centring(config: Config) -> None:
+    embedding = config.credit.get("embedding", "plain")
+    if embedding != "plain" and config.credit.get("kernel") == "rbf":
+        raise ConfigError(
+            f"credit.embedding={embedding} with credit.kernel=rbf: a distance is the same after a mean was subtracted; "
+            "type credit.embedding=plain, or credit.kernel=cosine"
         )
 
 

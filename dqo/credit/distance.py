@@ -6,8 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dqo.credit.gating.base import GatedCredit
 from dqo.credit.gating.gate import Gating
+from dqo.credit.similarity.cosines import pair_mask
 from dqo.records import Rewards, Rollouts
+from dqo.references import References
 
 
 class Metric(StrEnum):
@@ -17,7 +20,7 @@ class Metric(StrEnum):
     cosine = "cosine"  # 1 - a·b = |a - b|² / 2, 0 to 2
 
 
-class Distance:
+class Distance(GatedCredit):
     """c_i = mean distance of completion i to the other completions that pass the gate and are not empty, as ``metric``
     defines it; 0.0 where i does not pass or is empty, or no other completion counts.
 
@@ -28,18 +31,14 @@ class Distance:
     uses_embeddings = True
     pairs_tie = True  # d(1, 2) = d(2, 1)
 
-    def __init__(self, *, metric: Metric, gating: Gating):
-        self.metric, self.gating = metric, gating
+    def __init__(self, references: References, *, metric: Metric, gating: Gating):
+        super().__init__(references, gating)
+        self.metric = metric
 
     @property
     def description(self) -> str:
         """For the model card."""
         return f"the mean {self.metric} distance of its embedding to the others of its group{self.gating.description}"
-
-    @property
-    def needs_rewards(self) -> bool:
-        """Whether credits depend on the values of the rewards."""
-        return self.gating.needs_rewards
 
     def assign(
         self, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "prompts k dim"] | None
@@ -52,8 +51,6 @@ class Distance:
         distances_PKK = torch.cdist(embeddings_PKD, embeddings_PKD, compute_mode=exact)
         if self.metric == Metric.cosine:
             distances_PKK = distances_PKK.square() / 2
-        earning_PK = self.gating.mask(rewards) & ~rollouts.empty_PK
-        pairs_PKK = earning_PK[:, :, None] & earning_PK[:, None, :]
-        pairs_PKK &= ~torch.eye(earning_PK.shape[1], dtype=torch.bool)
+        pairs_PKK = pair_mask(self.earning_mask(rollouts, rewards))
         others_PK = pairs_PKK.sum(-1).clamp(min=1)
         return (distances_PKK.masked_fill(~pairs_PKK, 0.0).sum(-1) / others_PK).float()

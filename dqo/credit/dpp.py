@@ -4,14 +4,24 @@ from enum import StrEnum
 from typing import Annotated
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from dqo.credit.gating.base import GatedCredit
 from dqo.credit.gating.gate import Gating
 from dqo.dpp import Kernel, KernelError, kernel_matrix, leave_one_out_credits
 from dqo.errors import StageError
 from dqo.records import Rewards, Rollouts
+from dqo.references import References
+
+
+class Embedding(StrEnum):
+    """What the kernel compares."""
+
+    plain = "plain"  # the embeddings, of length 1
+    prompt_centred = "prompt_centred"  # minus the mean of the group's completions that pass the gate
+    reference_centred = "reference_centred"  # minus the mean of the initial policy's completions of the prompt
 
 
 class Quality(StrEnum):
@@ -28,21 +38,27 @@ class Precision(StrEnum):
     float64 = "float64"
 
 
-class Dpp:
+class Dpp(GatedCredit):
     """c_i = log det(L + I) - log det(L_-i + I) in nats, over the completions that pass the gate and are not empty; 0.0
     for the others.
 
     On unit-length embeddings, without quality and (for ``polynomial``) at offset 0, c_i is between log(1 + 1/k) and
     log 2; the only completion that passes earns log 2. ``quality=reward`` is the paper's L_ψ without π_ref (ours): a
     completion's credit then grows with its reward, which the objective also contains as a term of its own.
+
+    Centred embeddings are not scaled to length 1 again, and ``cosine`` is then the inner product of what is left: a
+    completion at the mean earns 0, one far from it up to log 5. So with ``prompt_centred`` a group of equal completions
+    and a completion that passes alone earn 0, and only differences within the group pay.
     """
 
     uses_embeddings = True
-    pairs_tie = True  # c_1 - c_2 = log(1 + L_11) - log(1 + L_22): lengths, which quality scales, and no similarity
+    pairs_tie = True  # c_1 - c_2 = log(1 + L_11) - log(1 + L_22): lengths, and no similarity
 
     def __init__(
         self,
+        references: References,
         *,
+        embedding: Embedding,
         kernel: Kernel,
         sigma: Annotated[float, Field(gt=0, examples=[0.4])],
         degree: Annotated[int, Field(ge=1, examples=[2])],
@@ -52,15 +68,21 @@ class Dpp:
         dtype: Precision,
         gating: Gating,
     ):
+        super().__init__(references, gating)
+        if embedding == Embedding.reference_centred:
+            references.need(gating.reference_samples, embedded=True)
+        self.embedding = embedding
         self.kernel, self.sigma, self.degree, self.offset = kernel, sigma, degree, offset
         self.quality, self.quality_temperature = quality, quality_temperature
-        self.dtype, self.gating = getattr(torch, dtype), gating
+        self.dtype = getattr(torch, dtype)
 
     @property
     def description(self) -> str:
         """For the model card."""
         scaled = ", lengths scaled by the reward" if self.quality == Quality.reward else ""
-        kernel = f"{self.kernel} kernel{scaled}"
+        means = {Embedding.plain: "", Embedding.prompt_centred: " minus their mean"}
+        centred = means.get(self.embedding, " minus the mean of the initial policy's")
+        kernel = f"{self.kernel} kernel{scaled}{centred and f', embeddings{centred}'}"
         return f"what it adds to the log-determinant of its group's embeddings ({kernel}){self.gating.description}"
 
     @property
@@ -80,21 +102,44 @@ class Dpp:
         quality_PK = None
         if self.quality == Quality.reward:
             quality_PK = (rewards.total_PK.to(self.dtype) / (2 * self.quality_temperature)).exp()
-        kernel_PKK = self._kernel_matrix(embeddings_PKD.to(self.dtype), quality_PK)
+        earning_PK = self.earning_mask(rollouts, rewards)
+        centred_PKD = embeddings_PKD.double() - self._centres(rollouts, embeddings_PKD, earning_PK)
+        kernel_PKK = self._kernel_matrix(centred_PKD.to(self.dtype), quality_PK)
         try:
-            earning_PK = self.gating.mask(rewards) & ~rollouts.empty_PK
             credits_PK = leave_one_out_credits(kernel_PKK, earning_PK, check=False)
         except KernelError as error:
             positions = [rollouts.prompts[p].position for p in error.prompts]
             raise StageError("credit", f"the kernel {error.reason}", positions=positions) from error
         return credits_PK.float()
 
+    def _centres(
+        self, rollouts: Rollouts, embeddings_PKD: Float[Tensor, "prompts k dim"], earning_PK: Bool[Tensor, "prompts k"]
+    ) -> Float[Tensor, "#prompts 1 #dim"]:
+        """What is subtracted from the embeddings of each group, float64; 0 for the mean of no completions."""
+        if self.embedding == Embedding.plain:
+            return torch.zeros(1, 1, 1, dtype=torch.float64)
+        if self.embedding == Embedding.prompt_centred:
+            return _means(embeddings_PKD, earning_PK)
+        samples = [self.references.of(prompt) for prompt in rollouts.prompts]
+        count = self.gating.reference_samples
+        embeddings_PRD = torch.stack([each.embeddings_KD[:count] for each in samples if each.embeddings_KD is not None])
+        readable_PR = ~torch.cat([each.rollouts.empty_PK[:, :count] for each in samples])
+        return _means(embeddings_PRD, readable_PR)
+
     def _kernel_matrix(self, embeddings_PKD: Tensor, quality_PK: Tensor | None) -> Tensor:
+        is_product = self.kernel == Kernel.cosine and self.embedding != Embedding.plain
         return kernel_matrix(
             embeddings_PKD,
-            kind=self.kernel,
+            kind=Kernel.polynomial if is_product else self.kernel,
             sigma=self.sigma,
-            degree=self.degree,
-            offset=self.offset,
+            degree=1 if is_product else self.degree,
+            offset=0.0 if is_product else self.offset,
             quality_PK=quality_PK,
         )
+
+
+def _means(
+    embeddings_PKD: Float[Tensor, "prompts k dim"], counted_PK: Bool[Tensor, "prompts k"]
+) -> Float[Tensor, "prompts 1 dim"]:
+    sums_PD = embeddings_PKD.double().masked_fill(~counted_PK[..., None], 0.0).sum(1)
+    return (sums_PD / counted_PK.sum(1, keepdim=True).clamp(min=1))[:, None]

@@ -1,6 +1,7 @@
 """``embed=fake``: embeddings without a model. Texts that share words are similar."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -23,11 +24,15 @@ class Fake:
 
         Pure: judge threads may call this concurrently. Not a collective.
         """
-        counts_BD = torch.zeros(len(rollouts.texts), self._dim)
-        for b, text in enumerate(rollouts.texts):
+        return self.encode_texts(rollouts.texts).view(len(rollouts.prompts), rollouts.k, self._dim)
+
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        """The same of any texts."""
+        counts_ND = torch.zeros(len(texts), self._dim)
+        for n, text in enumerate(texts):
             for word in text.split() or [""]:
-                counts_BD[b, self._axis(word)] += 1
-        return normalize(counts_BD, dim=1).view(len(rollouts.prompts), rollouts.k, self._dim)
+                counts_ND[n, self._axis(word)] += 1
+        return normalize(counts_ND, dim=1)
 
     def _axis(self, word: str) -> int:
         digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -78,15 +78,19 @@ class Sentence:
 
         Judge threads call this concurrently; thread-safe by a lock. Not a collective.
         """
-        texts = set(rollouts.texts)
+        return self.encode_texts(rollouts.texts).view(len(rollouts.prompts), rollouts.k, -1)
+
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        """The same of any texts."""
+        distinct = set(texts)
         with self._lock:
-            windows = self._windows(_in_order(texts))
-        pieces = _in_order((texts - windows.keys()).union(*(parts for parts, _ in windows.values())))
+            windows = self._windows(_in_order(distinct))
+        pieces = _in_order((distinct - windows.keys()).union(*(parts for parts, _ in windows.values())))
         embeddings_ND, rows = self._unit_embeddings(pieces), {piece: n for n, piece in enumerate(pieces)}
         averages = [average(embeddings_ND[[rows[part] for part in parts]], of) for parts, of in windows.values()]
         rows |= {text: len(pieces) + n for n, text in enumerate(windows)}
         embeddings_ND = torch.stack([*embeddings_ND, *averages]) if averages else embeddings_ND
-        return embeddings_ND[[rows[text] for text in rollouts.texts]].view(len(rollouts.prompts), rollouts.k, -1)
+        return embeddings_ND[[rows[text] for text in texts]]
 
     def counters(self) -> dict[str, int]:
         """Distinct texts encoded so far that were truncated, and that have unknown tokens. Thread-safe."""

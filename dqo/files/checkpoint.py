@@ -177,19 +177,21 @@ def restore(path: Path, stages: Stages) -> Resumed:
 
     All ranks call it: the learner's ``load`` is a collective. Logs a warning if the checkpoint was written by other
     versions of dqo, torch or transformers: the run continues, but not bit for bit. Raises ConfigError if a stage has a
-    state only in the checkpoint or only in this run: another option was chosen.
+    state only in the checkpoint or only in this run: another option was chosen. An empty state is none.
     """
     state = json.loads((path / "state.json").read_text())
     saved, stateful = state["stages"], dict(_stateful(stages))
-    for name in sorted(saved.keys() ^ stateful.keys()):
-        has, lacks = ("the checkpoint's", "this run's") if name in saved else ("this run's", "the checkpoint's")
-        raise ConfigError(f"resume: {has} {name} has a state and {lacks} has none; resume with the same {name}=")
+    for name in sorted(saved.keys() | stateful.keys()):
+        has, lacks = ("the checkpoint's", "this run's") if saved.get(name) else ("this run's", "the checkpoint's")
+        if (name not in stateful) if saved.get(name) else (name in stateful and stateful[name].state_dict()):
+            raise ConfigError(f"resume: {has} {name} has a state and {lacks} has none; resume with the same {name}=")
     for name, version in state["versions"].items():
         if version != VERSIONS.get(name):
             log.warning("saved with %s %s, resumed with %s: numbers may differ", name, version, VERSIONS.get(name))
     stages.learner.load(path / "learner")
     for name, stage in stateful.items():
-        stage.load_state_dict(saved[name])
+        if name in saved:
+            stage.load_state_dict(saved[name])
     return Resumed(step=state["step"], cursor=state["cursor"], extra=state["extra"])
 
 

@@ -122,7 +122,10 @@ class DeepSpeedZero(Base):
     def _forward(self, model: Model, batch: MicroBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
         called = self.engine if model is self.model and torch.is_grad_enabled() else model
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            return token_logprobs(called, batch, temperature=temperature, device=self.device, head=self._head_of(model))
+            return token_logprobs(
+                called, batch, temperature=temperature, device=self.device, head=self._head_of(model),
+                entropy_gradient=self.entropy_gradient,
+            )  # fmt: skip
 
     def _backward(self, loss: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)

@@ -71,7 +71,10 @@ class TorchSingle(Base):
 
     def _forward(self, model: Model, batch: MicroBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return token_logprobs(model, batch, temperature=temperature, device=self.device, head=self._head_of(model))
+            return token_logprobs(
+                model, batch, temperature=temperature, device=self.device, head=self._head_of(model),
+                entropy_gradient=self.entropy_gradient,
+            )  # fmt: skip
 
     def _backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()

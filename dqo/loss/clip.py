@@ -1,17 +1,19 @@
 """loss=clip: the clipped ratio of PPO (arXiv 1707.06347) as used by GRPO and its variants, with a KL to a reference."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor
 
 from dqo.errors import ConfigError
 from dqo.loss.correction.importance_sampling import Means, Mismatch, Mode, row_sums
+from dqo.loss.terms.bundle import DROPPED, Terms
 from dqo.ranges import Beta, CompletionLength
-from dqo.records import LossInputs
+from dqo.records import Estimates, Experience, LossInputs, Supervised, Targets
 
 
 class LossType(StrEnum):
@@ -37,9 +39,10 @@ class Clip:
     ``Mismatch``). KL = exp(d) - d - 1 with d = log reference - log policy (k3: unbiased and never negative).
     ``use_bias_correction_kl`` multiplies it by the ratio (arXiv 2512.02556), since the gradient of k3 alone is not the
     gradient of the KL, even where the ratio is 1. With it, at token level, it is that of each next token's KL, at
-    prefixes as they were sampled; the KL of whole completions also changes with the prefixes, which no form here
-    contains. Losses of micro-batches add up to the loss of the step, however the
-    step is split. Names and meanings are TRL's.
+    prefixes as they were sampled; the KL of whole completions also changes with the prefixes, so it has this gradient
+    for completions of one token alone. The term ``kl_sequence`` adds the rest. ``terms`` are added to the sum
+    (``dqo.loss.terms``). Losses of micro-batches add up to the loss of the step, however the step is split. Names and
+    meanings are TRL's.
     """
 
     def __init__(
@@ -56,7 +59,10 @@ class Clip:
         importance_sampling_mode: Mode,
         importance_sampling_clip_max: Annotated[float | None, Field(ge=1, examples=["3.0"])],
         importance_sampling_clip_min: Annotated[float | None, Field(ge=0, le=1, examples=[0.3])],
+        terms: dict[str, Any] | None = None,  # stages.LossTerm, built by the program
     ):
+        """Raises ConfigError for a ``delta`` within the clipping range, and for terms that are none or that report one
+        metric twice."""
         high = epsilon if epsilon_high is None else epsilon_high
         if delta is not None and delta <= 1 + high:
             raise ConfigError(f"loss.delta={delta}: more than 1 + epsilon_high = {1 + high:g}; type loss.delta=4.0")
@@ -67,22 +73,30 @@ class Clip:
         self.mismatch = Mismatch(
             importance_sampling_mode, clip_min=importance_sampling_clip_min, clip_max=importance_sampling_clip_max
         )
+        clipped = ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean")
+        own = (*(("kl",) if beta > 0 else ()), *clipped, *Mismatch.names)
+        self.terms = Terms(terms or {}, own)
+        self.names = (*own, *self.terms.names)  # of the metrics that a call returns
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the loss contains the KL term (beta > 0)."""
-        return self.beta > 0
+        """Whether there is a KL term (beta > 0), or another that needs the reference's log-probabilities."""
+        return self.beta > 0 or self.terms.any_says("needs_reference")
+
+    @property
+    def needs_old_logprobs(self) -> bool:
+        """Whether a term needs log-probabilities and entropies from before the update."""
+        return self.terms.any_says("needs_old_logprobs")
+
+    @property
+    def needs_entropy_gradient(self) -> bool:
+        """Whether a term follows the gradient of the entropy."""
+        return self.terms.any_says("needs_entropy_gradient")
 
     @property
     def only_advantages(self) -> bool:
-        """Whether a row without an advantage adds nothing: there is no KL term."""
-        return not self.needs_reference
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the metrics that a call returns."""
-        clipped = ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean")
-        return (*(("kl",) if self.needs_reference else ()), *clipped, *Mismatch.names)
+        """Whether a row without an advantage adds nothing: there is no KL, and no other term that needs the row."""
+        return self.beta == 0 and self.terms.only_advantages
 
     def token_weights(
         self, sampled_BT: Bool[Tensor, "batch tokens"], valid_B: Bool[Tensor, " batch"], *, rows: int, tokens: int
@@ -103,11 +117,29 @@ class Clip:
             return trained_BT / (max(rows, 1) * self.max_completion_length)
         return trained_BT / max(tokens, 1)
 
+    def marks(
+        self, experience: Experience, estimates: Estimates, targets: Targets
+    ) -> Mapping[str, Shaped[Tensor, "batch tokens"]]:
+        """The terms' marks; tokens of the mark ``dropped`` are left out of the policy gradient. A collective."""
+        return self.terms.marks(experience, estimates, targets)
+
+    def supervised(self, experience: Experience) -> Supervised | None:
+        """The terms' completions to learn from; None without any. A collective."""
+        return self.terms.supervised(experience)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The terms' state; empty where no term has any."""
+        return self.terms.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned. Raises ConfigError for the state of other terms."""
+        self.terms.load_state_dict(state)
+
     def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], Means]:
         """The loss of one micro-batch, and {name: (sum, count)} of the metrics in ``names``. Not a collective."""
         shares_N, ratios_N = self._ratios(inputs.logprobs_N - inputs.old_logprobs_N, inputs.rows_N)
         kl_N = None
-        if self.needs_reference:
+        if self.beta > 0:
             assert inputs.ref_logprobs_N is not None
             kl_N = self._kl(inputs.ref_logprobs_N - inputs.logprobs_N, ratios_N)
         clipped_N = ratios_N.clamp(1 - self.epsilon, 1 + self.epsilon_high)
@@ -117,6 +149,8 @@ class Clip:
             logprobs_N=inputs.old_logprobs_N, sampler_logprobs_N=inputs.sampler_logprobs_N, rows_N=inputs.rows_N
         )
         losses_N = -factors_N * torch.min(ratios_N * inputs.advantages_N, clipped_N * inputs.advantages_N)
+        if DROPPED in inputs.marks:
+            losses_N = losses_N.masked_fill(inputs.marks[DROPPED], 0.0)
 
         low_N = (ratios_N < 1 - self.epsilon) & (inputs.advantages_N < 0)
         high_N = (ratios_N > 1 + self.epsilon_high) & (inputs.advantages_N > 0)
@@ -128,7 +162,10 @@ class Clip:
         if kl_N is not None:
             losses_N = losses_N + self.beta * kl_N
             means["kl"] = (kl_N.detach().sum(), torch.ones_like(kl_N).sum())
-        return (inputs.weights_N * losses_N).sum(), means
+        loss = (inputs.weights_N * losses_N).sum()
+        for added, more in self.terms.each(inputs):
+            loss, means = loss + added, means | dict(more)
+        return loss, means
 
     def _kl(
         self, differences_N: Float[Tensor, " sampled"], ratios_N: Float[Tensor, " sampled"]

@@ -72,13 +72,19 @@ def vendi(embeddings_KD: Float[Tensor, "k dim"], order: float = 1.0) -> float:
         return 0.0
     kernel_KK = kernel_matrix(embeddings_KD.double(), kind="cosine")
     eigenvalues_K = torch.linalg.eigvalsh(kernel_KK / k).clamp_min(0.0)  # rounding makes a zero -1e-17
-    if order == 1:
-        return float(torch.special.entr(eigenvalues_K).sum().exp())
-    if order == math.inf:
-        return 1.0 / float(eigenvalues_K[-1])
     if order < 1:  # rounding makes a zero 1e-17, too, and 1e-17 ** 0 is 1
         eigenvalues_K = eigenvalues_K[eigenvalues_K > _smallest_eigenvalue(embeddings_KD) * eigenvalues_K[-1]]
-    return float((torch.logsumexp(order * eigenvalues_K.log(), dim=0) / (1 - order)).exp())
+    return float(hill_number(eigenvalues_K, order))
+
+
+def hill_number(shares_PK: Float[Tensor, "*groups k"], order: float) -> Float[Tensor, "*groups"]:
+    """The effective number of kinds, from their shares: (Σ λ^q)^(1/(1-q)); exp of the entropy for order 1, 1 / the
+    largest share for inf."""
+    if order == 1:
+        return torch.special.entr(shares_PK).sum(-1).exp()
+    if order == math.inf:
+        return 1.0 / shares_PK.amax(-1)
+    return (torch.logsumexp(order * shares_PK.log(), dim=-1) / (1 - order)).exp()
 
 
 def _smallest_eigenvalue(embeddings_KD: Float[Tensor, "k dim"]) -> float:

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dqo.metrics.ties import group_deviations, score_deviations
-from dqo.records import Experience, Step
+from dqo.metrics.ties import credit_deviations, group_deviations, score_deviations
+from dqo.records import Experience, Rewards, Step
 
 
 def describe(step: Step, alpha: float) -> dict[str, float]:
@@ -63,17 +63,53 @@ def _completion_metrics(experience: Experience) -> dict[str, float]:
 
 def _credit_metrics(step: Step) -> dict[str, float]:
     experience, rollouts = step.experience, step.experience.rollouts
-    credits_PK, valid_PK, correct_PK = experience.credits_PK, experience.rewards.valid_PK, experience.rewards.correct_PK
-    sampled_BT = rollouts.sampled_BT
-    advantages_B = (step.targets.advantages_BT * sampled_BT).sum(1) / sampled_BT.sum(1).clamp_min(1)
-    total = float(credits_PK[valid_PK].sum())
-    wrong = math.nan if correct_PK is None else float(credits_PK[valid_PK & ~correct_PK].sum())
+    rewards, valid_PK = experience.rewards, experience.rewards.valid_PK
+    credits_PK = _credits_of_completions(experience)
+    lengths_PK = rollouts.sampled_BT.sum(1).view(-1, rollouts.k).double()
+    advantages_B = _row_means(step.targets.advantages_BT, rollouts.sampled_BT)
     return {
         "credit": _mean(credits_PK[valid_PK]),
         "credit_spread": _spread(credits_PK, valid_PK),
-        "credit_wrong_share": wrong / total if total > 0 else math.nan,
+        "credit_over_reward": _ratio(_rms(credits_PK[valid_PK]), _rms(rewards.total_PK[valid_PK])),
+        "credit_wrong_share": _wrong_share(credits_PK, rewards),
+        "credit_length_correlation": _correlation(
+            credit_deviations(credits_PK, valid_PK), group_deviations(lengths_PK, valid_PK)
+        ),
         "advantage_spread": _spread(advantages_B.view(-1, rollouts.k), valid_PK),
     }
+
+
+def _credits_of_completions(experience: Experience) -> Float[Tensor, "prompts k"]:
+    """The credit of each completion; credits of its tokens count by their mean."""
+    rollouts, tokens_BT = experience.rollouts, experience.token_credits_BT
+    if tokens_BT is None:
+        return experience.credits_PK
+    return experience.credits_PK + _row_means(tokens_BT, rollouts.sampled_BT).view(-1, rollouts.k)
+
+
+def _row_means(values_BT: Float[Tensor, "batch tokens"], sampled_BT: Bool[Tensor, "batch tokens"]) -> Tensor:
+    return (values_BT * sampled_BT).sum(1) / sampled_BT.sum(1).clamp_min(1)
+
+
+def _wrong_share(credits_PK: Float[Tensor, "prompts k"], rewards: Rewards) -> float:
+    """Share of the credit that wrong completions get; of negative credits the size counts."""
+    sizes_PK = credits_PK.masked_fill(~rewards.valid_PK, 0.0).abs()
+    if rewards.correct_PK is None:
+        return math.nan
+    return _ratio(float(sizes_PK[~rewards.correct_PK].sum()), float(sizes_PK.sum()))
+
+
+def _rms(values: Float[Tensor, " values"]) -> float:
+    return float(values.double().square().mean().sqrt())
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _correlation(first_PK: Float[Tensor, "prompts k"], second_PK: Float[Tensor, "prompts k"]) -> float:
+    """Pearson's correlation of two deviations from their groups' means; NaN where one does not vary."""
+    return _ratio(float((first_PK * second_PK).sum()), float(first_PK.norm() * second_PK.norm()))
 
 
 def _time_metrics(step: Step) -> dict[str, float]:

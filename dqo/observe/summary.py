@@ -25,6 +25,7 @@ CONTENTS = {
     "metrics.jsonl": "all metrics, one line for each step and evaluation",
     "tensorboard": "tensorboard --logdir",
     "checkpoints": "where resume= continues",
+    "references.parquet": "the initial policy's completions that training compared with",
     "config.yaml": "the resolved configuration",
 }
 SWEEP = "alpha=0,0.5,1,2"
@@ -79,7 +80,8 @@ def next_commands(run_dir: Path, steps: int, n: int, typed: Sequence[str] | None
     if (run_dir / "policy").exists():
         commands.append(("what does it say? asks for prompts", f"dqo-sample {run}"))
         commands.append(("all metrics of the held-out prompts, with intervals", f"dqo-eval {run} n={n}"))
-    if (run_dir / "checkpoints").exists():
+    covered = (run_dir / "references.parquet").exists()  # the prompts of these steps, and perhaps no others
+    if (run_dir / "checkpoints").exists() and not covered:
         commands.append(("go on training", f"dqo-train resume={run} steps={2 * steps}"))
     if typed is None:
         return commands

@@ -52,7 +52,7 @@ class Python:
         self._tolerance = Tolerance(on_error)
         self._correct_above, self._mask_truncated = correct_above, mask_truncated_completions
         names = _names(paths)
-        self._weights = dict(zip(names, weights, strict=True))
+        self.part_weights = dict(zip(names, weights, strict=True))
         self._functions: list[UserFunction] = []
         prompts = task.held_out()[:1]  # a task may have no others
         for name, path in zip(names, paths, strict=True):
@@ -75,7 +75,7 @@ class Python:
             parts[function.name], failed_PK = function(rollouts, arguments, judged_PK)
             if self._tolerance.masks:
                 valid_PK = valid_PK & ~failed_PK
-        total_PK, valid_PK = total(rollouts, parts, self._weights, valid_PK)
+        total_PK, valid_PK = total(rollouts, parts, self.part_weights, valid_PK)
         correct_PK = None if self._correct_above is None else (total_PK > self._correct_above) & valid_PK
         return Rewards(total_PK=total_PK, parts=parts, correct_PK=correct_PK, valid_PK=valid_PK)
 

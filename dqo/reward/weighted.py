@@ -41,7 +41,7 @@ class WeightedSum:
             raise ConfigError(f"reward.reward_weights={reward_weights}: one number each for {names} is needed")
         if correct_from is not None and correct_from not in parts:
             raise ConfigError(f"reward.correct_from={correct_from}: one of {names} is needed, or null")
-        self._parts, self._weights, self._correct_from = parts, reward_weights, correct_from
+        self._parts, self.part_weights, self._correct_from = parts, reward_weights, correct_from
         self._mask_truncated = mask_truncated_completions
 
     def score(self, rollouts: Rollouts) -> Rewards:
@@ -56,7 +56,7 @@ class WeightedSum:
         for rewards in scored.values():
             valid_PK = valid_PK & rewards.valid_PK
         totals = {name: torch.where(r.valid_PK, r.total_PK, math.nan) for name, r in scored.items()}
-        total_PK, valid_PK = total(rollouts, totals, self._weights, valid_PK)
+        total_PK, valid_PK = total(rollouts, totals, self.part_weights, valid_PK)
         inner = {f"{name}/{part}": x for name, r in scored.items() if len(r.parts) > 1 for part, x in r.parts.items()}
         correct_PK = None if self._correct_from is None else scored[self._correct_from].correct_PK
         if self._correct_from is not None and correct_PK is None:

@@ -16,6 +16,7 @@ from dqo.config.typed import arguments
 from dqo.errors import ConfigError
 from dqo.loop import Plan, pause
 from dqo.models.origin import Origin
+from dqo.references import References
 from dqo.rollout.engine.sync_check import SyncCheck
 from dqo.stages import (
     Advantage,
@@ -33,7 +34,7 @@ from dqo.stages import (
     Task,
 )
 
-COLLECTORS = {"reward": Reward, "credit": Credit, "embed": Embed, "rollout": Rollout}  # in the order they are built
+COLLECTORS = {"reward": Reward, "embed": Embed, "credit": Credit, "rollout": Rollout}  # in the order they are built
 LEARNING = {"advantage": Advantage, "loss": Loss, "optim": Optim}
 
 
@@ -112,26 +113,27 @@ def make_encoder(config: Config, device: torch.device) -> Embed:
 def make_collectors(config: Config, policy: Policy, task: Task, *, exact_logprobs: bool = True) -> Collectors:
     """The stages that sample and judge: enough to evaluate a policy. ``exact_logprobs``: whether a learner compares its
     log-probabilities with the sampler's."""
-    available = _available(policy, task, exact_logprobs=exact_logprobs)
-    stages = {group: _made(config, group, protocol, available) for group, protocol in COLLECTORS.items()}
-    return Collectors(task=task, **stages)
+    return _collectors(config, _available(policy, task, exact_logprobs=exact_logprobs))
 
 
-def make_stages(config: Config, policy: Policy, task: Task) -> Stages:
-    """The whole pipeline around one policy.
+def make_stages(config: Config, policy: Policy, task: Task, references: References | None = None) -> Stages:
+    """The whole pipeline around one policy. ``references``: where stages say which completions of the initial policy
+    they need, and find them.
 
     The collectors are built before the learner: LoRA changes the policy in place, and the rollout copies it unchanged.
     They give their device memory back before the learner's first pass.
     """
-    available = _available(policy, task)
-    learning = {group: _made(config, group, protocol, available) for group, protocol in LEARNING.items()}
-    collectors = make_collectors(config, policy, task)
+    available = _available(policy, task) | ({} if references is None else {"references": references})
+    collectors = _collectors(config, available)
     pause(collectors)
+    available["reward"] = collectors.reward  # an advantage may ask for its weights
+    learning = {group: _made(config, group, protocol, available) for group, protocol in LEARNING.items()}
     asks = learning["loss"].needs_reference or getattr(learning["advantage"], "needs_reference", False)
     torch.manual_seed(config.seed)  # LoRA draws adapters and dropout whatever engine or warm start have drawn before
     learner = _made(config, "learner", Learner, {**available, **learning, "needs_reference": asks})
     check = _sync_check(config, collectors.rollout, learner) if isinstance(collectors.rollout, Checkable) else None
-    return Stages(**vars(collectors), advantage=learning["advantage"], learner=learner, check_engine=check)
+    parts = {group: learning[group] for group in ("advantage", "loss")}
+    return Stages(**vars(collectors), **parts, learner=learner, check_engine=check)
 
 
 def make_plan(config: Config) -> Plan:
@@ -160,10 +162,17 @@ def make_device(config: Config) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
+def _collectors(config: Config, available: Mapping[str, Any]) -> Collectors:
+    stages: dict[str, Any] = {}
+    for group, protocol in COLLECTORS.items():  # a credit may ask for the encoder
+        stages[group] = _made(config, group, protocol, {**available, **stages})
+    return Collectors(task=available["task"], **stages)
+
+
 def _available(policy: Policy, task: Task, *, exact_logprobs: bool = True) -> dict[str, Any]:
     return {
         "task": task, "tokenizer": policy.tokenizer, "policy": policy.model, "device": policy.device,
-        "exact_logprobs": exact_logprobs,
+        "exact_logprobs": exact_logprobs, "references": References(),
     }  # fmt: skip
 
 

@@ -10,10 +10,12 @@ from dqo.config.schema import Config
 from dqo.config.validate import advice
 from dqo.models import parameter_counts
 from dqo.observe.visible import visible_lines
+from dqo.references import References
 from dqo.row_checks import Explaining
 from dqo.run.build import Policy, make_stages
 from dqo.run.job import Job
 from dqo.run.load_policy import load_policy
+from dqo.run.references import announcement, distinct, drawn
 from dqo.run.report import batch_line, memory_line
 from dqo.run.session import close_stages
 from dqo.run.warm_start import demonstrations_of, encoded, is_wanted
@@ -35,8 +37,11 @@ def run(job: Job) -> None:
         print(f"warm start: {config.sft.steps} steps on {count} demonstrations, before the first step")
     total, _ = parameter_counts(policy.model)
     with contextlib.ExitStack() as stack:
-        stages = make_stages(config, policy, task)
+        references = References()
+        stages = make_stages(config, policy, task, references)
         close_stages(stages, stack)
+        if references.count:
+            print(announcement(config, len(distinct(drawn(config, task))), references.count))
         _print(config, policy, stages, total)
 
 

@@ -17,10 +17,12 @@ from dqo.files.checkpoint import Checkpoints, Resumed, restore, saved_extra
 from dqo.observe.metrics_file import read_metrics
 from dqo.progress import LoggedBar, elapsed
 from dqo.records import Prompt, Step
+from dqo.references import References
 from dqo.run.build import Policy, make_stages
 from dqo.run.inputs import Inputs
 from dqo.run.job import Job
 from dqo.run.load_policy import load_policy
+from dqo.run.references import read_references
 from dqo.scorers.bundle import Scorers
 from dqo.stages import Closing, Collectors, HasCheckpointSize, Stages, Task
 
@@ -39,6 +41,7 @@ class Session:
     checkpoints: Checkpoints
     checkpoint: Path | None  # that the run goes on from; None: it starts anew
     resumed: Resumed  # the step and cursor of that checkpoint, 0 without one
+    references: References  # the initial policy's completions; empty: none are needed, or they are still to be sampled
 
 
 def open_session(job: Job, stack: contextlib.ExitStack) -> Session:
@@ -55,7 +58,8 @@ def open_session(job: Job, stack: contextlib.ExitStack) -> Session:
     checkpoint = distributed.broadcast(found)
     policy, task = load_policy(config, _saved_inputs(checkpoint) if checkpoint else None)
     task.draw(0, 1)  # before any work: a task for evaluation alone refuses
-    stages = make_stages(config, policy, task)
+    references = References()
+    stages = make_stages(config, policy, task, references)
     close_stages(stages, stack)
     resumed = restore(checkpoint, stages) if checkpoint else Resumed(step=0, cursor=0, extra={})
     if resumed.step > config.steps:
@@ -63,11 +67,14 @@ def open_session(job: Job, stack: contextlib.ExitStack) -> Session:
             f"steps={config.steps}: {checkpoint} is after step {resumed.step}; type steps={resumed.step} or more, or "
             f"resume={checkpoints.folder}/step_… of an earlier one"
         )
+    if config.resume:
+        read_references(config, job.folder, task, references, step=resumed.step)
     if checkpoint:
         stages.rollout.load_weights(stages.learner.weights(), version=resumed.step)
     return Session(
-        policy=policy, task=task, stages=stages, checkpoints=checkpoints, checkpoint=checkpoint, resumed=resumed
-    )
+        policy=policy, task=task, stages=stages, checkpoints=checkpoints, checkpoint=checkpoint, resumed=resumed,
+        references=references,
+    )  # fmt: skip
 
 
 def close_stages(stages: Collectors, stack: contextlib.ExitStack) -> None:

@@ -16,11 +16,13 @@ from dqo.metrics.training import describe
 from dqo.models import parameter_counts
 from dqo.observe.comparison import difference
 from dqo.observe.view import View
+from dqo.observe.wrong_credit import WrongCreditWarning
 from dqo.records import Step
 from dqo.run.build import make_plan
 from dqo.run.export import export_dtype
 from dqo.run.files import RunFiles
 from dqo.run.job import Job
+from dqo.run.references import sample_references
 from dqo.run.report import batch_line, memory_line, print_report, task_name, write_report
 from dqo.run.scorers import scorers_of
 from dqo.run.session import Evaluating, Saving, Session, announce_disk_space, open_session
@@ -55,6 +57,7 @@ def run(job: Job) -> None:
         stack.enter_context(view)
         evaluating = _evaluating(job, session, files, view, scorers)
         before = _before(session, files, view, evaluating)
+        sample_references(config, job.folder, session.stages, session.references, say=view.say)
         if session.checkpoint:
             restore_generators(session.checkpoint)
         with job.stopping.after_the_step(view.say):
@@ -128,6 +131,8 @@ def _observers(
     """In the order they see a step: what stops the run comes after the checkpoint."""
     config = job.config
     sinks = [*files.sinks, view] if files else []
+    if files and config.alpha:
+        sinks.append(WrongCreditWarning(gate=config.credit.get("gate")))
     saving = Saving(
         checkpoints=session.checkpoints,
         stages=session.stages,

@@ -13,9 +13,11 @@ def experience_of(
     rewards: Sequence[Sequence[float]],
     credits: Sequence[Sequence[float]],
     valid: Sequence[Sequence[bool]] | None = None,
+    texts: Sequence[str] | None = None,
 ) -> Experience:
+    """``texts``: of all completions in order; None: words that differ within a group."""
     k = len(rewards[0])
-    texts = [f"w{i % 60}" for i in range(len(rewards) * k)]
+    texts = [f"w{i % 60}" for i in range(len(rewards) * k)] if texts is None else texts
     return Experience(
         rollouts=make_rollouts(texts, k),
         rewards=make_rewards(rewards, valid=None if valid is None else torch.tensor(valid)),

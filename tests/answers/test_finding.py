@@ -4,6 +4,7 @@ from dqo.answers.finding import (
     Found,
     after_marker,
     closing,
+    formulas,
     in_boxes,
     in_maths,
     in_tags,
@@ -46,6 +47,13 @@ def test_the_last_box_and_those_listed_before_it(text, found):
 )
 def test_dollars_of_amounts_and_of_formulas(text, plain):
     assert without_amounts(text) == plain
+
+
+def test_all_formulas_and_the_text_around_them():
+    assert formulas(r"So $x$ is \(5\), or \[ 6 \], $$7$$ for $12.") == (
+        ["x", "5", " 6 ", "7"],
+        "So  ;  is  ; , or  ; ,  ;  for 12.",
+    )
 
 
 def test_formulas_between_dollars():

@@ -80,6 +80,9 @@ COMMON = [
     case("-m alpha=0,1 --cfg job", "of the flags", "one is taken"),
     case("task.path=my.jsonl", "it belongs to task=jsonl", "type task=jsonl beside it"),
     case("rollout.gpu_memory_utilization=0.4", "it belongs to rollout=vllm", "type rollout=vllm beside it"),
+    case(
+        "loss.terms.entropy.target=0.5", "it belongs to loss=entropy_adaptive", "type loss=entropy_adaptive beside it"
+    ),
     case("alhpa=1", "unknown key alhpa; did you mean alpha?", process=True),
     case("task=jsonl task.path=a.jsonl task.held_ou=3", "unknown key task.held_ou; did you mean task.held_out?"),
     case("eval.batch_size=8", "eval.batch_size is eval.prompts here", "type eval.prompts=16"),
@@ -94,7 +97,7 @@ COMMON = [
 GROUPS = [
     case(
         "credit=dppp",
-        "credit=dppp: there is no such option; type credit=distance | dpp | dpp_correct | dpp_correct_rbf | none",
+        "credit=dppp: there is no such option; type credit=constant | distance | dpp | dpp_correct | dpp_correct_rbf",
     ),
     case("model=Qwen/Qwen3-0.6B", "model=Qwen/Qwen3-0.6B: there is no", "type model=hf model.path=Qwen/Qwen3-0.6B"),
     case("model=./my_model", "model=./my_model: there is no", "type model=hf model.path=./my_model"),
@@ -126,6 +129,15 @@ GROUPS = [
     case("credit.kernel=cosin", "credit.kernel=cosin: allowed are cosine | rbf | polynomial"),
     case("credit.kernel=rbf credit.sigma=0", "credit.sigma=0: more than 0", "type credit.sigma=0.4"),
     case("credit.gate=threshold", "credit.threshold", "type credit.threshold="),
+    case("credit.gate=referense", "credit.gate=referense: allowed are none | correct | threshold | reference"),
+    case("credit.reference_samples=0", "credit.reference_samples=0", "type credit.reference_samples=5"),
+    case("credit.reference_margin=-1", "credit.reference_margin=-1", "type credit.reference_margin=0.5"),
+    case(
+        "credit=dpp_correct_rbf credit.embedding=prompt_centred",
+        "credit.embedding=prompt_centred with credit.kernel=rbf",
+        "type credit.embedding=plain, or credit.kernel=cosine",
+    ),
+    case("credit=dpp_steps credit.steps=words", "credit.steps=words: allowed are lines | sentences"),
     case("credit=dpp credit.threshold=0.5", "credit.threshold=0.5", "type credit.gate=threshold"),
     case(
         "credit=dpp_correct reward=python reward.function=user_classes.score",
@@ -168,6 +180,15 @@ GROUPS = [
         "advantage.baseline_decay=2: 0 or more and below 1",
         "type advantage.baseline_decay=0.9",
     ),
+    case(
+        "advantage=set", "advantage.n=4: the only subset of k=4 completions contains all of them", "type advantage.n=2"
+    ),
+    case("advantage=set k=40 advantage.n=20", "has 137,846,528,820 subsets", "at most 50,000", "type advantage.n=3"),
+    case("advantage=set advantage.f=best", "advantage.f=best: allowed are max | mean_distinct | minority"),
+    case("advantage=pkpo advantage.n=9", "advantage.n=9: a group has k=4 completions", "type advantage.n=2, or k=18"),
+    case("advantage=ucpo advantage.tau=2", "advantage.tau=2: 0 or more and at most 1", "type advantage.tau=0.2"),
+    case("advantage=maxrl advantage.credit_baseline=mean", "credit_baseline=mean: allowed are group | none"),
+    case("advantage=separate advantage.normalize_credit=spread", "type advantage.normalize_credit=none"),
     case("loss.epsilon=-1", "loss.epsilon=-1: 0 or more and below 1", "type loss.epsilon="),
     case("loss.loss_type=ppo", "loss.loss_type=ppo: allowed are"),
     case("optim.adam_beta1=1", "optim.adam_beta1=1: 0 or more and below 1", "type optim.adam_beta1=0.9"),

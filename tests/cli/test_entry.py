@@ -60,7 +60,7 @@ def test_help_and_configuration_do_not_import_torch(arguments, plant, tmp_path):
 def test_help_lists_groups_keys_and_examples(tmp_path):
     text = command("--help", cwd=tmp_path).stdout
     for expected in (
-        "credit: distance, dpp",
+        "credit: constant, distance, dpp",
         "task: cities",
         "alpha 2.0",
         "task=gsm8k alpha=1.0 k=4",

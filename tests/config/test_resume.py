@@ -91,6 +91,22 @@ def test_what_changed_is_named_and_what_may_not_is_refused(run):
         resume.changes(other, check(other))
 
 
+def test_the_judge_of_a_credit_may_have_moved_and_be_no_other_model(tmp_path):
+    def typed(**changes):
+        judge = ("task=concepts", "credit=partition", "credit.by=judge", "credit.model=m")
+        keys = {"resume": str(tmp_path), "run_dir": str(tmp_path), "credit__base_url": "http://here/v1"}
+        return composed(*judge, **(keys | changes))
+
+    (tmp_path / "config.yaml").write_text(to_yaml(check(typed())))
+    now = typed(credit__base_url="http://there/v1", credit__concurrency=2)
+    assert resume.changes(now, check(now)) == [
+        "credit.base_url=http://there/v1 (was http://here/v1)", "credit.concurrency=2 (was 8)",
+    ]  # fmt: skip
+    other = typed(credit__model="other")
+    with pytest.raises(ConfigError, match=r"with credit\.model=other \(the run has m\)"):
+        resume.changes(other, check(other))
+
+
 def test_a_file_may_have_moved_and_another_reward_function_may_not_be_typed(tmp_path):
     def typed(**changes):
         return composed(
@@ -125,6 +141,14 @@ def test_a_run_of_an_older_dqo_goes_on_truncating_long_texts(tmp_path):
     OmegaConf.save(OmegaConf.create(["task=concepts"]), tmp_path / "overrides.yaml")
     saved = resume.with_saved_overrides([f"resume={tmp_path}"])
     assert saved == ["task=concepts", "embed.long_texts=truncate", f"resume={tmp_path}"]
+    assert resume.changes(now, check(now)) == []
+
+
+def test_a_run_of_an_older_dqo_did_not_normalize_credits(tmp_path):
+    now = composed("task=concepts", "advantage=separate", run_dir=str(tmp_path), resume=str(tmp_path))
+    old = check(now).model_dump()
+    del old["advantage"]["credit_baseline"], old["advantage"]["normalize_credit"]
+    OmegaConf.save(OmegaConf.create(old | {"resume": None}), tmp_path / "config.yaml")
     assert resume.changes(now, check(now)) == []
 
 

@@ -1,13 +1,14 @@
 import contextlib
 import copy
 import functools
+import inspect
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, Protocol
+from typing import Annotated, Any, Literal, Optional, Protocol, get_type_hints
 
 import pytest
 import yaml
@@ -323,15 +324,31 @@ def test_flat_names_leaves_by_their_whole_key():
     assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
 
 
+def defaults_of(cls: type) -> dict[str, Any]:
+    """The defaults of a constructor's keyword-only parameters, and of the fields of those that are dataclasses."""
+    found, hints = {}, get_type_hints(cls.__init__)
+    for parameter in inspect.signature(cls.__init__).parameters.values():
+        hint = hints.get(parameter.name)
+        if parameter.kind is parameter.KEYWORD_ONLY and isinstance(hint, type) and is_dataclass(hint):
+            found |= {field.name: field.default for field in fields(hint) if field.default is not MISSING}
+        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
+            found[parameter.name] = parameter.default
+    return found
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_each_option_of_ours_has_exactly_the_keys_of_its_constructor(group):
     for file in Path(conf_dir(), group).glob("*.yaml"):
         found = yaml.safe_load(file.read_text("utf-8"))
         found = found.get(group, found) if group in ("task", "rollout") else found
         if "_target_" in found:
-            known = keys(get_class(found.pop("_target_")))
+            cls = get_class(found.pop("_target_"))
+            known = keys(cls)
             assert set(found) == set(known), file
-            assert all(needed and hint is not Any for hint, needed in known.values()), file
+            assert all(hint is not Any for hint, _ in known.values()), file
+            defaults = defaults_of(cls)
+            assert set(defaults) == {key for key, (_, needed) in known.items() if not needed}, file
+            assert all((found[key] or None) == (value or None) for key, value in defaults.items()), file
 
 
 OPTIONS = (

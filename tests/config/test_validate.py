@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dqo.advantage.gdpo import Gdpo
 from dqo.advantage.joint import Joint
 from dqo.config.validate import advice, validate
 from dqo.credit.dpp import Dpp
@@ -12,8 +13,10 @@ from dqo.errors import ConfigError
 from dqo.records import Estimates, Experience
 from dqo.run.build import make
 from tests.config.builders import checked
+from tests.credit.builders import available
 from tests.factories import make_rewards, make_rollouts
 from tests.helpers.composing import composed_evaluation, composed_sample
+from tests.helpers.toy_stages import EvenReward
 
 JOINT = ("task=concepts", "credit=dpp", "reward=check", "rollout=vllm")  # no gate
 PYTHON = ("reward=python", "reward.function=a.b")
@@ -44,6 +47,11 @@ def test_the_defaults_pass():
         ((), {"run_dir": "~/runs/a"}, r"run_dir=~/runs/a: ~ stays as it is here; type run_dir=\$HOME/FOLDER"),
         (PYTHON, {}, r"reward\.correct_above=null: credit\.gate=correct .* type reward\.correct_above=0\.5"),
         (
+            ("credit=dpp", "credit.kernel=rbf", "credit.embedding=reference_centred"),
+            {},
+            r"credit\.embedding=reference_centred with credit\.kernel=rbf: .* type credit\.embedding=plain, or",
+        ),
+        (
             ("reward=check_and_python", "reward.parts.style.function=a.b", "reward.correct_from=style"),
             {},
             r"reward\.parts\.style\.correct_above=null",
@@ -63,6 +71,11 @@ def test_the_defaults_pass():
         (JOINT, {"k": 1}, r"k=1: .*no others; type k=8, or alpha=0"),
         (JOINT, {"k": 2}, r"k=2: .*removes them entirely; type k=3 or more, or advantage=unbiased"),
         (("credit=none",), {}, r"credit=none: .*; type credit=dpp, or alpha=0"),
+        (
+            ("advantage=separate",),
+            {"advantage__normalize_credit": "spread"},
+            r"scale_rewards=group divides credits already; type advantage.normalize_credit=none, or advantage.scale_",
+        ),
         (("reward=none",), {}, r"reward=none judges nothing, .*; type dqo-eval to measure a policy, or reward=python"),
     ],
 )
@@ -89,29 +102,43 @@ GATES = ({"gate": "none"}, {"gate": "correct"}, {"gate": "threshold", "threshold
 CREDITS = [
     *(("dpp", {"kernel": kernel}) for kernel in KERNELS),
     ("dpp", {"kernel": "polynomial", "offset": 1.0}),
+    ("dpp", {"embedding": "prompt_centred"}),
+    ("dpp", {"embedding": "prompt_centred", "kernel": "polynomial", "offset": 1.0}),
     *(("dpp", {"kernel": kernel, "quality": "reward"}) for kernel in KERNELS),
     *(("distance", {"metric": metric}) for metric in ("euclidean", "cosine")),
+    *((credit, {}) for credit in ("setpo", "nearest", "vendi", "dra", "mmr")),
+    *(("elliptic", {"features": features}) for features in ("plain", "centred")),
+    ("partition", {"by": "embedding", "similarity": 0.0}),
 ]
 ADVANTAGES = [*itertools.product(["joint", "separate"], ["none", "group", "batch"]), ("unbiased", None)]
+OTHER_ADVANTAGES = [
+    *((advantage, {}) for advantage in ("maxrl", "ucpo", "gdpo", "flowrl")),
+    ("pkpo", {"n": 2}),
+    *((advantage, {"credit_baseline": "none"}) for advantage in ("maxrl", "ucpo", "separate")),
+    ("joint", {"normalize_credit": "spread"}),
+]  # advantage=set asks for groups of three
 
 
 def follows_similarity(config) -> bool:
     """Whether advantages in groups of two change with the embeddings, by more than one factor for all of them."""
-    credit, advantage = make(config.credit, "credit", {}), make(config.advantage, "advantage", {})
-    rewards = make_rewards([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.25]])
-    rollouts, found = make_rollouts([f"w{i}" for i in range(8)], 2), []
+    parts = {**available(), "reward": EvenReward()}
+    credit, advantage = make(config.credit, "credit", parts), make(config.advantage, "advantage", parts)
+    is_batchwise = config.advantage.get("scale_rewards") == "batch" or isinstance(advantage, Gdpo)
+    rewards = make_rewards([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.25], [1.0, 0.75]])
+    rollouts, found = make_rollouts([f"w{i}" for i in range(10)], 2), []
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
-        embeddings = torch.nn.functional.normalize(torch.randn(4, 2, 6, generator=generator), dim=-1)
+        embeddings = torch.nn.functional.normalize(torch.randn(5, 2, 6, generator=generator), dim=-1)
         credits = credit.assign(rollouts, rewards, embeddings)
-        for total in (torch.zeros(4, 2), rewards.total_PK):  # the credit's part, and both
+        for total in (torch.zeros(5, 2), rewards.total_PK):  # the credit's part, and both
             experience = Experience(
                 rollouts=rollouts, rewards=replace(rewards, total_PK=total), embeddings_PKD=None, credits_PK=credits
             )
-            found.append(advantage(experience, Estimates(), alpha=1.0).advantages_BT.flatten())
-            if config.advantage.get("scale_rewards") == "batch":
+            estimates = Estimates(ref_logprobs_BT=rollouts.logprobs_BT)
+            found.append(advantage(experience, estimates, alpha=1.0).advantages_BT.flatten())
+            if is_batchwise:
                 break
-    if config.advantage.get("scale_rewards") == "batch":
+    if is_batchwise:
         found = [torch.nn.functional.normalize(each, dim=0) for each in found for _ in range(2)]
     return any((each - found[i % 2]).abs().max() > 1e-4 for i, each in enumerate(found))
 
@@ -129,6 +156,41 @@ def test_groups_of_two_are_refused_exactly_where_advantages_do_not_follow_simila
         else:
             with pytest.raises(ConfigError, match=r"k=2: .* type k=3 or more, or advantage=unbiased, or alpha=0"):
                 validate(config)
+
+
+@pytest.mark.parametrize(("advantage", "keys"), OTHER_ADVANTAGES)
+@pytest.mark.parametrize("credit", ["dpp", "distance"])
+def test_the_other_advantages_say_rightly_whether_they_compare_within_a_group(advantage, keys, credit):
+    changes = {f"advantage__{key}": value for key, value in keys.items()} | {"credit__gate": "none"}
+    options = ("task=concepts", "reward=check", f"credit={credit}", f"advantage={advantage}")
+    config = checked(*options, k=2, **changes)
+    if follows_similarity(config):
+        validate(config)
+        assert keys == {"credit_baseline": "none"}
+    else:
+        with pytest.raises(ConfigError, match=r"k=2: .* type k=3 or more, or advantage=unbiased, or alpha=0"):
+            validate(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("advantage=ucpo",), "this advantage asks .* type reward.correct_above=0.5, or advantage=joint"),
+        (("advantage=set", "advantage.f=minority"), "advantage.f=minority asks .*, or advantage.f=max"),
+        (("advantage=set", "advantage.f=mean_distinct"), "advantage.f=mean_distinct asks .*, or advantage.f=max"),
+        (("loss=replay",), r"loss\.terms\.replay asks .*, or loss=clip"),
+        (
+            ("loss=entropy_correct",),
+            r"loss\.terms\.entropy\.tokens=correct asks .*, or loss\.terms\.entropy\.tokens=all",
+        ),
+    ],
+)
+def test_stages_that_ask_what_is_correct_are_refused_where_the_reward_does_not_say(options, message):
+    silent = ("task=concepts", *PYTHON, "credit.gate=none", *options)
+    with pytest.raises(ConfigError, match=message):
+        validate(checked(*silent))
+    validate(checked(*silent, "reward.correct_above=0.5"))
+    validate(checked("task=concepts", *PYTHON, "credit.gate=none", "advantage=set", "loss=entropy"))
 
 
 class Rarity:
@@ -207,6 +269,15 @@ def test_a_run_on_own_data_without_a_gate_is_told_that_gibberish_is_paid():
         (),
     ):
         assert advice(checked(*options)) == []
+
+
+def test_flowrl_with_other_weights_of_tokens_is_told_so():
+    (line,) = advice(checked("advantage=flowrl"))
+    assert line == (
+        "advantage=flowrl with loss.loss_type=dapo: FlowRL divides the log-probability of a completion by its length; "
+        "type loss.loss_type=grpo"
+    )
+    assert advice(checked("advantage=flowrl", loss__loss_type="grpo")) == []
 
 
 @pytest.mark.parametrize(

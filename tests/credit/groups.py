@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dqo.records import Rewards, Rollouts
+from dqo.records import Prompt, Rewards, Rollouts
+from dqo.references import Reference
 from tests.factories import WORDS, make_prompts, make_rewards, make_rollouts
 
 
@@ -22,3 +23,16 @@ def group(
     prompts = [prompt for prompt in make_prompts(10 + count) if prompt.position >= 10]
     rollouts = make_rollouts(WORDS[: count * k], k, prompts=prompts)
     return rollouts, make_rewards(rewards, valid=None if valid is None else torch.tensor(valid))
+
+
+def reference(
+    prompt: Prompt, totals: Sequence[float], *, valid: Sequence[bool] | None = None,
+    texts: Sequence[str] | None = None, embeddings_KD: Tensor | None = None,
+) -> Reference:  # fmt: skip
+    """The initial policy's completions of a prompt, with these rewards."""
+    texts = WORDS[: len(totals)] if texts is None else texts
+    return Reference(
+        rollouts=make_rollouts(texts, len(totals), prompts=[prompt]),
+        rewards=make_rewards([totals], valid=None if valid is None else torch.tensor([valid])),
+        embeddings_KD=embeddings_KD,
+    )

@@ -8,6 +8,7 @@ from dqo.credit.distance import Distance, Metric
 from dqo.credit.gating.gate import Gate, Gating
 from dqo.dpp import Kernel, kernel_matrix, log_det
 from dqo.errors import ConfigError
+from dqo.references import References
 from dqo.stages import Credit
 from tests.credit.groups import group, unit_vectors
 
@@ -16,7 +17,7 @@ COMPASS_PKD = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]])
 
 
 def distance(metric=Metric.euclidean, gate=Gate.none, threshold=None):
-    return Distance(metric=metric, gating=Gating(gate=gate, threshold=threshold))
+    return Distance(References(), metric=metric, gating=Gating(gate=gate, threshold=threshold))
 
 
 def test_is_a_credit_that_needs_embeddings():

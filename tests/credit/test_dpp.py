@@ -4,13 +4,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dqo.credit.dpp import Precision, Quality
+from dqo.credit.dpp import Embedding, Precision, Quality
 from dqo.credit.gating.gate import Gate
 from dqo.dpp import Kernel, kernel_matrix, leave_one_out_credits
 from dqo.errors import ConfigError, StageError
+from dqo.references import References
 from dqo.stages import Credit
 from tests.credit.builders import dpp
-from tests.credit.groups import group, unit_vectors
+from tests.credit.groups import group, reference, unit_vectors
 
 
 def test_is_a_credit_that_needs_embeddings():
@@ -133,6 +134,11 @@ def test_a_group_of_empty_completions_earns_nothing_and_a_lone_text_in_it_log_2(
             "(cosine kernel), among completions with a reward of at least 0.5",
         ),
         ({"quality": Quality.reward}, "(cosine kernel, lengths scaled by the reward)"),
+        ({"embedding": Embedding.prompt_centred}, "(cosine kernel, embeddings minus their mean)"),
+        (
+            {"embedding": Embedding.reference_centred},
+            "(cosine kernel, embeddings minus the mean of the initial policy's)",
+        ),
     ],
 )
 def test_the_model_card_says_what_was_paid(changes, says):
@@ -142,3 +148,72 @@ def test_the_model_card_says_what_was_paid(changes, says):
 def test_says_whether_it_needs_rewards():
     assert not dpp().needs_rewards
     assert dpp(quality=Quality.reward).needs_rewards and dpp(gate=Gate.correct).needs_rewards
+
+
+def centred(embeddings_PKD, counted_PK):
+    """Each group's embeddings minus the mean of those that count, by loops."""
+    means = [
+        torch.stack([e for e, one in zip(*pair, strict=True) if one]).mean(0)
+        for pair in zip(embeddings_PKD, counted_PK, strict=True)
+    ]
+    return embeddings_PKD - torch.stack(means)[:, None]
+
+
+@pytest.mark.parametrize("kernel", [Kernel.cosine, Kernel.polynomial])
+def test_prompt_centred_embeddings_are_compared_by_their_inner_products(kernel):
+    rewards, valid = [[1.0, 0.0, 1.0, 1.0, 1.0]] * 2, [[True, True, False, True, True]] * 2
+    embeddings_PKD = unit_vectors(2, 5, 6)
+    credit = dpp(gate=Gate.correct, embedding=Embedding.prompt_centred, kernel=kernel, degree=3, offset=0.25)
+    credits_PK = credit.assign(*group(rewards, valid), embeddings_PKD)
+    passes_PK = torch.tensor([[True, False, False, True, True]] * 2)
+    left_PKD = centred(embeddings_PKD.double(), passes_PK)[:, [0, 3, 4]]
+    kernel_PKK = left_PKD @ left_PKD.mT
+    if kernel == Kernel.polynomial:
+        kernel_PKK = (kernel_PKK + 0.25) ** 3
+    torch.testing.assert_close(
+        credits_PK[:, [0, 3, 4]], leave_one_out_credits(kernel_PKK).float(), atol=1e-6, rtol=1e-5
+    )
+    assert not credits_PK[~passes_PK].any()
+
+
+@pytest.mark.parametrize("k", [3, 7])
+def test_centred_a_group_of_copies_and_a_completion_that_passes_alone_earn_exactly_0(k):
+    same_PKD = unit_vectors(1, 1, 384).expand(1, k, 384)
+    credit = dpp(embedding=Embedding.prompt_centred, gate=Gate.correct)
+    for rewards in ([1.0] * k, [1.0] + [0.0] * (k - 1)):
+        assert credit.assign(*group([rewards]), same_PKD)[0].tolist() == [0.0] * k
+
+
+def test_centred_the_credit_of_an_opposite_completion_stays_below_log_5():
+    east = torch.tensor([1.0, 0.0])
+    credits_PK = dpp(embedding=Embedding.prompt_centred).assign(
+        *group([[0.0] * 50]), torch.stack([-east] + [east] * 49)[None]
+    )
+    # the outlier is at -1.96 east and the others at 0.04: b = 1.96² / (1 + 49 · 0.04²)
+    assert float(credits_PK[0, 0]) == pytest.approx(math.log1p(1.96**2 / (1 + 49 * 0.04**2)), abs=1e-6)
+    assert float(credits_PK.max()) < math.log(5)
+
+
+def test_reference_centred_subtracts_the_mean_of_the_initial_policys_readable_completions():
+    references, embeddings_PKD, reference_PRD = References(), unit_vectors(2, 3, 6), unit_vectors(2, 4, 6, seed=1)
+    rollouts, rewards = group([[1.0] * 3] * 2)
+    credit = dpp(embedding=Embedding.reference_centred, references=references, samples=3)
+    assert references.count == 3 and references.embedded
+    texts, invalid = ["w1", " ", "w2", "w3"], [False] * 4  # what the reward made of them does not matter
+    for prompt, embeddings_KD in zip(rollouts.prompts, reference_PRD, strict=True):
+        one = reference(prompt, [0.0] * 4, valid=invalid, texts=texts, embeddings_KD=embeddings_KD)
+        references.add({prompt.tokens: one})
+    credits_PK = credit.assign(rollouts, rewards, embeddings_PKD)
+    left_PKD = embeddings_PKD.double() - reference_PRD.double()[:, [0, 2]].mean(1, keepdim=True)
+    torch.testing.assert_close(credits_PK, leave_one_out_credits(left_PKD @ left_PKD.mT).float(), atol=1e-6, rtol=1e-5)
+
+
+def test_a_reference_without_a_readable_completion_centres_nothing():
+    references, embeddings_PKD = References(), unit_vectors(1, 3, 6)
+    rollouts, rewards = group([[1.0] * 3])
+    credit = dpp(embedding=Embedding.reference_centred, references=references, samples=2)
+    nothing = reference(rollouts.prompts[0], [0.0] * 2, texts=["", " "], embeddings_KD=torch.full((2, 6), math.nan))
+    references.add({rollouts.prompts[0].tokens: nothing})
+    torch.testing.assert_close(
+        credit.assign(rollouts, rewards, embeddings_PKD), dpp().assign(rollouts, rewards, embeddings_PKD)
+    )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dqo.embed.fake import Fake
-from dqo.stages import Embed
+from dqo.stages import Embed, EncodesTexts
 from tests.factories import make_rollouts
 
 
@@ -17,6 +17,12 @@ def test_cosines_are_those_of_word_counts():
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(6))
     cosines = rows @ rows.T
     assert cosines[0].tolist() == pytest.approx([1, 1, 0.5, 0, 3 / math.sqrt(10), 0], abs=1e-6)
+
+
+def test_any_texts_are_encoded_as_completions_are():
+    stage, texts = Fake(dim=64), ["a b", "c", "", "a b"]
+    assert isinstance(stage, EncodesTexts)
+    assert torch.equal(stage.encode_texts(texts), stage.encode(make_rollouts(texts, 2)).flatten(0, 1))
 
 
 def test_equal_in_every_process():

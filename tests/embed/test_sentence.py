@@ -15,7 +15,7 @@ from dqo.embed.sentence import Sentence, keep_layers
 from dqo.errors import ConfigError, StageError
 from dqo.models.folders import packaged_files
 from dqo.models.precision import Dtype
-from dqo.stages import Counting, Embed, Stateful
+from dqo.stages import Counting, Embed, EncodesTexts, Stateful
 from tests.factories import make_rollouts
 
 CPU = torch.device("cpu")
@@ -48,6 +48,12 @@ def test_unit_length_in_the_shape_of_the_groups(minilm):
     torch.testing.assert_close(embeddings_PKD.norm(dim=-1), torch.ones(2, 3))
     assert not embeddings_PKD.is_inference()
     assert not embeddings_PKD.requires_grad
+
+
+def test_any_texts_are_encoded_as_completions_are(minilm):
+    stage = encoder(minilm)
+    assert isinstance(stage, EncodesTexts)
+    assert torch.equal(stage.encode_texts(TEXTS), stage.encode(make_rollouts(TEXTS, 3)).flatten(0, 1))
 
 
 def test_equal_to_sentence_transformers(minilm):

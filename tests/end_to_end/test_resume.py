@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import resource
 import shutil
 import signal
@@ -256,3 +257,21 @@ def test_a_resume_from_another_folder_reads_the_file_of_the_run(dqo_here, tmp_pa
     monkeypatch.chdir(tmp_path / "moved project")
     dqo_here("resume=run", "steps=4")
     assert f"{project}, where the run was started, is gone: going on in {Path.cwd()}" in capsys.readouterr().err
+
+
+def test_a_run_killed_after_its_reference_samples_equals_one_that_was_not(dqo_here, start, tmp_path):
+    exact = (
+        *SMALL, "embed=fake", "credit.gate=reference", "credit.embedding=reference_centred", "steps=10",
+        "checkpoint.every=1", "checkpoint.final=false",
+    )  # fmt: skip
+    killed = start(*exact, "run_dir=killed")
+    wait_for(tmp_path / "killed" / "checkpoints" / "step_00001")
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = (tmp_path / "killed" / "references.parquet").stat().st_ino
+    dqo_here("resume=killed")
+    dqo_here(*exact, "run_dir=whole")
+    whole, parts = tmp_path / "whole", tmp_path / "killed"
+    assert (parts / "references.parquet").stat().st_ino == before, "they were sampled again"
+    assert lines(parts) == lines(whole) and len(lines(whole)) == 12
+    assert (parts / "references.parquet").read_bytes() == (whole / "references.parquet").read_bytes()

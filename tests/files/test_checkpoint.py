@@ -17,6 +17,7 @@ from dqo.errors import ConfigError, StageError
 from dqo.files.checkpoint import Checkpoints, restore, restore_generators
 from tests.helpers.scripted_stages import NoAdvantage
 from tests.helpers.stateful_stages import OneTensorLearner, RunningMean, make_stages
+from tests.learner.builders import adaptive_entropy, clip
 
 
 def draw() -> tuple[float, float, float]:
@@ -202,6 +203,46 @@ def test_a_stage_whose_state_is_missing_on_one_side_is_refused(tmp_path):
     path = Checkpoints(tmp_path, keep_last=1).save(2, 4, replace(make_stages(), advantage=NoAdvantage()), {})
     with pytest.raises(ConfigError, match="this run's advantage has a state"):
         restore(path, make_stages())
+
+
+def test_a_stage_without_anything_to_save_resumes_from_a_checkpoint_that_does_not_know_it(tmp_path):
+    """A loss without terms, and a checkpoint of a dqo that had no state of losses; and the other way round."""
+    path = Checkpoints(tmp_path, keep_last=1).save(1, 4, make_stages(), {})
+    assert restore(path, make_stages(loss=clip())).step == 1
+    path = Checkpoints(tmp_path, keep_last=1).save(2, 4, make_stages(loss=clip()), {})
+    assert restore(path, make_stages()).step == 2
+    for number, older in enumerate([make_stages(), make_stages(loss=clip())], start=3):
+        path = Checkpoints(tmp_path, keep_last=1).save(number, 4, older, {})
+        with pytest.raises(ConfigError, match=r"this run's loss has a state and .* resume with the same loss="):
+            restore(path, make_stages(loss=clip(terms={"a": adaptive_entropy()})))
+
+
+def test_a_state_that_is_empty_at_the_start_is_restored(tmp_path):
+    class Filling(NoAdvantage):
+        seen = ()
+
+        def state_dict(self):
+            return dict.fromkeys(self.seen, 1)
+
+        def load_state_dict(self, state):
+            self.seen = tuple(state)
+
+    first, again = Filling(), Filling()
+    first.seen = ("a", "b")
+    restore(
+        Checkpoints(tmp_path, keep_last=1).save(1, 4, make_stages(advantage=first), {}), make_stages(advantage=again)
+    )
+    assert again.seen == ("a", "b")
+
+
+def test_the_state_of_a_losss_terms_is_restored(tmp_path):
+    term = adaptive_entropy(coefficient=0.03)
+    path = Checkpoints(tmp_path, keep_last=1).save(1, 4, make_stages(loss=clip(terms={"a": term})), {})
+    again = adaptive_entropy(coefficient=0.0)
+    restore(path, make_stages(loss=clip(terms={"a": again})))
+    assert again.coefficient == 0.03
+    with pytest.raises(ConfigError, match=r"the checkpoint's loss\.terms\.a has a state"):
+        restore(path, make_stages(loss=clip()))
 
 
 def test_other_versions_are_logged(tmp_path, caplog):

@@ -8,6 +8,7 @@ import torch
 from dqo.records import Estimates, Prompt, Rewards
 from dqo.stages import Stages, Verdict
 from tests.factories import make_prompts, make_rollouts
+from tests.learner.builders import clip
 
 CITIES = {"Paris": 0, "paris": 0, "Lima": 1, "Oslo": 2}
 
@@ -113,6 +114,6 @@ def scripted_stages(
     """The stages, and prompts for them. ``texts``: the completions of each prompt, by position."""
     stages = Stages(
         task=ScriptedTask(), rollout=ScriptedRollout(texts), reward=CityReward(knows_correct), embed=OneHotEmbed(),
-        credit=NoCredit(), advantage=NoAdvantage(), learner=NoLearner(),
+        credit=NoCredit(), advantage=NoAdvantage(), loss=clip(), learner=NoLearner(),
     )  # fmt: skip
     return stages, make_prompts(len(texts))

@@ -37,9 +37,10 @@ class Given:
 def step_of(one: Given, *, credit, advantage, **learner) -> tuple[Step, list[dict[str, Tensor]]]:
     """The step, and the gradients of each update by parameter name. ``learner``: arguments of ``make_learner``."""
     recorder, seen = Recorder(), []
+    made = make_learner(tiny_llama(), optim=recorder, **learner)
     stages = Stages(
         task=CountingTask(), rollout=one, reward=one, embed=one, credit=credit, advantage=advantage,
-        learner=make_learner(tiny_llama(), optim=recorder, **learner),
+        loss=made.loss, learner=made,
     )  # fmt: skip
     train(stages, Plan(steps=1, prompts=3, k=4, alpha=1.0, seed=0), [seen.append])
     return seen[0], recorder.gradients

@@ -11,6 +11,7 @@ from dqo.loop import Plan
 from dqo.records import Estimates, Experience, Prompt, Rewards, Targets
 from dqo.stages import Stages, Verdict
 from tests.factories import WORDS, make_prompts, make_rollouts
+from tests.learner.builders import clip
 
 PLAN = Plan(steps=4, prompts=3, k=4, alpha=1.0, seed=0)
 
@@ -139,5 +140,5 @@ def toy_stages(log: list[str] | None = None) -> Stages:
     """The toy stages as a pipeline; the rollout appends its calls to ``log``."""
     return Stages(
         task=CountingTask(), rollout=ShuffledRollout([] if log is None else log), reward=EvenReward(),
-        embed=OneHotEmbed(), credit=RareCredit(), advantage=SumAdvantage(), learner=SummingLearner(),
+        embed=OneHotEmbed(), credit=RareCredit(), advantage=SumAdvantage(), loss=clip(), learner=SummingLearner(),
     )  # fmt: skip

@@ -15,9 +15,13 @@ from dqo.learner.update.rounding import Rounding
 from dqo.learner.update.settings import LearnerSettings
 from dqo.loss.clip import Clip, Level, LossType
 from dqo.loss.correction.importance_sampling import Mode
+from dqo.loss.terms.adaptive_entropy import AdaptiveEntropy
+from dqo.loss.terms.entropy import Tokens
 from dqo.models.precision import Dtype
 from dqo.optim.adamw import AdamW, Schedule
-from dqo.records import Estimates, Experience, Targets
+from dqo.records import Estimates, Experience, LossInputs, Supervised, Targets
+from dqo.stages import LossTerm
+from tests.factories import make_experience
 
 CPU = torch.device("cpu")
 
@@ -77,6 +81,7 @@ def clip(
     beta: float = 0.0,
     use_bias_correction_kl: bool = True,
     max_completion_length: int = 10,
+    terms: dict[str, LossTerm] | None = None,
 ) -> Clip:
     return Clip(
         loss_type=loss_type,
@@ -90,7 +95,32 @@ def clip(
         importance_sampling_mode=Mode.none,
         importance_sampling_clip_max=3.0,
         importance_sampling_clip_min=None,
+        terms=terms,
     )
+
+
+class Exemplars:
+    """A loss term that learns from given completions, in every step."""
+
+    names = ("exemplars/loss",)
+    only_advantages = True
+
+    def __init__(self, supervised: Supervised | None):
+        self.given = supervised
+
+    def supervised(self, experience: Experience) -> Supervised | None:
+        return self.given
+
+    def __call__(self, inputs: LossInputs) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        return torch.zeros(()), {}
+
+
+def exemplars(*, k: int = 2, weight: float = 0.05, seed: int = 9) -> Supervised:
+    """Completions of two prompts that no step samples; token t of the last one weighs t times as much."""
+    rollouts = make_experience(prompts=2, k=k, seed=seed).rollouts
+    weights_BT = rollouts.sampled_BT * weight
+    weights_BT[-1] *= torch.arange(weights_BT.shape[1])
+    return Supervised(rollouts=rollouts, weights_BT=weights_BT)
 
 
 def adamw(*, learning_rate: float = 1e-3, schedule: Schedule = Schedule.constant, steps: int = 10) -> AdamW:
@@ -156,6 +186,13 @@ def tiny_qwen2(vocabulary: int = 63, *, seed: int = 0) -> Qwen2ForCausalLM:
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.2)
     return model
+
+
+def adaptive_entropy(*, coefficient: float = 0.01, target: float = 1.0, step: float = 0.02) -> AdaptiveEntropy:
+    return AdaptiveEntropy(
+        coefficient=coefficient, target=target, step=step, min_coefficient=0.0, max_coefficient=0.05,
+        tokens=Tokens.all, top_entropy_quantile=None,
+    )  # fmt: skip
 
 
 def targets_of(experience: Experience, *, alpha: float = 1.0) -> Targets:

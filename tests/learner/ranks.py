@@ -19,11 +19,12 @@ from dqo.learner.update.base import Base
 from dqo.learner.update.rounding import Rounding
 from dqo.learner.update.settings import LearnerSettings
 from dqo.loss.clip import Clip
+from dqo.loss.terms.entropy import Entropy, Tokens
 from dqo.models.precision import Dtype
 from dqo.records import Estimates, Experience
 from dqo.run.workers import launched
 from tests.factories import make_experience, tiny_llama
-from tests.learner.builders import CPU, Plain, adamw, clip, run_out_of_memory, targets_of
+from tests.learner.builders import CPU, Exemplars, Plain, adamw, clip, exemplars, run_out_of_memory, targets_of
 
 STEPS = 5
 CASES = {
@@ -118,6 +119,19 @@ def main(out: Path) -> None:
         outcomes = {stage: case(stage=stage) for stage in range(4)}
         if distributed.is_rank_0():
             (out / f"{case.__name__}.json").write_text(json.dumps(outcomes))
+    moved = {stage: with_terms(make(stage=stage, beta=0.0, num_iterations=1, optim=Plain())) for stage in range(4)}
+    if distributed.is_rank_0():
+        torch.save(moved, out / "terms.pt")
+
+
+def with_terms(learner: Base) -> tuple[torch.Tensor, dict[str, float]]:
+    """The weights' change in a step with an entropy bonus on the tokens with most entropy and completions of others on
+    the last rank, and what was reported. Two ranks make different numbers of micro-batches."""
+    is_last = distributed.rank() == distributed.world_size() - 1
+    bonus = Entropy(coefficient=0.3, tokens=Tokens.top, top_entropy_quantile=0.3)
+    learner.loss = clip(terms={"bonus": bonus, "own": Exemplars(exemplars(k=4) if is_last else None)})
+    report = learn(learner, 0)
+    return change(learner), {key: report[key] for key in ("loss", "supervised/nll", "entropy_bonus/tokens", "entropy")}
 
 
 def twenty_steps(learner: Base) -> dict[str, Any]:
@@ -199,7 +213,7 @@ def two_steps(learner: DeepSpeedZero) -> tuple[list[torch.Tensor], float]:
     return changes, failures
 
 
-def change(learner: DeepSpeedZero) -> torch.Tensor:
+def change(learner: Base) -> torch.Tensor:
     start = tiny_llama().state_dict()
     return torch.cat([(tensor.float() - start[name]).flatten() for name, tensor in learner.weights()])
 

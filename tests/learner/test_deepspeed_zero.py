@@ -16,11 +16,21 @@ from dqo.models.precision import Dtype
 from dqo.records import Estimates
 from dqo.stages import Scoring
 from tests.factories import tiny_llama
-from tests.learner.builders import adamw, clip, make_learner, targets_of
+from tests.learner.builders import Plain, adamw, clip, make_learner, targets_of
 
 pytest.importorskip("deepspeed")
 from dqo.learner.deepspeed_zero import DeepSpeedZero
-from tests.learner.ranks import BFLOAT16, CASES, SMALL_RATE, STEPS, experience_of, grid_llama, make, twenty_steps
+from tests.learner.ranks import (
+    BFLOAT16,
+    CASES,
+    SMALL_RATE,
+    STEPS,
+    experience_of,
+    grid_llama,
+    make,
+    twenty_steps,
+    with_terms,
+)
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -200,6 +210,16 @@ def test_a_pass_that_runs_out_of_memory_is_taken_again_on_one_rank_and_refused_o
             else:
                 one, two, failures = result
                 assert (one < 1e-6, two < 2e-3, failures) == (True, True, 1), (stage, at, one, two)
+
+
+def test_terms_move_the_weights_as_in_torch_single(out):
+    learner = make_learner(grid_llama(), optim=Plain(), budget=40)
+    expected, reported = with_terms(learner)
+    outcomes = torch.load(out / "terms.pt")
+    assert len(outcomes) == 4
+    for stage, (got, report) in outcomes.items():
+        assert (got - expected).norm() / expected.norm() < 1e-4, stage
+        assert report == pytest.approx(reported, rel=1e-3), stage
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ def test_metrics_equal_hand_computed_values():
         "num_tokens": 10.0,
         "credit": 1.4 / 3,
         "credit_spread": 0.0,
+        "credit_over_reward": math.sqrt((2 * 0.16 + 0.36) / 2.25),
         "credit_wrong_share": 0.6 / 1.4,
         "advantage_spread": 1.5,
         "step_time": 5.0,
@@ -63,7 +64,9 @@ def test_undefined_metrics_are_nan_and_keys_do_not_depend_on_the_data():
         "rewards/style/mean",
         "credit",
         "credit_spread",
+        "credit_over_reward",
         "credit_wrong_share",
+        "credit_length_correlation",
     ):
         assert math.isnan(metrics[key]), key
     assert metrics["frac_reward_zero_std"] == 1.0
@@ -80,3 +83,37 @@ def test_a_group_with_equal_rewards_has_signal_if_its_credits_differ():
     assert (metrics["frac_reward_zero_std"], metrics["frac_score_zero_std"]) == (0.5, 0.0)
     assert metrics["credit_spread"] == pytest.approx(0.05)
     assert describe(replace(step, experience=experience), alpha=0.0)["frac_score_zero_std"] == 0.5
+
+
+def with_credits(credits, **fields):
+    """The metrics of a step whose four completions are valid, with 2, 2, 2 and 4 sampled tokens."""
+    step = make_step()
+    rewards = make_rewards([[1.0, 1.0], [0.0, 1.0]])
+    experience = replace(step.experience, rewards=rewards, credits_PK=torch.tensor(credits), **fields)
+    return describe(replace(step, experience=experience), alpha=1.0)
+
+
+@pytest.mark.parametrize(
+    ("credits", "expected"),
+    [
+        ([[0.3, 0.3], [0.1, 0.9]], 1.0),
+        ([[0.3, 0.3], [0.9, 0.1]], -1.0),
+        ([[0.1, 0.5], [0.3, 0.3]], 0.0),
+        ([[0.1, 0.1], [0.3, 0.3]], math.nan),
+    ],
+)
+def test_correlation_of_credit_and_length_is_within_groups(credits, expected):
+    found = with_credits(credits)["credit_length_correlation"]
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_of_a_negative_credit_the_size_counts():
+    assert with_credits([[0.0, -0.3], [-0.1, 0.0]])["credit_wrong_share"] == pytest.approx(0.25)
+
+
+def test_credits_of_tokens_count_by_their_mean():
+    sampled_BT = make_step().experience.rollouts.sampled_BT
+    metrics = with_credits(
+        [[0.0, 0.0], [0.0, 0.0]], token_credits_BT=torch.tensor([[1.0], [0.0], [0.5], [0.5]]) * sampled_BT
+    )
+    assert (metrics["credit"], metrics["credit_wrong_share"]) == (pytest.approx(0.5), pytest.approx(0.25))

@@ -44,6 +44,12 @@ def test_the_commands_name_the_run_and_survive_the_shell(tmp_path):
     assert commands[4] == ["dqo-report", str(run)]
 
 
+def test_a_run_whose_reference_samples_cover_its_steps_alone_is_not_told_to_take_more(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "references.parquet").touch()
+    assert "go on training" not in dict(next_commands(tmp_path, 60, 10))
+
+
 def test_a_run_without_policy_and_checkpoint_has_a_sweep_and_a_report(tmp_path):
     assert [command.split()[0] for _, command in next_commands(tmp_path, 60, 10)] == ["dqo-train", "dqo-report"]
 

@@ -51,3 +51,13 @@ def test_a_dry_run_of_a_warm_start_trains_nothing(tmp_path, capsys, monkeypatch)
     run(Job(config=config, folder=tmp_path, ownership=None, stopping=Stopping()))
     assert "warm start: 800 steps on 30 demonstrations, before the first step" in capsys.readouterr().out
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_dry_run_says_what_reference_samples_cost_and_samples_none(tmp_path, capsys):
+    config = composed("credit.gate=reference", "credit.reference_samples=2", "steps=3")
+    run(Job(config=config, folder=tmp_path, ownership=None, stopping=Stopping()))
+    assert (
+        "reference samples: 6 prompts × 2 = 12 completions of the initial policy before the first step; the run's 3 "
+        "steps sample 24"
+    ) in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

@@ -1,11 +1,10 @@
 import json
 import logging
 import math
-import threading
 
 import pytest
 
-from dqo.errors import ConfigError, StageError
+from dqo.errors import StageError
 from dqo.records import Prompt
 from dqo.scorers.judge import WORDINGS, JudgeDiversity, JudgeScore, score_in
 from tests.helpers.judge_server import fails, judge_server, says
@@ -122,87 +121,6 @@ def test_no_score_at_all_is_undefined():
     assert (math.isnan(score.mean), math.isnan(score.variance), score.answered) == (True, True, 0)
 
 
-@pytest.mark.parametrize(
-    "broken", [b"{", b"[]", b"null", b'"text"', {"choices": []}, {"choices": [{}]}, {"choices": None}]
-)
-def test_an_answer_in_another_form_counts_as_one_without_a_score(broken):
-    def answer(number, request):
-        return (200, broken) if wording(request) == 0 or number == 0 else says("Score: 2")
-
-    with judge_server(answer) as server:
-        assert judge(server, concurrency=1)(PROMPT, TEXTS) == JudgeScore(mean=2.0, variance=0.0, answered=2)
-
-
-def test_five_failures_are_waited_for():
-    with judge_server(lambda number, request: fails(500, "busy") if number < 5 else says("Score: 3")) as server:
-        assert judge(server, wordings=1)(PROMPT, TEXTS).mean == 3.0
-    assert len(server.requests) == 6
-
-
-@pytest.mark.parametrize(
-    ("status", "text", "message"),
-    [
-        (500, "busy\nvery busy", r"does not answer \(.*busy very busy.*\); start that service, or type another"),
-        (429, "slow down", "does not answer .*slow down"),
-        (401, "wrong key", r"refuses the key \(.*wrong key.*\); set OPENAI_API_KEY in the environment"),
-        (404, "no such model", r"does not know eval.judge.model=m \(.*no such model.*\); type eval.judge.model=NAME"),
-        (400, "max_tokens is not supported", r"refuses the question \(.*max_tokens is not supported"),
-    ],
-)
-def test_a_service_that_goes_on_failing_ends_the_work_in_one_line(status, text, message):
-    with (
-        judge_server(lambda number, request: fails(status, text)) as server,
-        pytest.raises(StageError, match=rf"^\[eval.judge\] eval.judge.base_url={server.url} {message}") as refused,
-    ):
-        judge(server, retries=2)(PROMPT, TEXTS)
-    assert "\n" not in str(refused.value)
-
-
-def test_a_slow_service_is_given_up_after_its_time_and_retries():
-    stop = threading.Event()
-
-    def answer(number, request):
-        stop.wait(10)
-        return says("Score: 1")
-
-    with judge_server(answer) as server:
-        try:
-            with pytest.raises(StageError, match=r"does not answer \(Request timed out"):
-                judge(server, retries=0, timeout=0.1)(PROMPT, TEXTS)
-        finally:
-            stop.set()
-
-
-def test_a_service_that_is_not_there_is_refused_before_any_work():
-    with judge_server(by_wording("Score: 1")) as server:
-        pass
-    with pytest.raises(ConfigError, match=rf"^eval.judge.base_url={server.url} does not answer \(Connection error"):
-        judge(server)
-
-
-def test_a_key_that_is_refused_is_refused_before_any_work():
-    with (
-        judge_server(by_wording("Score: 1"), models=fails(401, "Incorrect API key")) as server,
-        pytest.raises(ConfigError, match=r"refuses the key .*set OPENAI_API_KEY"),
-    ):
-        judge(server)
-
-
-def test_a_model_that_is_not_listed_is_said(caplog):
-    models = 200, {"object": "list", "data": [{"id": "big", "object": "model", "created": 1, "owned_by": "x"}]}
-    with judge_server(by_wording("Score: 1"), models=models) as server:
-        judge(server, model="big")
-        assert not caplog.messages
-        judge(server)
-    assert caplog.messages == ["eval.judge.model=m is not among the service's models: big"]
-
-
-@pytest.mark.parametrize("models", [(200, b"{"), (200, []), (200, {"data": None}), (500, {})])
-def test_a_service_without_a_list_of_models_is_used(models, caplog):
-    with judge_server(by_wording("Score: 1", "Score: 1", "Score: 1"), models=models) as server:
-        assert judge(server, retries=0)(PROMPT, TEXTS).mean == 1.0
-
-
 def test_a_group_that_is_too_long_for_the_judge_is_missing():
     def answer(number, request):
         if "long" in request["messages"][0]["content"]:
@@ -212,30 +130,6 @@ def test_a_group_that_is_too_long_for_the_judge_is_missing():
     with judge_server(answer) as server:
         scores = judge(server).ask([(PROMPT, ["long", "longer"]), (PROMPT, TEXTS)])
     assert [score.answered for score in scores] == [0, 3]
-
-
-def test_the_key_comes_from_the_environment(monkeypatch):
-    with judge_server(by_wording("Score: 1", "Score: 1", "Score: 1")) as server:
-        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        judge(server)(PROMPT, TEXTS)
-        monkeypatch.setenv("OPENAI_API_KEY", "the key of the test")
-        judge(server)(PROMPT, TEXTS)
-    assert {*server.keys[:3]} == {"Bearer none"}
-    assert {*server.keys[3:]} == {"Bearer the key of the test"}
-
-
-def test_requests_run_side_by_side_and_no_more_than_allowed():
-    barrier = threading.Barrier(4, timeout=10)  # broken, and the test with it, unless four are there at once
-
-    def answer(number, request):
-        barrier.wait()
-        return says("Score: 5")
-
-    groups = [(PROMPT, [f"a{i}", f"b{i}"]) for i in range(8)]
-    with judge_server(answer) as server:
-        scores = judge(server, concurrency=4).ask(groups)
-    assert [score.mean for score in scores] == [5.0] * 8
-    assert (server.most_at_once, len(server.requests)) == (4, 24)
 
 
 def test_what_was_asked_is_not_asked_again_after_a_kill(tmp_path):
@@ -264,11 +158,3 @@ def test_answers_before_a_failure_are_kept(tmp_path):
             judge(server, tmp_path, concurrency=1, retries=0)(PROMPT, TEXTS)
         assert judge(server, tmp_path)(PROMPT, TEXTS).answered == 3
     assert len(server.requests) == 4
-
-
-@pytest.mark.parametrize("url", ["localhost:8000", "", "ftp://x"])
-def test_what_is_no_url_is_refused(url):
-    with pytest.raises(ConfigError, match=rf"^eval.judge.base_url={url}: no URL; type eval.judge.base_url=http://"):
-        JudgeDiversity(
-            base_url=url, model="m", wordings=1, concurrency=1, retries=0, timeout=1.0, max_tokens=8, folder=None
-        )

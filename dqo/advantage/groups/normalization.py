@@ -36,10 +36,10 @@ def normalized(
         return deviations_PK
     if scale == ScaleRewards.group:
         return deviations_PK / (group_stds(deviations_PK, valid_PK) + EPSILON)[:, None]
-    return deviations_PK / (_step_std(values_PK, valid_PK) + EPSILON)
+    return deviations_PK / (step_std(values_PK, valid_PK) + EPSILON)
 
 
-def _step_std(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> float:
+def step_std(values_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> float:
     """Standard deviation (n - 1) of the valid values on all ranks. A collective."""
     values = torch.cat(distributed.all_gather(values_PK[valid_PK].double()))
     return float(values.std()) if len(values) > 1 else 0.0
@@ -58,10 +58,13 @@ def token_targets(advantages_PK: Float[Tensor, "prompts k"], rollouts: Rollouts)
 
 
 class TinySpreadWarning:
-    """Warns once per run that ``scale_rewards=group`` turns tiny differences into advantages of size 1."""
+    """Warns once per run that division by a group's standard deviation turns tiny differences into large advantages.
+    ``option``: what divides; ``instead``: what to type to keep them small."""
 
-    def __init__(self):
-        self.warned = False
+    def __init__(
+        self, option: str = "advantage.scale_rewards=group", instead: str = "advantage.scale_rewards=none or batch"
+    ):
+        self.option, self.instead, self.warned = option, instead, False
 
     def check(self, deviations_PK: Float[Tensor, "prompts k"], valid_PK: Bool[Tensor, "prompts k"]) -> None:
         """``deviations_PK``: deviations that are to be divided by their group's standard deviation."""
@@ -72,7 +75,6 @@ class TinySpreadWarning:
         self.warned = True
         log.warning(
             "%d of %d groups have a standard deviation below %g (smallest %.1g), credit included; "
-            "advantage.scale_rewards=group turns such small differences into advantages of size 1; type "
-            "advantage.scale_rewards=none or batch to keep them small (logged once)",
-            int(tiny_P.sum()), len(tiny_P), TINY_STD, float(stds_P[tiny_P].min()),
+            "%s turns such small differences into advantages of size 1; type %s to keep them small (logged once)",
+            int(tiny_P.sum()), len(tiny_P), TINY_STD, float(stds_P[tiny_P].min()), self.option, self.instead,
         )  # fmt: skip

@@ -9,9 +9,8 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from peft import PeftModel
@@ -42,7 +41,6 @@ from dqo.stages import Loss, Optim
 log = logging.getLogger("dqo")
 POLICY = "policy"
 Model = PreTrainedModel | PeftModel
-Result = TypeVar("Result")
 
 
 class Base(abc.ABC):
@@ -137,19 +135,22 @@ class Base(abc.ABC):
         """The micro-batches that a non-finite gradient may come from."""
         return batches
 
+    @property
+    def entropy_gradient(self) -> bool:
+        """Whether the entropies of a forward pass carry a gradient."""
+        return getattr(self.loss, "needs_entropy_gradient", False) and torch.is_grad_enabled()
+
     def estimate(self, rollouts: Rollouts) -> Estimates:
-        """Old log-probabilities where several iterations need them and this version sampled the rows; the reference's
-        where it is kept. Otherwise nothing runs. A collective."""
+        """Old log-probabilities where several iterations need them and this version sampled the rows; with entropies
+        where the loss asks for them; the reference's where it is kept. Otherwise nothing runs. A collective."""
         fresh = bool((rollouts.versions_B >= self.version).any())
-        old = self.settings.num_iterations > 1 and bool(distributed.all_reduce_max(fresh))
-        if not old and self.reference is None:
-            return Estimates()
-        old_logprobs_BT = self._logprobs(self.model, rollouts) if old else None
-        if self.reference is None:
-            return Estimates(old_logprobs_BT=old_logprobs_BT)
-        with self.reference.model() as reference:
-            ref_logprobs_BT = self._logprobs(reference, rollouts)
-        return Estimates(old_logprobs_BT=old_logprobs_BT, ref_logprobs_BT=ref_logprobs_BT)
+        needed, old_BT, ref_BT, entropies_BT = getattr(self.loss, "needs_old_logprobs", False), None, None, None
+        if needed or (self.settings.num_iterations > 1 and distributed.all_reduce_max(fresh)):
+            old_BT, entropies_BT = self._logprobs(self.model, rollouts)
+        if self.reference is not None:
+            with self.reference.model() as reference:
+                ref_BT, _ = self._logprobs(reference, rollouts)
+        return Estimates(old_logprobs_BT=old_BT, ref_logprobs_BT=ref_BT, entropies_BT=entropies_BT if needed else None)
 
     def update(self, experience: Experience, estimates: Estimates, targets: Targets) -> Mapping[str, float]:
         """The step's optimizer steps; returns its metrics. Raises StageError, before the optimizer's step, for a loss
@@ -186,7 +187,7 @@ class Base(abc.ABC):
 
     def score(self, rollouts: Rollouts) -> Tensor:
         """Log-probability of each sampled token at temperature 1, 0.0 elsewhere: (B, T), in nats. A collective."""
-        return self._logprobs(self.model, rollouts, temperature=1.0)
+        return self._logprobs(self.model, rollouts, temperature=1.0)[0]
 
     def save(self, folder: Path) -> None:
         """Write one folder per trained model, and ``learner.json``. A collective; rank 0 writes."""
@@ -259,25 +260,20 @@ class Base(abc.ABC):
         yield from ((probe(self.form), False) for _ in range(passes - len(batches)))
 
     @torch.no_grad()
-    def _logprobs(self, model: Model, rollouts: Rollouts, *, temperature: float | None = None) -> Tensor:
-        logprobs_BT = torch.zeros_like(rollouts.logprobs_BT)
+    def _logprobs(self, model: Model, rollouts: Rollouts, *, temperature: float | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the sampled tokens and entropies of their distributions, (B, T), without dropout."""
+        found = torch.zeros_like(rollouts.logprobs_BT), torch.zeros_like(rollouts.logprobs_BT)
+        rows = list(range(len(rollouts.texts)))
 
         def passes(batches: list[MicroBatch]) -> None:
             for batch, real in self._passes(batches, distributed.all_reduce_max(len(batches))):
-                logprobs_N, _ = self._forward(model, batch, temperature=temperature or self.settings.temperature)
-                if real:
-                    logprobs_BT[batch.rows_N, batch.columns_N] = logprobs_N.cpu()
+                values = self._forward(model, batch, temperature=temperature or self.settings.temperature)
+                for value_BT, value_N in zip(found, values, strict=True):
+                    if real:
+                        value_BT[batch.rows_N, batch.columns_N] = value_N.cpu()
 
-        self._take(rollouts, list(range(len(rollouts.texts))), passes)
-        return logprobs_BT
-
-    def _take(
-        self, rollouts: Rollouts, rows: list[int], passes: Callable[[list[MicroBatch]], Result]
-    ) -> tuple[list[MicroBatch], Result]:
-        """See ``Budget.take``."""
-        return self.budget.take(
-            lambda tokens: self._micro_batches(rollouts, rows, tokens), passes, self._discard_gradients
-        )
+        self.budget.take(lambda tokens: self._micro_batches(rollouts, rows, tokens), passes, self._discard_gradients)
+        return found
 
     def _step(
         self, whole: Objective, rollouts: Rollouts, rows: list[int], rate: float, tally: Tally, iteration: int
@@ -292,7 +288,11 @@ class Base(abc.ABC):
                     total += self._pass(whole, batch, means if real else None, last=number == count)
             return total, means
 
-        batches, (total, means) = self._take(rollouts, rows, passes)
+        batches, (total, means) = self.budget.take(
+            lambda tokens: whole.micro_batches(rollouts, rows, budget=tokens, form=self.form),
+            passes,
+            self._discard_gradients,
+        )
         norms = self._optimize(rate)
         if not all(map(math.isfinite, norms.values())):
             with self._updating(iteration):  # with the same dropout
@@ -313,27 +313,30 @@ class Base(abc.ABC):
             yield
 
     def _trained_logprobs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies without dropout; the log-probabilities' gradient is that with LoRA's dropout.
-        So no ratio contains its noise: with an exact sampler the first iteration's are 1."""
+        """Log-probabilities and entropies without dropout; their gradient is that with LoRA's dropout. So no ratio
+        contains its noise: with an exact sampler the first iteration's are 1."""
         temperature = self.settings.temperature
         if not self.dropout:
             return self._forward(self.model, batch, temperature=temperature)
         with torch.no_grad(), eval_mode(self.model):
             logprobs_N, entropies_N = self._forward(self.model, batch, temperature=temperature)
-        noisy_N, _ = self._forward(self.model, batch, temperature=temperature)
+        noisy_N, noisy_entropies_N = self._forward(self.model, batch, temperature=temperature)
+        if self.entropy_gradient:
+            entropies_N = entropies_N + (noisy_entropies_N - noisy_entropies_N.detach())
         return logprobs_N + (noisy_N - noisy_N.detach()), entropies_N
 
     def _pass(self, whole: Objective | None, batch: MicroBatch, tally: Tally | None, *, last: bool) -> float:
         """Forward and backward pass; the loss. Without a tally it is a dummy pass, whose loss is 0."""
         logprobs_N, entropies_N = self._trained_logprobs(batch)
         if whole is None or tally is None:
-            self._backward(logprobs_N.sum() * 0.0, last=last)
+            total = logprobs_N.sum() + entropies_N.sum() if self.entropy_gradient else logprobs_N.sum()
+            self._backward(total * 0.0, last=last)
             return 0.0
         loss, means = whole(batch, logprobs_N, entropies_N)
         if not loss.isfinite():
             raise whole.not_finite("loss", [batch], step=self.version + 1)
         self._backward(loss, last=last)
-        tally.add({"entropy": (entropies_N.sum(), torch.tensor(float(len(entropies_N)))), **means})
+        tally.add(means)
         return float(loss.detach())
 
 

@@ -34,12 +34,13 @@ def token_logprobs(
     device: torch.device,
     head: torch.nn.Module | None = None,
     max_logit_rows: int | None = None,
+    entropy_gradient: bool = False,
 ) -> tuple[Float[Tensor, " sampled"], Float[Tensor, " sampled"]]:
     """Log-probability of each sampled token, and entropy of the distribution it was sampled from.
 
-    Both are in nats at ``temperature``, float32; the entropy carries no gradient. The LM head runs only at positions
-    that predict a sampled token. Where ``head`` is given (see ``plain_head``), it runs on at most ``max_logit_rows``
-    positions at a time; None: that many rows that their logits take ``MAX_LOGIT_BYTES``.
+    Both are in nats at ``temperature``, float32; the entropy carries a gradient only with ``entropy_gradient``. The LM
+    head runs only at positions that predict a sampled token. Where ``head`` is given (see ``plain_head``), it runs on
+    at most ``max_logit_rows`` positions at a time; None: that many rows that their logits take ``MAX_LOGIT_BYTES``.
     """
     columns_U, column_N = batch.sources_N.unique(return_inverse=True)
     # a prompt's last token predicts several first tokens, and not every sequence needs every column
@@ -63,10 +64,10 @@ def token_logprobs(
     counts = torch.bincount(row_N // max_rows).tolist()
     row_N, targets_N = row_N.to(device), batch.targets_N.to(device)
     if head is None or not in_chunks:
-        return _logprobs_and_entropies(output_M, row_N, targets_N, temperature=temperature)
+        return _logprobs_and_entropies(output_M, row_N, targets_N, temperature, entropy_gradient)
 
     def of_chunk(hidden_C: Tensor, row_n: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
-        return _logprobs_and_entropies(head(hidden_C), row_n, targets_n, temperature=temperature)
+        return _logprobs_and_entropies(head(hidden_C), row_n, targets_n, temperature, entropy_gradient)
 
     order_N = row_N.argsort(stable=True)
     chunks = [
@@ -99,13 +100,19 @@ def _attention_inputs(batch: MicroBatch, device: torch.device) -> dict[str, Any]
 
 
 def _logprobs_and_entropies(
-    logits_MV: Float[Tensor, "rows vocabulary"], row_N: Tensor, targets_N: Tensor, *, temperature: float
+    logits_MV: Float[Tensor, "rows vocabulary"],
+    row_N: Tensor,
+    targets_N: Tensor,
+    temperature: float,
+    entropy_gradient: bool,
 ) -> tuple[Float[Tensor, " sampled"], Float[Tensor, " sampled"]]:
     """Row ``row_N[n]`` of the logits predicts token ``targets_N[n]``."""
     logits_MV = logits_MV.float() if temperature == 1.0 else logits_MV.float() / temperature
     normalizers_M = logits_MV.logsumexp(-1)
     logprobs_N = logits_MV[row_N, targets_N] - normalizers_M[row_N]
-    return logprobs_N, _entropies(logits_MV.detach(), normalizers_M.detach())[row_N]
+    if not entropy_gradient:
+        return logprobs_N, _entropies(logits_MV.detach(), normalizers_M.detach())[row_N]
+    return logprobs_N, _entropies(logits_MV, normalizers_M)[row_N]
 
 
 @contextlib.contextmanager
@@ -154,6 +161,13 @@ def plain_head(model: PreTrainedModel, device: torch.device) -> torch.nn.Module 
 def _entropies(
     logits_MV: Float[Tensor, "rows vocabulary"], normalizers_M: Float[Tensor, " rows"]
 ) -> Float[Tensor, " rows"]:
-    """log Z minus the mean logit, in chunks: the probabilities of all rows at once would double the logits' memory."""
+    """log Z minus the mean logit, in chunks: the probabilities of all rows at once would double the logits' memory. For
+    a gradient each chunk's probabilities are computed again in the backward pass."""
+
+    def of_chunk(rows: Tensor, z: Tensor) -> Tensor:
+        return z - ((rows - z[:, None]).exp() * rows).sum(-1)
+
     chunks = zip(logits_MV.split(ENTROPY_CHUNK), normalizers_M.split(ENTROPY_CHUNK), strict=True)
-    return torch.cat([z - ((rows - z[:, None]).exp() * rows).sum(-1) for rows, z in chunks])
+    if not logits_MV.requires_grad:
+        return torch.cat([of_chunk(rows, z) for rows, z in chunks])
+    return torch.cat([checkpoint(of_chunk, rows, z, use_reentrant=False) for rows, z in chunks])

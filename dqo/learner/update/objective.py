@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from dqo import distributed
 from dqo.contracts import says
 from dqo.errors import StageError
-from dqo.learner.update.packing import MicroBatch
-from dqo.records import Estimates, Experience, LossInputs, Targets
-from dqo.stages import Loss
+from dqo.learner.update.packing import Form, MicroBatch, micro_batches
+from dqo.records import Estimates, Experience, LossInputs, Rollouts, Supervised, Targets
+from dqo.stages import SUPERVISED_NLL, Loss, Marking, Supervising
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,30 +30,50 @@ class Objective:
     values_BT: Float[Tensor, "batch tokens"] | None  # a critic's
     returns_BT: Float[Tensor, "batch tokens"] | None  # what a critic is trained on
     stale_B: Bool[Tensor, " batch"]  # sampled by older weights: the sampler's logprobs are the old ones
+    marks: Mapping[str, Shaped[Tensor, "batch tokens"]]  # from Marking.marks
+    supervised: Supervised | None  # completions from elsewhere, in micro-batches of their own
 
     def not_finite(self, what: str, batches: Sequence[MicroBatch], *, step: int) -> StageError:
         """The error for these micro-batches, with the stream positions of their prompts."""
-        groups = sorted({group for batch in batches for group in batch.groups})
-        values = [self.advantages_BT[batch.rows_N, batch.columns_N] for batch in batches]
+        positions = {position for batch in batches for position in self._positions(batch)}
+        values = [self.advantages_BT[batch.rows_N, batch.columns_N] for batch in batches if not batch.supervised]
         largest = float(torch.cat(values).abs().max()) if values else 0.0
         return StageError(
             "learner",
             f"the {what} is not finite; stopped before the optimizer's step (largest advantage: {largest:.3g}). A "
             "lower learning_rate or optim.max_grad_norm may help",
-            positions=[self.positions_P[group] for group in groups],
+            positions=sorted(positions),
             step=step,
         )
+
+    def micro_batches(self, rollouts: Rollouts, rows: list[int], *, budget: int, form: Form) -> list[MicroBatch]:
+        """Micro-batches of the step's rows, then those of the supervised completions."""
+        batches = micro_batches(rollouts, rows, budget=budget, form=form)
+        if self.supervised is None:
+            return batches
+        learned = (self.supervised.weights_BT != 0).any(1).nonzero()[:, 0].tolist()
+        others = micro_batches(self.supervised.rollouts, learned, budget=budget, form=form)
+        return [*batches, *(replace(batch, supervised=True) for batch in others)]
+
+    def _positions(self, batch: MicroBatch) -> list[int]:
+        """Stream positions of a micro-batch's prompts."""
+        if batch.supervised and self.supervised is not None:
+            return [self.supervised.rollouts.prompts[group].position for group in batch.groups]
+        return [self.positions_P[group] for group in batch.groups]
 
     def __call__(
         self, batch: MicroBatch, logprobs_N: Float[Tensor, " sampled"], entropies_N: Float[Tensor, " sampled"]
     ) -> tuple[Float[Tensor, ""], Mapping]:
         """The loss of one micro-batch, and its metrics as ``Loss.__call__`` returns them."""
 
-        def pick(tensor_BT: Float[Tensor, "batch tokens"]) -> Float[Tensor, " sampled"]:
+        def pick(tensor_BT: Tensor) -> Tensor:
             return tensor_BT[batch.rows_N, batch.columns_N].to(logprobs_N.device)
 
-        def pick_if(tensor_BT: Float[Tensor, "batch tokens"] | None) -> Float[Tensor, " sampled"] | None:
+        def pick_if(tensor_BT: Tensor | None) -> Tensor | None:
             return None if tensor_BT is None else pick(tensor_BT)
+
+        if batch.supervised and self.supervised is not None:
+            return _supervised_loss(logprobs_N, pick(self.supervised.weights_BT))
 
         old_N = logprobs_N.detach() if self.old_logprobs_BT is None else pick(self.old_logprobs_BT)
         sampler_N = pick(self.sampler_logprobs_BT)
@@ -70,8 +90,17 @@ class Objective:
             weights_N=pick(self.weights_BT),
             stale_N=stale_N,
             rows_N=batch.rows_N.to(logprobs_N.device),
+            marks={name: pick(mark_BT) for name, mark_BT in self.marks.items()},
         )
-        return self.loss(inputs)
+        loss, means = self.loss(inputs)
+        return loss, {"entropy": (entropies_N.sum(), torch.tensor(float(len(entropies_N)))), **means}
+
+
+def _supervised_loss(logprobs_N: Tensor, weights_N: Tensor) -> tuple[Tensor, Mapping]:
+    """Loss and metric of a micro-batch of supervised completions."""
+    learned_N = weights_N != 0
+    nll_N = -logprobs_N.detach()
+    return -(weights_N * logprobs_N).sum(), {SUPERVISED_NLL: (nll_N[learned_N].sum(), learned_N.float().sum())}
 
 
 def counts(experience: Experience) -> tuple[int, int]:
@@ -101,7 +130,8 @@ def objective(
     rows: int,
     tokens: int,
 ) -> Objective:
-    """The objective of a step. ``version``: the learner's; ``rows`` and ``tokens``: from ``counts``."""
+    """The objective of a step. ``version``: the learner's; ``rows`` and ``tokens``: from ``counts``. A collective: the
+    loss looks at the whole step."""
     rollouts = experience.rollouts
     valid_B = experience.rewards.valid_PK.flatten()
     return Objective(
@@ -115,6 +145,8 @@ def objective(
         values_BT=estimates.values_BT,
         returns_BT=targets.returns_BT,
         stale_B=rollouts.versions_B < version,
+        marks=loss.marks(experience, estimates, targets) if isinstance(loss, Marking) else {},
+        supervised=loss.supervised(experience) if isinstance(loss, Supervising) else None,
     )
 
 

@@ -9,13 +9,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dqo.config.schema import SampleConfig
-from dqo.contracts import check_embeddings, check_rewards, checked_credits, says
+from dqo.contracts import check_embeddings, check_rewards, checked_credits, checked_token_credits, says
 from dqo.metrics.diversity import cosine_distance
 from dqo.observe.group import Group, mean
 from dqo.progress import elapsed
 from dqo.records import Prompt, Rewards, Rollouts
+from dqo.references import References
 from dqo.run.sampling.choosing import choose
-from dqo.stages import Collectors, Credit
+from dqo.stages import Collectors, Credit, PaysTokens
 
 
 def sampled_group(stages: Collectors, config: SampleConfig, prompt: Prompt, *, number: int) -> Group:
@@ -72,15 +73,26 @@ def _no_rewards(rollouts: Rollouts) -> Rewards:
 def _credits(
     credit: Credit, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "p k d"], *, is_judged: bool
 ) -> tuple[float, ...] | None:
-    """None for a credit that pays nothing; NaN where completions are invalid, or the credit asks for rewards that are
-    not there."""
+    """None for a credit that pays nothing; NaN where completions are invalid, or the credit asks for rewards or for
+    reference samples that are not there. Of a credit that pays tokens, the mean over a completion's tokens."""
     if getattr(credit, "pays_nothing", False):
         return None
-    if not is_judged and getattr(credit, "needs_rewards", True):
+    if (not is_judged and getattr(credit, "needs_rewards", True)) or _lacks_references(credit):
         return (math.nan,) * rollouts.k
+    earning_PK = rewards.valid_PK & ~rollouts.empty_PK
     credits_PK = credit.assign(rollouts, rewards, embeddings_PKD if credit.uses_embeddings else None)
-    credits_PK = checked_credits(rollouts, rewards.valid_PK & ~rollouts.empty_PK, credits_PK)
+    credits_PK = checked_credits(rollouts, earning_PK, credits_PK)
+    if isinstance(credit, PaysTokens):
+        credits_BT = checked_token_credits(rollouts, earning_PK, credit.assign_tokens(rollouts, rewards))
+        assert credits_BT is not None
+        credits_PK = credits_PK + (credits_BT.sum(1) / rollouts.sampled_BT.sum(1).clamp(min=1)).view(credits_PK.shape)
     return _defined(credits_PK[0], rewards.valid_PK[0])
+
+
+def _lacks_references(credit: Credit) -> bool:
+    """Whether a credit compares with the initial policy's completions: a training run samples them."""
+    references = getattr(credit, "references", None)
+    return isinstance(references, References) and references.count > 0 and references.is_empty
 
 
 def _correct(rewards: Rewards) -> tuple[bool | None, ...]:
@@ -119,6 +131,8 @@ def _about_reward(needed: Sequence[str]) -> str:
 def _about_credit(credit: Credit, group: Group, alpha: float) -> str:
     if group.credits is None:
         return ""
+    if _lacks_references(credit):
+        return "credit –: it compares with completions of the initial policy, which only a training run samples"
     if all(map(math.isnan, group.credits)):
         return "credit –: it depends on the reward"
     what = getattr(credit, "description", f"the credit of {type(credit).__name__}")

@@ -79,6 +79,33 @@ def test_a_head_that_runs_in_chunks_gives_the_same(form, temperature, max_logit_
         torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("max_logit_rows", [1000, 5])
+def test_the_gradient_of_entropies_is_the_definitions_where_it_is_asked_for(form, max_logit_rows, monkeypatch):
+    """Over several chunks of rows, with a head that runs at once or in chunks."""
+    monkeypatch.setattr("dqo.learner.update.logprobs.ENTROPY_CHUNK", 4)
+    rollouts, model = make_experience(prompts=3, k=4).rollouts, tiny_llama()
+    use_dqo_attention(model)
+    (batch,) = micro_batches(rollouts, list(range(12)), budget=1000, form=form)
+    found = token_logprobs(
+        model, batch, temperature=0.7, device=CPU, head=plain_head(model, CPU), max_logit_rows=max_logit_rows,
+        entropy_gradient=True,
+    )  # fmt: skip
+    expected = by_definition(model, rollouts, 0.7)
+    weights_N = torch.linspace(-1, 1, len(expected[0])) / len(expected[0])
+    for part in (slice(1, 2), slice(0, 2)):  # entropies, and both in one backward pass
+        got, wanted = (
+            torch.autograd.grad((sum(values[part]) * weights_N).sum(), list(model.parameters()), retain_graph=True)
+            for values in (found, expected)
+        )
+        for gradient, expected_gradient in zip(got, wanted, strict=True):
+            assert expected_gradient.abs().max() > 1e-3
+            torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        _, entropies_N = token_logprobs(model, batch, temperature=0.7, device=CPU, entropy_gradient=True)
+    torch.testing.assert_close(entropies_N, expected[1], rtol=0, atol=1e-5)
+
+
 def test_a_head_runs_in_chunks_inside_a_peft_model_and_keeps_no_hook():
     torch.manual_seed(0)
     policy = tiny_llama()

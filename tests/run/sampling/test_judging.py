@@ -83,3 +83,24 @@ def test_one_completion_and_nothing_but_empty_ones():
     assert group(texts=("Paris",)).cosines == ((1.0,),)
     judged = group("choose=1", texts=("", " "))
     assert judged.chosen == () and torch.tensor(judged.cosines).isnan().all()
+
+
+def test_a_credit_that_compares_with_the_initial_policy_is_missing_outside_a_run():
+    judged = group(credit=dpp(gate=Gate.reference))
+    assert judged.credits is not None and all(map(math.isnan, judged.credits))
+    assert judged.notes[1] == (
+        "credit –: it compares with completions of the initial policy, which only a training run samples"
+    )
+
+
+def test_of_a_credit_that_pays_tokens_the_mean_over_a_completion_is_shown():
+    class FirstToken(NoCredit):
+        """3 at the first sampled token."""
+
+        pays_nothing = False
+
+        def assign_tokens(self, rollouts, rewards):
+            return 3.0 * (rollouts.sampled_BT & (rollouts.sampled_BT.cumsum(1) == 1))
+
+    judged = group(credit=FirstToken(), texts=("w1 w2", "w1", ""))
+    assert judged.credits == pytest.approx((1.0, 1.5, 0.0))  # the end token is sampled, too

@@ -1,0 +1,1 @@
+"""Which completions of a group are the same."""

@@ -1,0 +1,64 @@
+"""credit=dra: the reward divided by how crowded a completion's place is (DRA-GRPO, arXiv 2505.09655)."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dqo.credit.gating.base import GatedCredit
+from dqo.credit.gating.gate import Gating
+from dqo.credit.similarity.cosines import cosines
+from dqo.errors import StageError
+from dqo.records import Rewards, Rollouts
+from dqo.references import References
+
+
+class Dra(GatedCredit):
+    """c_i = r_i / (1 + Σ_{j≠i} s_ij) - r_i, over the completions that pass the gate and are not empty; 0.0 for the
+    others. At alpha = 1 reward + credit is the paper's adjusted reward.
+
+    s is the cosine, and 0 where the cosine is negative (ours: otherwise the divisor can be 0 or less). The paper's code
+    divides by Σ_j cos_ij + 1e-6, itself included, which is the same number but for the 1e-6. A completion unlike all
+    others, or that passes alone, keeps its reward; k copies get r / k each. A reward below 0 is refused: division would
+    make it better where it is redundant.
+    """
+
+    uses_embeddings = True
+
+    def __init__(self, references: References, *, gating: Gating):
+        super().__init__(references, gating)
+
+    @property
+    def description(self) -> str:
+        """For the model card."""
+        return (
+            f"its reward divided by its similarity to its group (DRA-GRPO), minus the reward{self.gating.description}"
+        )
+
+    @property
+    def needs_rewards(self) -> bool:
+        """Whether credits depend on the values of the rewards."""
+        return True
+
+    def assign(
+        self, rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Float[Tensor, "prompts k dim"] | None
+    ) -> Float[Tensor, "prompts k"]:
+        """Credits from unit-length embeddings, float32. Pure; not a collective.
+
+        Raises StageError for a negative reward that passes the gate, ConfigError for ``gate=correct`` with a reward
+        that does not say what is correct.
+        """
+        assert embeddings_PKD is not None
+        earning_PK, total_PK = self.earning_mask(rollouts, rewards), rewards.total_PK.double()
+        self._refuse_negative(rollouts, total_PK.masked_fill(~earning_PK, 0.0))
+        crowds_PK = cosines(embeddings_PKD, earning_PK).clamp(min=0).sum(-1)  # with s_ii = 1
+        return (total_PK / crowds_PK - total_PK).masked_fill(~earning_PK, 0.0).float()
+
+    def _refuse_negative(self, rollouts: Rollouts, total_PK: Float[Tensor, "prompts k"]) -> None:
+        if (total_PK >= 0).all():
+            return
+        positions = [rollouts.prompts[p].position for p in (total_PK < 0).any(1).nonzero()[:, 0].tolist()]
+        raise StageError(
+            "credit",
+            f"credit=dra divides rewards, which must be 0 or more; one is {float(total_PK.min()):g}; type "
+            "credit.gate=threshold credit.threshold=0 to leave such completions out, or another credit",
+            positions=positions,
+        )

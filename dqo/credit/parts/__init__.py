@@ -1,0 +1,1 @@
+"""What completions consist of: n-grams, equations."""

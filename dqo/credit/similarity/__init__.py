@@ -1,0 +1,1 @@
+"""How similar the completions of a group are."""

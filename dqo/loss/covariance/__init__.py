@@ -1,0 +1,1 @@
+"""Tokens by the covariance of advantage and log-probability."""

@@ -1,0 +1,1 @@
+"""What terms say of a step's token entropies."""

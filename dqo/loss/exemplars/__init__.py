@@ -1,0 +1,1 @@
+"""Completions that a term learns from by their log-probability."""

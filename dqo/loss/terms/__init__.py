@@ -1,0 +1,1 @@
+"""Terms of ``loss=clip`` (``loss.terms``), one file each."""
