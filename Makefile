@@ -81,8 +81,10 @@ gpu-check: setup ## is this machine with a GPU all right? every engine, the quic
 sweep: .venv/.train ## the quick start at alpha = 0, 1 and 2
 	$(BIN)dqo-train --multirun alpha=0,1,2 run_dir=runs/sweep
 
-reproduce: setup ## the tables of docs/results.md, seeds 0-2 (about three hours on two CPU cores)
-	$(BIN)python scripts/reproduce.py
+reproduce: setup ## the comparisons of docs/results.md (half a day on two CPU cores, resumable); from=FOLDER: tables of stored runs alone
+	$(BIN)python scripts/reproduce.py $(if $(from),--from $(from))
+	$(if $(from),,$(BIN)python scripts/reproduce_geometry.py)
+	$(if $(from),,$(BIN)python scripts/reproduce_hacking.py)
 
 clean: ## remove runs, caches and builds; .venv stays
 	rm -rf runs dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

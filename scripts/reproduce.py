@@ -1,196 +1,128 @@
-"""The tables of docs/results.md: cities on SmolLM2-135M, concepts on the tiny model, both engines on cities, and
-ahead=1 on concepts; seeds 0-2.
+"""The tables of docs/results.md: what each way of getting diversity gives at equal budgets.
 
-    python scripts/reproduce.py [cities] [concepts] [engines] [ahead] [--seeds 0,1,2] [--runs runs/reproduce]
+    python scripts/reproduce.py                                   train what is missing, print the tables
+    python scripts/reproduce.py --tables countdown --stage select choose each arm's learning rate, on other seeds
+    python scripts/reproduce.py --tables countdown --stage main   the runs of the table, at the chosen rates
+    python scripts/reproduce.py --from FOLDER                     the tables of a folder of runs; nothing is trained
 
-Each row and seed is a run of `dqo-train`; a run that has a summary.json is not repeated.
+A run is a process with one thread; ``--jobs`` of them at a time. A run that has a summary.json is not repeated: start
+the same command again to go on. The older tables (quickstart, kernels, engines, ahead) are printed if named.
 """
 
 import argparse
-import json
-import statistics
-import subprocess
+import os
+import signal
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 
-from dqo.observe.metrics_file import read_metrics
-from dqo.task import cities
-from dqo.task.maps.world_map import draw_answers
+from reproduce_claims import claims
+from reproduce_jobs import Job, decoding_jobs, main_jobs, selection_jobs
+from reproduce_matrix import SELECTION_SEEDS, TABLES, Arm, Table, chosen_arms
+from reproduce_results import read_runs
+from reproduce_runs import Scheduler
+from reproduce_selection import choose
+from reproduce_tables import decodings, print_table
 
-
-@dataclass(frozen=True)
-class Setting:
-    """One row of a table."""
-
-    name: str
-    overrides: tuple[str, ...]
+DEFAULT = ("countdown", "alpha_k", "cities", "concepts")
+STAGES = ("select", "main", "decoding")
 
 
-@dataclass(frozen=True)
-class Table:
-    """One table: its runs and its columns."""
-
-    common: tuple[str, ...]
-    settings: tuple[Setting, ...]  # the first is the baseline of the ratios
-    columns: dict[str, str]  # heading: key of summary.json's "after"
-    runs: str = ""  # name of the table whose folder of runs is used; empty: its own
-    curves: tuple[str, ...] = ()  # keys of metrics.jsonl that are also printed over the steps
-
-
-MEASURED = ("eval.every=0", "checkpoint.every=0", "checkpoint.final=false")
-CITIES = ("task=cities", "eval.n=40", "eval.prompts=12", *MEASURED)
-CONCEPTS = ("task=concepts", "eval.n=10", "eval.prompts=200", *MEASURED)
-TABLES = {
-    "cities": Table(
-        common=CITIES,
-        settings=(
-            Setting("alpha = 0 (GRPO)", ("alpha=0",)),
-            Setting("alpha = 1", ("alpha=1",)),
-            Setting("alpha = 2", ("alpha=2",)),
-        ),
-        columns={
-            "valid": "pass@1",
-            "distinct valid of 40": "distinct_correct@40",
-            "cosine distance": "cosine_distance",
-            "log det": "logdet",
-        },
-    ),
-    "concepts": Table(
-        common=CONCEPTS,
-        settings=(
-            Setting("alpha = 0 (GRPO)", ("alpha=0",)),
-            Setting("alpha = 1", ("alpha=1",)),
-            Setting("alpha = 1, cosine kernel", ("alpha=1", "credit=dpp_correct")),
-        ),
-        columns={
-            "pass@1": "pass@1",
-            "pass@10": "pass@10",
-            "distinct correct of 10": "distinct_correct",
-            "cosine distance": "cosine_distance",
-        },
-    ),
-    "engines": Table(
-        common=CITIES,
-        settings=(
-            Setting("rollout=hf", ("alpha=2",)),
-            Setting("rollout=vllm", ("alpha=2", "rollout=vllm")),
-        ),
-        columns={
-            "valid": "pass@1",
-            "distinct valid of 40": "distinct_correct@40",
-            "cosine distance": "cosine_distance",
-        },
-        runs="cities",
-        curves=("correct", "completions/distinct"),
-    ),
-    "ahead": Table(
-        common=CONCEPTS,
-        settings=(
-            Setting("ahead=0", ("alpha=1",)),
-            Setting("ahead=1", ("alpha=1", "ahead=1")),
-        ),
-        columns={
-            "pass@1": "pass@1",
-            "distinct correct of 10": "distinct_correct",
-            "cosine distance": "cosine_distance",
-        },
-        runs="concepts",
-        curves=("correct", "clip_ratio/region_mean"),
-    ),
-}
+def main() -> int:
+    """Train what is missing and print the tables. Exit code 1 if a run failed."""
+    options = parsed()
+    tables = [TABLES[name] for name in options.tables]
+    scheduler = Scheduler(options.jobs, time.monotonic() + 60 * options.minutes, options.seconds, options.extra)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if options.stage else ():
+        signal.signal(number, stop)
+    wanted: list[Job] = []
+    for table in tables:
+        arms, seeds = chosen_arms(table, options.arms), options.seeds or table.seeds
+        select = selection_jobs(table, arms, options.selection_seeds, options.runs)
+        if "select" in options.stage:
+            scheduler.run(select, f"{table.name}, learning rates")
+            wanted += select
+        chosen = choose(options.runs, table, arms, options.selection_seeds, write=bool(options.stage))
+        if chosen and options.stage == ("select",):
+            print("learning rates:", ", ".join(f"{name} ×{factor:g}" for name, factor in chosen.items()))
+        for stage, jobs_of in (("main", main_jobs), ("decoding", decoding_jobs)):
+            if stage in options.stage:
+                jobs = jobs_of(table, arms, seeds, options.runs, chosen)
+                scheduler.run(jobs, f"{table.name}, {stage}")
+                wanted += jobs
+        if options.stage != ("select",):
+            show(table, arms, seeds, options.runs, chosen)
+    report(scheduler, wanted)
+    return 1 if scheduler.failed else 0
 
 
-def main() -> None:
-    """Train what is missing and print the tables."""
+def show(table: Table, arms: Sequence[Arm], seeds: Sequence[int], runs: Path, chosen: Mapping[str, float]) -> None:
+    """Print what the finished runs of a table say."""
+    print_table(table, arms, seeds, runs, chosen)
+    if text := decodings(table, arms, seeds, runs, chosen):
+        print(f"\nOther decodings of the same policies:\n\n{text}")
+    if table.name == "countdown":
+        found = {arm.name: read_runs(table, arm, seeds, runs, chosen) for arm in arms}
+        print(f"\nThe paper's claims on this table:\n\n{claims(found)}")
+    sys.stdout.flush()
+
+
+def parsed() -> argparse.Namespace:
+    """The command line. ``stage``: the stages to run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--tables", "--table", nargs="+", metavar="TABLE", choices=list(TABLES), default=list(DEFAULT))
+    parser.add_argument("--stage", choices=["all", *STAGES, "tables"], default="all")
+    parser.add_argument(
+        "--arms", nargs="+", default=[], metavar="NAME", help="of the tables; the baseline is always in"
+    )
+    parser.add_argument("--seeds", type=numbers, help="0,1,2 in place of the tables' own")
+    parser.add_argument("--selection-seeds", type=numbers, default=SELECTION_SEEDS)
+    parser.add_argument("--jobs", type=int, default=cores(), help="runs at a time; the number of cores")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run that would end later")
+    parser.add_argument("--seconds", type=float, help="expected of the first run, for --minutes; a table knows its own")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--from", dest="source", type=Path, help="folder of runs: print its tables, train nothing")
+    parser.add_argument("--extra", nargs="+", default=[], metavar="KEY=VALUE", help="more overrides of every run")
     options = parser.parse_args()
-    for name in options.tables or TABLES:
-        table, seeds = TABLES[name], [int(seed) for seed in options.seeds.split(",")]
-        print(f"\n{name}: dqo-train {' '.join(table.common)}, seeds {options.seeds}\n")
-        rows = {
-            setting.name: [after(table, setting, seed, options.runs / (table.runs or name)) for seed in seeds]
-            for setting in table.settings
-        }
-        print(markdown(table, rows), flush=True)
-        for key in table.curves:
-            print(f"\n{key}: mean over the seeds and over the fifth of the run that ends at this step\n")
-            print(curve(table, key, seeds, options.runs / (table.runs or name)), flush=True)
-        if name == "cities":
-            picture(table, seeds, options.runs)
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs}: 1 or more")
+    if options.source and not options.source.is_dir():
+        parser.error(f"--from {options.source}: there is no such folder")
+    for table in (TABLES[name] for name in options.tables):
+        if not {arm.name for arm in table.arms} >= {*options.arms}:
+            parser.error(f"--arms: {table.name} has {', '.join(repr(arm.name) for arm in table.arms)}")
+    options.runs = options.source or options.runs
+    options.stage = {"all": STAGES, "tables": ()}.get(options.stage, (options.stage,))
+    options.stage = () if options.source else options.stage
+    return options
 
 
-def after(table: Table, setting: Setting, seed: int, folder: Path) -> dict[str, float]:
-    """The metrics after training; trains if there is no summary.json yet."""
-    run = run_folder(setting, seed, folder)
-    if not (run / "summary.json").exists():
-        arguments = [
-            *table.common,
-            *setting.overrides,
-            f"seed={seed}",
-            f"run_dir={run}",
-            "resume=auto",  # continue an interrupted run
-            "log.every=20",
-            "log.live=false",
-        ]
-        subprocess.run([sys.executable, "-m", "dqo.cli", "train", *arguments], check=True, stdout=sys.stderr)
-    return json.loads((run / "summary.json").read_text())["after"]
+def numbers(text: str) -> tuple[int, ...]:
+    """``0,1,2`` as numbers."""
+    return tuple(int(seed) for seed in text.split(","))
 
 
-def curve(table: Table, key: str, seeds: list[int], folder: Path) -> str:
-    """A markdown table of one metric: a row a setting, a column for each fifth of the run."""
-    lines = []
-    for setting in table.settings:
-        runs = [read_metrics(run_folder(setting, seed, folder) / "metrics.jsonl") for seed in seeds]
-        values = [[line[key] for line in run if line.get(key) is not None] for run in runs]
-        if not all(values):  # runs of an older version, which did not log this key
-            continue
-        fifth = len(values[0]) // 5
-        if not lines:
-            steps = " | ".join(str(fifth * (i + 1)) for i in range(5))
-            lines = [f"| steps | {steps} |", f"|{'---|' * 6}"]
-        means = [mean(mean(run[i * fifth : (i + 1) * fifth]) for run in values) for i in range(5)]
-        lines.append(f"| {setting.name} | {' | '.join(f'{value:.3g}' for value in means)} |")
-    return "\n".join(lines)
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def run_folder(setting: Setting, seed: int, folder: Path) -> Path:
-    """The folder of one run."""
-    return folder / f"{'_'.join(setting.overrides)}_seed={seed}"
+def stop(number: int, _: object) -> None:
+    """A signal handler: leave, which stops the runs that are under way; they can be resumed."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
-def picture(table: Table, seeds: list[int], runs: Path) -> None:
-    """Draw the answers of all seeds on a map, one map a setting."""
-    panels = []
-    for setting in table.settings:
-        files = [
-            file for seed in seeds for file in run_folder(setting, seed, runs / "cities").glob("evaluations/*.json")
-        ]
-        last = [file for file in files if file.name != "step_00000.json"]
-        answers = [each for file in last for each in json.loads(file.read_text())["answers"]]
-        panels.append((setting.name, [text for each in answers for text in each["texts"]]))
-    draw_answers(runs / "cities.png", atlas=cities, panels=panels)
-    print(f"\nthe answers on a map: {runs / 'cities.png'}")
-
-
-def markdown(table: Table, rows: dict[str, list[dict[str, float]]]) -> str:
-    """A markdown table: the mean over the seeds, in brackets each seed's value, and the ratio to the first row."""
-    lines = [f"| | {' | '.join(table.columns)} |", "|---" * (len(table.columns) + 1) + "|"]
-    baseline = next(iter(rows.values()))
-    for name, runs in rows.items():
-        cells = []
-        for key in table.columns.values():
-            values = [run[key] for run in runs]
-            mean, base = statistics.mean(values), statistics.mean(run[key] for run in baseline)
-            seeds = " ".join(f"{value:.3g}" for value in values)
-            cells.append(f"{mean:.3g} ({seeds})" + (f", {mean / base:.2f}×" if runs is not baseline and base else ""))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def report(scheduler: Scheduler, wanted: Sequence[Job]) -> None:
+    """Names what failed and counts what is missing, on stderr."""
+    missing = [job for job in wanted if not job.is_done]
+    for job in scheduler.failed:
+        print(f"failed: {job.folder}; its output: {job.folder}.log", file=sys.stderr)
+    if missing:
+        late = f", {len(scheduler.skipped)} for want of time" if scheduler.skipped else ""
+        print(f"{len(missing)} of {len(wanted)} runs are missing{late}; the same command goes on", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

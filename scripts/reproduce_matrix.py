@@ -1,0 +1,158 @@
+"""What ``scripts/reproduce.py`` runs, as data: tables, their arms, seeds and columns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+FACTORS = (0.5, 1.0, 2.0)  # of the table's learning rate, from which each arm's is chosen
+SELECTION_SEEDS = (100, 101)
+GATE = "credit.gate=correct"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a table: one way of training."""
+
+    name: str
+    overrides: tuple[str, ...]
+    against: str = ""  # arm that it is compared with; empty: the table's first
+    keeps_policy: bool = False  # its final policies are sampled with other decodings
+    factor: float | None = None  # of the table's learning rate; None: chosen on other seeds
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a credit is paid to correct completions alone."""
+        return GATE in self.overrides or "credit=dpp_correct" in " ".join(self.overrides)
+
+    @property
+    def folder(self) -> str:
+        """The name, as a part of a folder's name."""
+        return "".join(char if char.isalnum() or char in ".=-" else "_" for char in self.name)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its runs and its columns. The first arm is the baseline of the differences."""
+
+    name: str
+    task: str
+    arms: tuple[Arm, ...]
+    columns: dict[str, str]  # heading: key of summary.json's "after"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    seconds: float = 60  # of one run on one core, roughly
+    learning_rate: float | None = None  # chosen for each arm among FACTORS times this; None: the task's for all
+    style: str = "ratios"  # differences | grid | ratios: how it is printed
+    n: int = 10  # completions of each held-out prompt
+    prompts: int = 200  # held-out prompts
+    every: int = 0  # steps between evaluations; 0: at the start and the end alone
+    runs: str = ""  # the table whose folder of runs is used; empty: its own
+    curves: tuple[str, ...] = ()  # keys of metrics.jsonl that are also printed over the steps
+    picture: bool = False  # answers on a map
+
+
+NOTHING_PAID = ("credit=none", "alpha=0")
+
+
+def gated(credit: str, *more: str) -> tuple[str, ...]:
+    """Overrides of a credit that is paid to correct completions alone."""
+    return (f"credit={credit}", GATE, *more)
+
+
+NONE = Arm("none", NOTHING_PAID, keeps_policy=True)
+SAME_RATE = Arm("none, rate x0.5", NOTHING_PAID, factor=0.5)  # the rate that nearly all other arms choose
+ENTROPY = Arm("entropy, correct", (*NOTHING_PAID, "loss=entropy_correct"), keeps_policy=True)
+TINY_ARMS = (
+    NONE,
+    SAME_RATE,
+    Arm("constant", gated("constant", "credit.cosine=0.8")),  # of the mean size of "dpp gated"
+    Arm("dpp alpha=0.5", ("credit=dpp", "alpha=0.5")),
+    Arm("dpp alpha=1", ("credit=dpp", "alpha=1")),
+    Arm("dpp alpha=2", ("credit=dpp", "alpha=2")),
+    Arm("dpp gated", ("credit=dpp_correct_rbf",), keeps_policy=True),
+    Arm("distance", gated("distance")),
+    Arm("setpo", gated("setpo")),
+    Arm("gapo", gated("gapo")),
+    Arm("vendi", gated("vendi")),
+    Arm("partition", gated("partition", "credit.by=key")),
+    Arm("unlikeliness", gated("unlikeliness")),
+    ENTROPY,
+    Arm("entropy, all", (*NOTHING_PAID, "loss=entropy")),
+    Arm("replay", (*NOTHING_PAID, "loss=replay")),
+    Arm("set, n=4, max", (*NOTHING_PAID, "advantage=set", "advantage.n=4", "advantage.f=max")),
+    Arm("maxrl", (*NOTHING_PAID, "advantage=maxrl")),
+    Arm("ucpo", (*NOTHING_PAID, "advantage=ucpo")),
+    Arm("none, k=4", (*NOTHING_PAID, "k=4")),
+    Arm("dpp alpha=1, k=4", ("credit=dpp", "alpha=1", "k=4"), against="none, k=4"),
+)
+CITIES_ARMS = (
+    NONE,
+    Arm("constant", gated("constant", "credit.cosine=0.3")),
+    Arm("dpp gated", ("credit=dpp_correct",), keeps_policy=True),
+    Arm("distance", gated("distance")),
+    ENTROPY,
+)
+ALPHAS, SIZES = (0, 0.5, 1, 1.5, 2, 5), (2, 4, 6, 8)
+
+
+def grid(credit: str) -> tuple[Arm, ...]:
+    """Arms for each alpha and k. In a group of two the group's mean cancels what a determinant pays for similarity:
+    k=2 has the advantage whose baselines are no means of the group."""
+    arms = []
+    for k in SIZES:
+        advantage = ("advantage=unbiased",) if k == 2 else ()
+        for alpha in ALPHAS:
+            paid = NOTHING_PAID if alpha == 0 else (f"credit={credit}", f"alpha={alpha}")
+            arms.append(Arm(f"alpha={alpha} k={k}", (*paid, f"k={k}", *advantage)))
+    return tuple(arms)
+
+
+MODES = {
+    "pass@1": "pass@1",
+    "pass@10": "pass@10",
+    "distinct correct of 10": "distinct_correct",
+    "cosine distance of correct ones": "cosine_distance/correct",
+}
+DISTANCES = {
+    "valid": "pass@1",
+    "distinct valid of 40": "distinct_correct@40",
+    "cosine distance": "cosine_distance",
+}
+QUICK_START = tuple(Arm(f"alpha = {alpha}", (f"alpha={alpha}",)) for alpha in (0, 1, 2))
+KERNELS = (
+    Arm("alpha = 0", ("alpha=0",)),
+    Arm("alpha = 1", ("alpha=1",)),
+    Arm("alpha = 1, cosine kernel", ("alpha=1", "credit=dpp_correct")),
+)
+COUNTDOWN = Table(
+    "countdown", "countdown", TINY_ARMS, MODES, seeds=(0, 1, 2, 3, 4), learning_rate=5e-4, style="differences", every=25
+)  # fmt: skip
+TABLES = {
+    table.name: table
+    for table in (
+        COUNTDOWN,
+        Table("alpha_k", "countdown", grid("dpp_correct_rbf"), MODES, style="grid"),
+        Table("alpha_k_ungated", "countdown", grid("dpp"), MODES, style="grid"),
+        replace(COUNTDOWN, name="concepts", task="concepts", every=75, seconds=180),
+        Table(
+            "cities", "cities", CITIES_ARMS, DISTANCES, learning_rate=1e-5, style="differences", every=25, seconds=900,
+            n=40, prompts=16,
+        ),
+        Table(
+            "quickstart", "cities", QUICK_START, DISTANCES | {"log det": "logdet"}, seconds=600, n=40, prompts=12,
+            picture=True,
+        ),
+        Table(
+            "engines", "cities", (QUICK_START[2], Arm("alpha = 2, rollout=vllm", ("alpha=2", "rollout=vllm"))),
+            DISTANCES, seconds=600, n=40, prompts=12, runs="quickstart", curves=("correct", "completions/distinct"),
+        ),
+        Table("kernels", "concepts", KERNELS, MODES, seconds=180),
+        Table(
+            "ahead", "concepts", (KERNELS[1], Arm("alpha = 1, ahead=1", ("alpha=1", "ahead=1"))), MODES, seconds=180,
+            runs="kernels", curves=("correct", "clip_ratio/region_mean"),
+        ),
+    )
+}  # fmt: skip
+
+
+def chosen_arms(table: Table, names: Sequence[str]) -> tuple[Arm, ...]:
+    """The table's arms of these names and its baseline; all where none is named."""
+    return tuple(arm for arm in table.arms if not names or arm.name in names or arm is table.arms[0])
