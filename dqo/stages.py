@@ -225,10 +225,11 @@ class EncodesTexts(Protocol):
 class Credit(Protocol):
     """Says how much each completion adds to the others of its group.
 
-    Two optional attributes let a configuration that teaches no diversity be refused. ``pays_nothing = True``: all
-    credits are 0. ``pairs_tie = True``: in a group of two, similarity does not change the credits' difference. They
-    hold for the class that has ``assign``; a subclass with an ``assign`` of its own says them anew.
-    A third, ``description``, goes on after "each completion is paid for" in the model card. ``needs_rewards = False``:
+    Three optional attributes let a configuration that teaches no diversity be refused. ``pays_nothing = True``: all
+    credits are 0. ``pays_for_passing = True``: all that pass the gate get the same, so there must be a gate.
+    ``pairs_tie = True``: in a group of two, similarity does not change the credits' difference. They hold for the class
+    that has ``assign``; a subclass with an ``assign`` of its own says them anew.
+    Another, ``description``, goes on after "each completion is paid for" in the model card. ``needs_rewards = False``:
     credits do not depend on rewards, and ``dqo-sample`` shows them for a prompt that the reward cannot judge.
     """
 
@@ -248,7 +249,8 @@ class Credit(Protocol):
 
 @runtime_checkable
 class PaysTokens(Protocol):
-    """A credit that pays parts of a completion, at their tokens."""
+    """A credit that pays parts of a completion, at their tokens. ``pays_tokens_alone = True`` (optional): ``assign``
+    returns zeros, so an advantage's keys for credits do nothing and are refused."""
 
     def assign_tokens(self, rollouts: Rollouts, rewards: Rewards) -> Float[Tensor, "batch tokens"]:
         """Credits of single tokens, 0.0 where nothing was sampled or paid. The loop adds ``alpha`` times them to the

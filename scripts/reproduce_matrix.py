@@ -57,8 +57,10 @@ def gated(credit: str, *more: str) -> tuple[str, ...]:
     return (f"credit={credit}", GATE, *more)
 
 
-NONE = Arm("none", NOTHING_PAID, keeps_policy=True)
-SAME_RATE = Arm("none, rate x0.5", NOTHING_PAID, factor=0.5)  # the rate that nearly all other arms choose
+NONE = Arm("none", NOTHING_PAID)
+SAME_RATE = Arm(
+    "none, rate x0.5", NOTHING_PAID, keeps_policy=True, factor=0.5
+)  # the rate that nearly all other arms choose
 ENTROPY = Arm("entropy, correct", (*NOTHING_PAID, "loss=entropy_correct"), keeps_policy=True)
 TINY_ARMS = (
     NONE,

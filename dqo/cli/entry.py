@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dqo.cli.commands import Command
-from dqo.cli.messages import readable
+from dqo.cli.messages import SEVERAL, readable
 from dqo.cli.report import report
 from dqo.cli.sweep import JobFailed, Sweep, SweepStopped, left_out
 from dqo.config import GROUPS, conf_dir
@@ -314,11 +314,7 @@ def _refuse_lists(arguments: list[str]) -> None:
         group, _, value = argument.partition("=")
         if group.lstrip("+~") in GROUPS and value.startswith("["):
             options = value.strip("[]").split(",")
-            more = (
-                "; several rewards are summed by reward=weighted, see docs/configuration.md"
-                if group == "reward"
-                else ""
-            )
+            more = SEVERAL.get(group, "")
             raise ConfigError(f"{argument}: one option of a group is taken; type {group}={options[0].strip()}{more}")
 
 

@@ -21,6 +21,11 @@ PLUGINS = {  # options of hydra/launcher and hydra/sweeper by how their names be
 
 DATA = (".jsonl", ".json", ".csv", ".parquet")  # endings of files that task=jsonl reads
 
+SEVERAL = {  # how several options of a group combine, where they do
+    "reward": "; several rewards are summed by reward=weighted, see docs/configuration.md",
+    "loss": "; docs/credits.md says how terms of the loss combine",
+}
+
 
 def readable(error: BaseException, command: str) -> str:
     """What is wrong and what to type, in one line, whichever library raised it."""
@@ -39,6 +44,8 @@ def readable(error: BaseException, command: str) -> str:
     if found := re.match(r"LexerNoViableAltException: (.*)", text):
         return f"{found[1]}: what is typed is KEY=VALUE, as in alpha=1.0"
     if found := re.match(r"Ambiguous value for argument '(([^=]+)=([^']*))'", text):
+        if found[2] in GROUPS:  # one option is taken, so a list would be refused, too
+            return f"{found[1]}: several options need a sweep; type -m {found[1]}{SEVERAL.get(found[2], '')}"
         return f"{found[1]}: several values need a sweep or a list; type -m {found[1]}, or {found[2]}=[{found[3]}]"
     if "does not support sweep type" in text:
         return f"{text}; an interval needs hydra/sweeper=optuna; type values, as in alpha=0,0.5,1"

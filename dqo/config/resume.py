@@ -39,6 +39,7 @@ OF_THE_FOLDER = ("run_dir", "resume", "dry_run")  # no part of what is trained
 STARTED_IN = "hydra.runtime.cwd"  # saved with the overrides; Hydra sets it anew each time
 DATE = "task.date"
 HELD_OUT = "task.held_out"  # its default was 64 in task=jsonl of an older dqo
+UNGATED = ("dqo.task.gsm8k.Gsm8k", "dqo.task.modebench.ModeBench")  # credit.gate was none by default in an older dqo
 ADDED = (
     "advantage.credit_baseline",
     "advantage.normalize_credit",
@@ -144,9 +145,11 @@ def _replayed(run: Path) -> list[str]:
         old, new = (f"'file://{place}/" for place in (folder, Path.cwd()))
         saved = [text.replace(old, new) if text.startswith("hydra.searchpath=") else text for text in saved]
     then = flat(plain(cast(DictConfig, OmegaConf.load(run / "config.yaml"))))
-    is_typed = HELD_OUT in {text.partition("=")[0] for text in saved}
-    former = then.get(HELD_OUT) if then.get("task._target_") == "dqo.task.jsonl.Jsonl" and not is_typed else None
+    task, typed = then.get("task._target_"), {text.partition("=")[0] for text in saved}
+    former = then.get(HELD_OUT) if task == "dqo.task.jsonl.Jsonl" and HELD_OUT not in typed else None
     saved += [] if former is None else [f"{HELD_OUT}={former}"]
+    if task in UNGATED and then.get("credit.gate") == "none" and "credit.gate" not in typed:
+        saved.append("credit.gate=none")
     return saved + [
         f"{key}={value}"
         for key, (cls, value) in FORMERLY.items()

@@ -11,6 +11,8 @@ from dqo.config.typed import arguments, nodes
 from dqo.errors import ConfigError
 from dqo.metrics.names import FAMILIES, METRICS, SCORERS, evaluation_metrics, find_family, metric_of, needs_correct
 
+LARGE = 10.0  # alpha times the largest credit of credit=elliptic, from which on rewards of about 1 no longer matter
+
 
 def validate(config: Config) -> None:
     """Raises ConfigError for the first contradiction found. Imports no stage, except where ``_diversity`` has to ask
@@ -29,6 +31,7 @@ def validate(config: Config) -> None:
     _checkpoints(config)
     _diversity(config)
     _credit_size(config)
+    _token_credits(config)
     _correct(config)
     _centring(config)
     _ahead(config)
@@ -37,7 +40,7 @@ def validate(config: Config) -> None:
 
 def advice(config: Config) -> list[str]:
     """What is allowed and may not be meant, one line each with what to type. Said when a run starts."""
-    return [*_ungated(config), *_flow_weights(config)]
+    return [*_ungated(config), *_flow_weights(config), *_inexact_kl(config), *_large_credit(config)]
 
 
 def _flow_weights(config: Config) -> list[str]:
@@ -48,6 +51,26 @@ def _flow_weights(config: Config) -> list[str]:
         f"advantage=flowrl with loss.loss_type={loss_type}: FlowRL divides the log-probability of a completion by its "
         "length; type loss.loss_type=grpo"
     ]
+
+
+def _large_credit(config: Config) -> list[str]:
+    ridge = config.credit.get("ridge")
+    if config.credit.get("bonus") != "leave_one_out" or not ridge or config.alpha / ridge <= LARGE:
+        return []
+    return [
+        f"credit.bonus=leave_one_out: credits reach 1 / credit.ridge = {1 / ridge:g}, and alpha={config.alpha:g} times "
+        f"that drowns the reward; type alpha={ridge:g}, or credit.bonus=leverage"
+    ]
+
+
+def _inexact_kl(config: Config) -> list[str]:
+    needed = {"loss_type": "dr_grpo", "importance_sampling_level": "token", "use_bias_correction_kl": True}
+    other = [key for key, value in needed.items() if config.loss.get(key, value) != value]
+    if not other or not _term_that_says(config, "completes_kl"):
+        return []
+    has = ", ".join(f"loss.{key}={str(config.loss[key]).lower()}" for key in other)
+    types = " ".join(f"loss.{key}={str(needed[key]).lower()}" for key in other)
+    return [f"the term kl_sequence with {has}: the gradient is not exactly that of the completions' KL; type {types}"]
 
 
 def _ungated(config: Config) -> list[str]:
@@ -119,12 +142,17 @@ def _diversity(config: Config) -> None:
     # a stage is imported, and torch with it, only where its answer can matter: a credit that pays nothing has no keys
     if len(config.credit) == 1 and _says(config, "credit", "pays_nothing", of="assign"):
         raise ConfigError(f"credit=none: {alone}, and this credit pays nothing; type credit=dpp, or alpha=0")
+    if config.credit.get("gate") == "none" and _says(config, "credit", "pays_for_passing", of="assign"):
+        raise ConfigError(
+            f"credit.gate=none: {alone}, and this credit pays for passing the gate alone, the same to all; type "
+            "credit.gate=correct, or credit=dpp"
+        )
     if (
         config.k == 2
         and config.advantage.get("credit_baseline") != "none"
         and _says(config, "advantage", "compares_within_group", of="__call__")
         and config.credit.get("embedding") != "reference_centred"  # whose vectors differ in length
-        and _says(config, "credit", "pairs_tie", of="assign")
+        and (_says(config, "credit", "pairs_tie", of="assign") or config.credit.get("form") == "add")
     ):
         raise ConfigError(
             f"k=2: {alone}, but in a group of two similarity has equal parts in both credits, and the group's mean as "
@@ -140,6 +168,16 @@ def _credit_size(config: Config) -> None:
             f"advantage.normalize_credit=spread: advantage.scale_rewards={scale} divides credits already; type "
             "advantage.normalize_credit=none, or advantage.scale_rewards=none"
         )
+
+
+def _token_credits(config: Config) -> None:
+    for key, plain in (("normalize_credit", "none"), ("credit_baseline", "group")):
+        value = config.advantage.get(key, plain)
+        if value != plain and config.alpha and _says(config, "credit", "pays_tokens_alone", of="assign"):
+            raise ConfigError(
+                f"advantage.{key}={value}: this credit pays single tokens, and their credits are added to the "
+                f"advantages as they are; type advantage.{key}={plain}, or credit=dpp"
+            )
 
 
 def _says(config: Config, group: str, what: str, *, of: str) -> bool:
@@ -163,7 +201,8 @@ def _correct(config: Config) -> None:
 def _asking_what_is_correct(config: Config) -> tuple[str, str] | None:
     """What needs to know which completions are correct, and what to type in its place."""
     if config.credit.get("gate") == "correct":
-        return "credit.gate=correct", "credit.gate=none"
+        gated = _says(config, "credit", "pays_for_passing", of="assign")
+        return "credit.gate=correct", f"credit.gate={'threshold credit.threshold=0.5' if gated else 'none'}"
     f, modes = config.advantage.get("f"), config.advantage.get("modes")
     if f == "minority" or (f == "mean_distinct" and modes != "all"):
         return f"advantage.f={f}", "advantage.f=max"
@@ -173,14 +212,19 @@ def _asking_what_is_correct(config: Config) -> tuple[str, str] | None:
 
 
 def _term_asking_what_is_correct(config: Config) -> tuple[str, str] | None:
-    from dqo.contracts import says  # imports torch
-
     for key, node in nodes(config.loss.get("terms"), "loss.terms"):
         if node.get("tokens") == "correct":
             return f"{key}.tokens=correct", f"{key}.tokens=all"
-        if says(arguments(node, key)[0], "needs_correct", of="__call__"):
-            return key, "loss=clip"
-    return None
+    asking = _term_that_says(config, "needs_correct")
+    return (asking, "loss=clip") if asking else None
+
+
+def _term_that_says(config: Config, what: str) -> str | None:
+    """The key of the first loss term whose class says ``what``."""
+    from dqo.contracts import says  # imports torch
+
+    terms = nodes(config.loss.get("terms"), "loss.terms")
+    return next((key for key, node in terms if says(arguments(node, key)[0], what, of="__call__")), None)
 
 
 def _centring(config: Config) -> None:

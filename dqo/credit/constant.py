@@ -24,12 +24,13 @@ class Constant(GatedCredit):
 
     uses_embeddings = False
     pairs_tie = True  # similarity is not looked at
+    pays_for_passing = True
 
     def __init__(
         self,
         references: References,
         *,
-        size: Annotated[float | None, Field(examples=[0.5])],
+        size: Annotated[float | None, Field(gt=0, examples=[0.5])],
         cosine: Annotated[float, Field(ge=0, le=1, examples=[0.5])],
         gating: Gating,
     ):

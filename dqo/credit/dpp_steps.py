@@ -26,12 +26,13 @@ class DppSteps(GatedCredit):
     u_p = clip(L_pp² - epsilon, 0, 1) is the squared distance of step p to the span of the steps before it, and
     Σ log L_pp² = log det(G + epsilon I).
 
-    Steps come in the order of the completions, then of the text: of two equal steps the first is new, the second earns
-    nothing. Credits of a group sum to 0 over its tokens. With fewer than two completions that pass all are 0.0, and so
+    Steps come in the order of the completions, then of the text: of two equal steps the first is new, the second has
+    u = 0. Credits of a group sum to 0 over its tokens. With fewer than two completions that pass all are 0.0, and so
     are they where nothing was sampled, at the end token, and for completions as a whole (``assign``).
     """
 
     uses_embeddings = False  # of whole completions
+    pays_tokens_alone = True
 
     def __init__(
         self,

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from dqo.credit.gating.base import GatedCredit
 from dqo.credit.gating.gate import Gating
+from dqo.credit.gating.quality import refuse_negative
 from dqo.credit.similarity.cosines import cosines
-from dqo.errors import StageError
 from dqo.records import Rewards, Rollouts
 from dqo.references import References
 
@@ -48,17 +48,7 @@ class Dra(GatedCredit):
         """
         assert embeddings_PKD is not None
         earning_PK, total_PK = self.earning_mask(rollouts, rewards), rewards.total_PK.double()
-        self._refuse_negative(rollouts, total_PK.masked_fill(~earning_PK, 0.0))
+        remedy = "credit.gate=threshold credit.threshold=0 to leave such completions out, or another credit"
+        refuse_negative(rollouts, rewards, earning_PK, option="dra", remedy=remedy)
         crowds_PK = cosines(embeddings_PKD, earning_PK).clamp(min=0).sum(-1)  # with s_ii = 1
         return (total_PK / crowds_PK - total_PK).masked_fill(~earning_PK, 0.0).float()
-
-    def _refuse_negative(self, rollouts: Rollouts, total_PK: Float[Tensor, "prompts k"]) -> None:
-        if (total_PK >= 0).all():
-            return
-        positions = [rollouts.prompts[p].position for p in (total_PK < 0).any(1).nonzero()[:, 0].tolist()]
-        raise StageError(
-            "credit",
-            f"credit=dra divides rewards, which must be 0 or more; one is {float(total_PK.min()):g}; type "
-            "credit.gate=threshold credit.threshold=0 to leave such completions out, or another credit",
-            positions=positions,
-        )

@@ -15,6 +15,7 @@ from dqo.credit.gating.base import GatedCredit
 from dqo.credit.gating.gate import Gating
 from dqo.credit.gating.quality import refuse_negative
 from dqo.credit.similarity.cosines import cosines
+from dqo.errors import ConfigError
 from dqo.records import Rewards, Rollouts
 from dqo.references import References
 from dqo.stages import Task
@@ -35,7 +36,7 @@ class Partition(GatedCredit):
 
     At alpha = 1 reward + credit is DARLING's score. Clusters are connected components of "the same", as in its code,
     whatever says it. ``subtract_min`` measures rewards from the lowest of the group that takes part, as its option
-    add_bias: c_i = (r_i - r_min)(d_i - 1), for rewards that may be negative.
+    add_bias: c_i = (r_i - r_min)(d_i - 1), for rewards that may be negative. Raises ConfigError for it with ``add``.
     """
 
     def __init__(
@@ -52,6 +53,11 @@ class Partition(GatedCredit):
         super().__init__(references, gating)
         self.task, self.by, self.similarity = task, comparison.by, comparison.similarity
         self.form, self.floor, self.subtract_min = form, floor, subtract_min
+        if form == Form.add and subtract_min:
+            raise ConfigError(
+                "credit.subtract_min=true: credit.form=add has no use for it; type credit.subtract_min=false, or "
+                "credit.form=multiply"
+            )
         self.uses_embeddings = self.by == Sameness.embedding
         self.judge = SameByJudge(comparison.endpoint) if self.by == Sameness.judge else None
 

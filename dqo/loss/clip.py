@@ -120,7 +120,12 @@ class Clip:
     def marks(
         self, experience: Experience, estimates: Estimates, targets: Targets
     ) -> Mapping[str, Shaped[Tensor, "batch tokens"]]:
-        """The terms' marks; tokens of the mark ``dropped`` are left out of the policy gradient. A collective."""
+        """The terms' marks; tokens of the mark ``dropped`` are left out of the policy gradient. A collective.
+
+        A completion's ratio contains all of its tokens, dropped ones too. With such a mark each token's loss therefore
+        has the ratio's value and the gradient of its own log-probability (GSPO-token): the other tokens' gradients are
+        what they are without the mark.
+        """
         return self.terms.marks(experience, estimates, targets)
 
     def supervised(self, experience: Experience) -> Supervised | None:
@@ -142,6 +147,8 @@ class Clip:
         if self.beta > 0:
             assert inputs.ref_logprobs_N is not None
             kl_N = self._kl(inputs.ref_logprobs_N - inputs.logprobs_N, ratios_N)
+        if DROPPED in inputs.marks and self.importance_sampling_level == Level.sequence:
+            ratios_N = ratios_N.detach() * (inputs.logprobs_N - inputs.logprobs_N.detach()).exp()
         clipped_N = ratios_N.clamp(1 - self.epsilon, 1 + self.epsilon_high)
         if self.delta is not None:
             ratios_N = ratios_N.clamp(max=self.delta)

@@ -35,14 +35,16 @@ def model_card(
     before: Evaluation,
     after: Evaluation,
     credit: str | None = None,
+    update: str | None = None,
     temperature: float = 1.0,
     rendered: str | None = None,
     hub_name: str | None = None,
     **license: Any,
 ) -> str:
     """The model card as Markdown. ``command``: what the user typed. ``credit``: what earned diversity credit, in words
-    (its ``description``); None: nothing did. ``rendered``: the first prompt with the chat template's words
-    (``sampling_code``). ``hub_name``, ``license``, ``license_name`` and ``license_link`` of the base model, if known.
+    (its ``description``); None: nothing did. ``update``: advantage and loss, in words. ``rendered``: the first prompt
+    with the chat template's words (``sampling_code``). ``hub_name``, ``license``, ``license_name`` and ``license_link``
+    of the base model, if known.
 
     Answers are model output: they stand in a code fence that they cannot close, with control characters escaped.
     """
@@ -51,7 +53,7 @@ def model_card(
     return f"""{_front_matter(hub_name, license)}
 # {visible(name)}
 
-`{visible(base_model)}`, post-trained {_purpose(credit, alpha)}
+`{visible(base_model)}`, post-trained {_purpose(credit, alpha)}{f" Update: {visible(update)}." if update else ""}
 
 | task | α (diversity) | β (KL) | k (group) | steps | learning rate |
 |---|---|---|---|---|---|
@@ -82,12 +84,12 @@ abilities that the reward does not measure may have become worse.
 
 
 def _purpose(credit: str | None, alpha: float) -> str:
-    """The rest of the sentence about what the model was trained for."""
-    paper = "[Diversity Quality Optimization](https://arxiv.org/abs/2509.04784)"
+    """The rest of the sentence about what the model was trained for, true of every method of docs/credits.md."""
+    toolkit = "dqo ([Diversity Quality Optimization](https://arxiv.org/abs/2509.04784) and other methods)"
     if credit is None or not alpha:
-        return f"by reinforcement learning on the reward of its task alone, the baseline of {paper}."
+        return f"with {toolkit}. No completion is paid for being different: it earns the reward of its task alone."
     return (
-        f"with {paper} for answers that are good and different from one another. Each completion is paid for its "
+        f"with {toolkit} for answers that are good and different from one another. Each completion is paid for its "
         f"reward and, with weight α, for {visible(credit)}."
     )
 

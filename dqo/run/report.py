@@ -100,7 +100,7 @@ def _card(job: Job, session: Session, before: Evaluation, after: Evaluation) -> 
     return model_card(
         name=job.folder.name, base_model=policy.name, task=task_name(job.config),
         command=shlex.join(["dqo-train", *_typed(job, policy.tokenizer)]), before=before, after=after,
-        credit=_credit_words(credit),
+        credit=_credit_words(credit), update=_update_words(job.config),
         temperature=generation_config(job.config, policy).temperature, rendered=_rendered(session, after),
         hub_name=policy.origin.hub_name, **policy.origin.license,
         **job.config.model_dump(include={"alpha", "beta", "k", "steps", "learning_rate"}),
@@ -112,6 +112,13 @@ def _credit_words(credit: Credit) -> str | None:
     if getattr(credit, "pays_nothing", False):
         return None
     return getattr(credit, "description", f"the credit of {type(credit).__name__}")
+
+
+def _update_words(config: Config) -> str:
+    """Advantage and loss by their classes, and the loss's terms by name: "advantage Joint, loss Clip, term replay"."""
+    advantage, loss = (node["_target_"].rpartition(".")[2] for node in (config.advantage, config.loss))
+    terms = "".join(f", term {name}" for name in config.loss.get("terms") or {})
+    return f"advantage {advantage}, loss {loss}{terms}"
 
 
 def _rendered(session: Session, evaluation: Evaluation) -> str | None:

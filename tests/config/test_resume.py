@@ -133,6 +133,16 @@ def test_a_run_of_an_older_dqo_keeps_the_number_of_held_out_prompts_that_was_the
     assert resume.started_in(check(composed(resume=str(tmp_path)))) is None
 
 
+def test_a_run_of_an_older_dqo_goes_on_without_the_gate_that_its_task_has_by_now(tmp_path):
+    old = composed("task=gsm8k", "credit=dpp", run_dir=str(tmp_path))
+    (tmp_path / "config.yaml").write_text(to_yaml(check(old)))
+    OmegaConf.save(OmegaConf.create(["task=gsm8k", "k=4"]), tmp_path / "overrides.yaml")
+    saved = resume.with_saved_overrides([f"resume={tmp_path}"])
+    assert saved == ["task=gsm8k", "k=4", "credit.gate=none", f"resume={tmp_path}"]
+    now = composed("task=gsm8k", credit__gate="none", run_dir=str(tmp_path), resume=str(tmp_path))
+    assert not any(text.startswith("credit.") for text in resume.changes(now, check(now)))
+
+
 def test_a_run_of_an_older_dqo_goes_on_truncating_long_texts(tmp_path):
     now = composed("task=concepts", run_dir=str(tmp_path), resume=str(tmp_path), embed__long_texts="truncate")
     old = check(now).model_dump()

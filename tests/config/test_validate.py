@@ -76,6 +76,17 @@ def test_the_defaults_pass():
             {"advantage__normalize_credit": "spread"},
             r"scale_rewards=group divides credits already; type advantage.normalize_credit=none, or advantage.scale_",
         ),
+        (
+            ("credit=dpp_steps", "advantage=maxrl"),
+            {"advantage__normalize_credit": "spread"},
+            r"normalize_credit=spread: this credit pays single tokens, .*; type advantage\.normalize_credit=none, or",
+        ),
+        (
+            ("credit=dpp_steps", "advantage=maxrl"),
+            {"advantage__credit_baseline": "none"},
+            r"credit_baseline=none: this credit pays single tokens, .*; type advantage\.credit_baseline=group, or",
+        ),
+        (("credit=constant",), {"credit__gate": "none"}, r"credit\.gate=none: .*; type credit\.gate=correct, or"),
         (("reward=none",), {}, r"reward=none judges nothing, .*; type dqo-eval to measure a policy, or reward=python"),
     ],
 )
@@ -108,7 +119,7 @@ CREDITS = [
     *(("distance", {"metric": metric}) for metric in ("euclidean", "cosine")),
     *((credit, {}) for credit in ("setpo", "nearest", "vendi", "dra", "mmr")),
     *(("elliptic", {"features": features}) for features in ("plain", "centred")),
-    ("partition", {"by": "embedding", "similarity": 0.0}),
+    *(("partition", {"by": "embedding", "similarity": 0.0, "form": form}) for form in ("multiply", "add")),
 ]
 ADVANTAGES = [*itertools.product(["joint", "separate"], ["none", "group", "batch"]), ("unbiased", None)]
 OTHER_ADVANTAGES = [
@@ -271,6 +282,14 @@ def test_a_run_on_own_data_without_a_gate_is_told_that_gibberish_is_paid():
         assert advice(checked(*options)) == []
 
 
+def test_an_elliptic_credit_that_drowns_the_reward_is_told_so():
+    (line,) = advice(checked("credit=elliptic"))
+    assert "credits reach 1 / credit.ridge = 100, and alpha=2 times that drowns the reward" in line
+    assert line.endswith("type alpha=0.01, or credit.bonus=leverage")
+    assert advice(checked("credit=elliptic", "alpha=0.01")) == []
+    assert advice(checked("credit=elliptic", "credit.bonus=leverage")) == []
+
+
 def test_flowrl_with_other_weights_of_tokens_is_told_so():
     (line,) = advice(checked("advantage=flowrl"))
     assert line == (
@@ -278,6 +297,17 @@ def test_flowrl_with_other_weights_of_tokens_is_told_so():
         "type loss.loss_type=grpo"
     )
     assert advice(checked("advantage=flowrl", loss__loss_type="grpo")) == []
+
+
+def test_a_kl_of_completions_that_is_not_exact_is_told_so():
+    assert advice(checked("loss=kl_sequence", beta=0.1)) == []
+    (line,) = advice(checked("loss=kl_sequence", beta=0.1, loss__importance_sampling_level="sequence"))
+    assert line == (
+        "the term kl_sequence with loss.importance_sampling_level=sequence: the gradient is not exactly that of the "
+        "completions' KL; type loss.importance_sampling_level=token"
+    )
+    (line,) = advice(checked("loss=kl_sequence", "loss.use_bias_correction_kl=false", "loss.loss_type=dapo", beta=0.1))
+    assert line.endswith("; type loss.loss_type=dr_grpo loss.use_bias_correction_kl=true")
 
 
 @pytest.mark.parametrize(

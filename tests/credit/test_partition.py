@@ -8,7 +8,7 @@ import torch
 from dqo.credit.clusters.comparison import Sameness
 from dqo.credit.gating.gate import Gate, Gating
 from dqo.credit.partition import Form, Partition
-from dqo.errors import StageError
+from dqo.errors import ConfigError, StageError
 from dqo.references import References
 from dqo.stages import Counting, Credit
 from tests.credit.builders import comparison
@@ -95,6 +95,11 @@ def test_a_negative_reward_is_multiplied_above_the_lowest_of_its_group():
     assert (rewards.total_PK + credits_PK + 1)[0].tolist() == pytest.approx([0.0, 2 * d, 1.5 * d, 0.0])
     passing = partition(gate=Gate.threshold, threshold=0.0).assign(rollouts, rewards, None)
     assert passing[0].tolist() == [0.0] * 4  # one a, one b
+
+
+def test_a_lowest_reward_that_nothing_is_measured_from_is_refused():
+    with pytest.raises(ConfigError, match=r"^credit\.subtract_min=true: credit\.form=add .* type credit\.subtract"):
+        partition(form=Form.add, subtract_min=True)
 
 
 def test_a_judge_says_what_is_the_same():

@@ -49,14 +49,20 @@ def test_a_licence_with_a_name_of_its_own_is_carried():
             1.0,
             "for the mean cosine distance of its embedding",
         ),
-        (None, 1.0, "on the reward of its task alone"),
-        ("what it adds to the log-determinant", 0.0, "on the reward of its task alone"),  # it was not paid
+        (None, 1.0, "it earns the reward of its task alone"),
+        ("what it adds to the log-determinant", 0.0, "it earns the reward of its task alone"),  # it was not paid
     ],
 )
 def test_the_card_speaks_of_the_credit_that_was_paid(credit, alpha, says):
     card = make_card(credit=credit, alpha=alpha)
     assert says in card
     assert ("log-determinant" in card) is ("different from one another" in card and "log-det" in str(credit))
+
+
+def test_the_card_names_advantage_and_loss_and_does_not_call_every_method_dqo():
+    card = make_card(credit="what it adds to the SetPO diversity", update="advantage Joint, loss Clip, term replay")
+    assert "Update: advantage Joint, loss Clip, term replay." in card
+    assert "and other methods) for answers that are good" in card
 
 
 def test_the_card_samples_as_the_run_did():

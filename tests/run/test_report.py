@@ -3,7 +3,7 @@
 from omegaconf import OmegaConf
 
 from dqo.run.job import Job
-from dqo.run.report import _typed
+from dqo.run.report import _typed, _update_words
 from dqo.run.stopping import Stopping
 from tests.factories import word_tokenizer
 from tests.helpers.composing import composed
@@ -27,3 +27,9 @@ def test_paths_below_the_folder_of_the_start_are_shown_as_they_were_typed(tmp_pa
     ]  # fmt: skip
     tokenizer.chat_template = "{{ strftime_now('%d') }}"
     assert _typed(job, tokenizer)[-1] == "task.date=2026-07-31"
+
+
+def test_the_update_is_advantage_and_loss_with_its_terms():
+    config = composed("advantage=gdpo", "loss=replay")
+    assert _update_words(config) == "advantage Gdpo, loss Clip, term replay"
+    assert _update_words(composed()) == "advantage Joint, loss Clip"

@@ -55,9 +55,22 @@ def write_run(folder: Path, lines, after) -> None:
     (folder / "summary.json").write_text(json.dumps({"after": after}))
 
 
+def named(matrix, *names):
+    """The countdown table's arms of these names, in its order."""
+    return [arm for arm in matrix.COUNTDOWN.arms if arm.name in names]
+
+
+def test_an_arm_with_a_rate_of_its_own_is_not_selected(module, tmp_path):
+    matrix, jobs = module("reproduce_matrix"), module("reproduce_jobs")
+    (arm,) = named(matrix, matrix.SAME_RATE.name)
+    assert not jobs.selection_jobs(matrix.COUNTDOWN, [arm], [100], tmp_path)
+    (job,) = jobs.main_jobs(matrix.COUNTDOWN, [arm], [0], tmp_path, {arm.name: 2.0})
+    assert job.factor == 0.5 and "learning_rate=0.00025" in job.arguments
+
+
 def test_the_rate_with_the_best_pass_at_1_is_chosen_and_equal_ones_are_decided_by_size(module, tmp_path):
     matrix, jobs, selection = module("reproduce_matrix"), module("reproduce_jobs"), module("reproduce_selection")
-    table, arms = matrix.COUNTDOWN, matrix.COUNTDOWN.arms[:3]
+    table, arms = matrix.COUNTDOWN, named(matrix, "none", "constant", "dpp alpha=0.5")
     scores = {("none", 1.0): 0.5, ("none", 2.0): 0.6, ("constant", 2.0): 0.3, ("constant", 0.5): 0.3}
     for job in jobs.selection_jobs(table, arms[:2], [100, 101], tmp_path):
         write_run(job.folder, [], {"pass@1": scores.get((job.name, job.factor), 0.1) + 0.01 * (job.seed - 100)})
@@ -115,7 +128,7 @@ def test_a_claim_is_held_or_not_by_its_whole_interval(module):
 
 def test_the_table_of_stored_runs(module, tmp_path, capsys):
     matrix, jobs, tables = module("reproduce_matrix"), module("reproduce_jobs"), module("reproduce_tables")
-    table, arms = matrix.COUNTDOWN, matrix.COUNTDOWN.arms[:3]
+    table, arms = matrix.COUNTDOWN, named(matrix, "none", "constant", "dpp alpha=0.5")
     for job in jobs.main_jobs(table, arms[:2], [0, 1, 2], tmp_path, {"constant": 2.0}):
         more = (job.name == "constant") * (0.5 + 0.01 * job.seed)
         after = {"pass@1": 0.6, "pass@10": 0.9, "distinct_correct": 2.0 + more, "cosine_distance/correct": None}
@@ -143,12 +156,13 @@ def test_the_grid_has_a_cell_for_each_alpha_and_k(module, tmp_path):
 def test_decodings_of_kept_policies_are_compared(module, tmp_path):
     matrix, jobs, tables = module("reproduce_matrix"), module("reproduce_jobs"), module("reproduce_tables")
     table = matrix.COUNTDOWN
-    arms = [arm for arm in table.arms if arm.name in ("none", "constant", "dpp gated")]
+    arms = named(matrix, "constant", "dpp gated", "entropy, correct")
     assert not jobs.decoding_jobs(table, arms, [0], tmp_path, {})  # no policy yet
     for arm in arms:
         (jobs.main_folder(table, arm, 0, tmp_path, 1.0) / "policy").mkdir(parents=True)
     made = jobs.decoding_jobs(table, arms, [0], tmp_path, {})
-    assert [job.name for job in made] == ["none, decodings", "dpp gated, decodings"] and made[0].arguments[0] == "eval"
+    assert [job.name for job in made] == ["dpp gated, decodings", "entropy, correct, decodings"]
+    assert made[0].arguments[0] == "eval"
     (made[1].folder / "completions").mkdir(parents=True)
     assert jobs.decoding_jobs(table, arms, [0], tmp_path, {})[1].arguments == ("eval", f"resume={made[1].folder}")
     assert not tables.decodings(table, arms, [0], tmp_path, {})

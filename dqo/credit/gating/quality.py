@@ -16,5 +16,5 @@ def refuse_negative(
     if negative_PK.any():
         positions = [rollouts.prompts[p].position for p in negative_PK.any(1).nonzero()[:, 0].tolist()]
         lowest = float(rewards.total_PK[negative_PK].min())
-        problem = f"credit={option} multiplies rewards, which must not be negative, and there is one of {lowest:g}"
+        problem = f"credit={option} scales rewards, which must not be negative, and there is one of {lowest:g}"
         raise StageError("credit", f"{problem}; type {remedy}", positions=positions)

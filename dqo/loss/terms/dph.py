@@ -37,7 +37,8 @@ class Dph:
         least_correct: Annotated[float, Field(ge=0, le=1, examples=[0.0])],
     ):
         references.need(reference_samples)
-        self.references, self.coefficient, self.least_correct = references, coefficient, least_correct
+        self.references, self.samples = references, reference_samples
+        self.coefficient, self.least_correct = coefficient, least_correct
         self.completions = 0  # that the step learns from, on all ranks
 
     def supervised(self, experience: Experience) -> Supervised | None:
@@ -58,5 +59,5 @@ class Dph:
     def _correct(self, prompt: Prompt) -> list[list[int]]:
         reference = self.references.of(prompt)
         (rows,) = correct_completions(reference.rollouts, reference.rewards, key="loss.terms.dph")
-        enough = len(rows) >= self.least_correct * reference.rollouts.k
-        return [tokens for _, tokens in rows] if enough else []
+        found = [tokens for row, tokens in rows if row < self.samples]  # a credit may have asked for more
+        return found if len(found) >= self.least_correct * self.samples else []

@@ -28,6 +28,7 @@ class KlSequence:
     names = ("kl/sequence",)
     needs_reference = True
     needs_old_logprobs = True
+    completes_kl = True  # of loss=clip: config.validate says where its other part is another one
 
     def __init__(self, *, coefficient: Beta):
         if coefficient == 0:

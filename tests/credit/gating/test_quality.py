@@ -10,7 +10,7 @@ def test_a_negative_reward_that_takes_part_is_refused_with_its_prompts():
     with pytest.raises(StageError) as caught:
         refuse_negative(rollouts, rewards, rewards.valid_PK, option="dra", remedy="credit=dpp")
     assert str(caught.value) == (
-        "[credit, prompts 11, 12] credit=dra multiplies rewards, which must not be negative, and there is one of -2; "
+        "[credit, prompts 11, 12] credit=dra scales rewards, which must not be negative, and there is one of -2; "
         "type credit=dpp"
     )
 

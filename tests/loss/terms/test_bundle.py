@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from dqo.errors import ConfigError
+from dqo.loss.clip import Level
 from dqo.loss.terms.bundle import Terms
 from dqo.loss.terms.entropy import Entropy, Tokens
 from dqo.loss.terms.top_entropy import TopEntropy
@@ -66,6 +67,23 @@ def test_tokens_that_any_term_drops_have_no_policy_gradient_and_each_term_sees_i
     assert value == -counts[2:].sum()
     assert means["one/seen"][0] == counts[:2].sum()
     assert means["two/seen"][0] == counts[1]
+
+
+def test_at_sequence_level_a_dropped_token_has_no_gradient_and_the_others_keep_theirs():
+    """A completion's ratio contains every token, the dropped one too."""
+
+    def gradient(**marks):
+        logprobs_N = torch.tensor([-1.0, -2.0, -0.5], requires_grad=True)
+        inputs = make_loss_inputs(
+            logprobs_N, old_logprobs_N=torch.tensor([-1.1, -2.0, -0.6]), advantages_N=torch.full((3,), 2.0), marks=marks
+        )
+        loss, _ = clip(level=Level.sequence)(inputs)
+        return torch.autograd.grad(loss, logprobs_N)[0]
+
+    whole_N = gradient()
+    assert (whole_N != 0).all()
+    dropped_N = gradient(dropped=torch.tensor([False, True, False]))
+    torch.testing.assert_close(dropped_N, whole_N * torch.tensor([1.0, 0.0, 1.0]))
 
 
 def test_the_kl_keeps_the_tokens_that_a_term_drops():

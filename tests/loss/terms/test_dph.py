@@ -55,6 +55,13 @@ def test_prompts_that_the_reference_solves_too_rarely_are_left_out():
     assert dph(least_correct=1.0).supervised(experience(PROMPTS)) is None
 
 
+def test_samples_that_another_stage_asked_for_are_not_learned_from():
+    term = dph(least_correct=0.5)
+    term.samples = 1  # of three
+    rows, _ = learned(term.supervised(experience(PROMPTS)))
+    assert rows == [[4, 12, 1]]
+
+
 def test_the_mean_is_over_all_ranks(tmp_path):
     term = dph()
     (first, weights), (second, other) = on_ranks(
