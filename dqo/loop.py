@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 
 from dqo import distributed
 from dqo.batching import first_group, gather_step, join, split
+from dqo.capabilities import PaysTokens
 from dqo.contracts import check_embeddings, check_rewards, checked_credits, checked_token_credits, failure_counts
 from dqo.distributed import Channel
 from dqo.errors import StageError
 from dqo.metrics.clock import Clock
 from dqo.records import Estimates, Experience, Rollouts, Step, Targets
-from dqo.stages import Collectors, Pausing, PaysTokens, Stages
+from dqo.stages import Collectors, Pausing, Stages
 
 Observer = Callable[[Step], None]  # runs on every rank, in the main thread, between two steps
 

@@ -100,6 +100,11 @@ class Rollouts:
         rows = [is_empty(text) for text in self.texts]
         return torch.tensor(rows, dtype=torch.bool).view(len(self.prompts), self.k)
 
+    def token_means(self, values_BT: Float[Tensor, "batch tokens"]) -> Float[Tensor, "prompts k"]:
+        """The mean of each completion's values over its sampled tokens; 0.0 for a completion without any."""
+        sums_B = torch.where(self.sampled_BT, values_BT, 0.0).sum(1)
+        return (sums_B / self.sampled_BT.sum(1).clamp(min=1)).view(len(self.prompts), self.k)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rewards:
@@ -145,6 +150,11 @@ class Experience:
     credits_PK: Float[Tensor, "prompts k"] = field(metadata=PER_PROMPT)  # nats for credit=dpp; 0.0 where invalid
     # credits of parts of a completion, at their tokens (credit=dpp_steps); 0.0 elsewhere; None: the credit has none
     token_credits_BT: Float[Tensor, "batch tokens"] | None = field(metadata=PER_TOKEN, default=None)
+
+    @property
+    def counted_BT(self) -> Bool[Tensor, "batch tokens"]:
+        """True at the sampled tokens of valid completions: those that the update learns from."""
+        return self.rollouts.sampled_BT & self.rewards.valid_PK.flatten()[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 Constructors follow one convention: positional parameters are what the program hands over by name (``task``,
 ``tokenizer``, ``policy``, ``device`` …, see ``run.build``), keyword-only parameters are the YAML's keys, typed by their
-annotations. A stage keeps state only if it is ``Stateful``: evaluating must not change what training does next.
+annotations. A stage keeps state only if it is ``Stateful``: evaluating must not change what training does next. What
+else a reward, an encoder, a credit, a loss or a learner may offer is in ``dqo.capabilities``.
 
 Threads: ``Reward.score`` and ``Embed.encode`` run in two judge threads, at the same time as each other and as
 ``Rollout.generate``; with ``ahead=1`` a whole step is sampled, judged and credited in a background thread while the
@@ -16,11 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from dqo.records import Estimates, Experience, LossInputs, Prompt, Rewards, Rollouts, Supervised, Targets
+from dqo.records import Estimates, Experience, LossInputs, Prompt, Rewards, Rollouts, Targets
 
 Weights = Iterator[tuple[str, Tensor]]  # (Hugging Face name, tensor); tied heads are listed too, LoRA is merged
 
@@ -197,27 +198,11 @@ class Reward(Protocol):
 
 
 @runtime_checkable
-class Weighing(Protocol):
-    """A reward whose total is a weighted sum of some of its parts."""
-
-    part_weights: Mapping[str, float]  # by the part's name in ``Rewards.parts``
-
-
-@runtime_checkable
 class Embed(Protocol):
     """Turns each completion into a vector. Thread-safe."""
 
     def encode(self, rollouts: Rollouts) -> Float[Tensor, "prompts k dim"]:
         """Embeddings of length 1, float32, on the CPU; each depends on its own text alone. Not a collective."""
-        ...
-
-
-@runtime_checkable
-class EncodesTexts(Protocol):
-    """An encoder of any texts, for credits that compare parts of completions."""
-
-    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
-        """As ``Embed.encode``, a row a text. Not a collective."""
         ...
 
 
@@ -244,17 +229,6 @@ class Credit(Protocol):
 
         Pure, float32, on the CPU; not a collective. Raises StageError for a group without a finite credit.
         """
-        ...
-
-
-@runtime_checkable
-class PaysTokens(Protocol):
-    """A credit that pays parts of a completion, at their tokens. ``pays_tokens_alone = True`` (optional): ``assign``
-    returns zeros, so an advantage's keys for credits do nothing and are refused."""
-
-    def assign_tokens(self, rollouts: Rollouts, rewards: Rewards) -> Float[Tensor, "batch tokens"]:
-        """Credits of single tokens, 0.0 where nothing was sampled or paid. The loop adds ``alpha`` times them to the
-        advantages, as they are: a credit that wants a baseline subtracts it itself. Pure; not a collective."""
         ...
 
 
@@ -312,51 +286,6 @@ class Loss(Protocol):
 
 
 @runtime_checkable
-class Marking(Protocol):
-    """A loss or a term of one that looks at the whole step before its first pass."""
-
-    def marks(
-        self, experience: Experience, estimates: Estimates, targets: Targets
-    ) -> Mapping[str, Shaped[Tensor, "batch tokens"]]:
-        """Numbers of this rank's tokens, by name; the loss finds those of its micro-batch in ``LossInputs.marks``. The
-        names do not depend on the data. ``dropped`` (bool): ``loss=clip`` leaves these tokens out of the policy
-        gradient. Called once a step, on every rank: a collective."""
-        ...
-
-
-SUPERVISED_NLL = "supervised/nll"
-
-
-@runtime_checkable
-class Supervising(Protocol):
-    """A loss or a term of one that also learns from completions that were not sampled in this step. The learner
-    computes ``SUPERVISED_NLL``, the mean of -log-probability over their tokens; it is reported where ``Loss.names`` has
-    it."""
-
-    def supervised(self, experience: Experience) -> Supervised | None:
-        """This rank's completions to learn from; None: none in this step. Called once a step, on every rank: a
-        collective."""
-        ...
-
-
-@runtime_checkable
-class LossTerm(Protocol):
-    """One more term of ``loss=clip`` (``loss.terms``). It may say ``needs_reference``, ``needs_old_logprobs``,
-    ``needs_entropy_gradient``, ``only_advantages`` and be ``Marking``, ``Supervising`` or ``Stateful``, as a loss may.
-    In ``LossInputs.marks`` it finds its own marks alone."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """As ``Loss.names``; no other term may have them."""
-        ...
-
-    def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], Mapping[str, tuple[Tensor, Tensor]]]:
-        """What is added to the loss of one micro-batch, and metrics. ``inputs.weights_N`` has the weights of the
-        policy's loss. Not a collective."""
-        ...
-
-
-@runtime_checkable
 class Optim(Protocol):
     """Makes optimizers. The learning rate depends on the step alone, so it needs no state."""
 
@@ -396,15 +325,6 @@ class Learner(Protocol):
 
     def load(self, folder: Path) -> None:
         """Read what ``save`` wrote. Raises ConfigError for the state of another model."""
-        ...
-
-
-@runtime_checkable
-class HasCheckpointSize(Protocol):
-    """A learner that can say how much ``save`` writes: a run announces its disk space before the first step."""
-
-    def checkpoint_bytes(self) -> int:
-        """Bytes of one saved state. Called on rank 0 alone, so it must not be a collective."""
         ...
 
 

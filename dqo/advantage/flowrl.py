@@ -60,6 +60,4 @@ def _mean_log_ratios(rollouts: Rollouts, estimates: Estimates) -> Float[Tensor, 
     assert estimates.ref_logprobs_BT is not None
     old_BT = estimates.old_logprobs_BT
     logprobs_BT = rollouts.logprobs_BT if old_BT is None else old_BT
-    ratios_BT = (logprobs_BT.double() - estimates.ref_logprobs_BT).masked_fill(~rollouts.sampled_BT, 0.0)
-    means_B = ratios_BT.sum(1) / rollouts.sampled_BT.sum(1).clamp(min=1)
-    return means_B.view(len(rollouts.prompts), rollouts.k)
+    return rollouts.token_means(logprobs_BT.double() - estimates.ref_logprobs_BT)

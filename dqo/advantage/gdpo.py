@@ -13,9 +13,10 @@ from dqo.advantage.groups.normalization import (
     step_std,
     token_targets,
 )
+from dqo.capabilities import Weighing
 from dqo.metrics.ties import credit_deviations, group_deviations
 from dqo.records import Estimates, Experience, Rewards, Targets
-from dqo.stages import Reward, Weighing
+from dqo.stages import Reward
 
 
 class Gdpo:

@@ -53,8 +53,5 @@ class Ucpo(Reshaping):
 
 def _rarity(experience: Experience, correct_PK: Tensor) -> Float[Tensor, "prompts k"]:
     """(1/q_i) / Σ (1/q_j) over a group's correct completions, float64; 0.0 for the others."""
-    rollouts = experience.rollouts
-    logprobs_BT = torch.where(rollouts.sampled_BT, rollouts.logprobs_BT.double(), 0.0)
-    means_B = logprobs_BT.sum(1) / rollouts.sampled_BT.sum(1).clamp(min=1)
-    means_PK = means_B.view_as(correct_PK)
+    means_PK = experience.rollouts.token_means(experience.rollouts.logprobs_BT.double())
     return (-means_PK).masked_fill(~correct_PK, -torch.inf).softmax(1).masked_fill(~correct_PK, 0.0)

@@ -34,7 +34,7 @@ class Constant(GatedCredit):
         cosine: Annotated[float, Field(ge=0, le=1, examples=[0.5])],
         gating: Gating,
     ):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         self.size, self.cosine = size, cosine
 
     @property

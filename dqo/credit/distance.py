@@ -32,7 +32,7 @@ class Distance(GatedCredit):
     pairs_tie = True  # d(1, 2) = d(2, 1)
 
     def __init__(self, references: References, *, metric: Metric, gating: Gating):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         self.metric = metric
 
     @property

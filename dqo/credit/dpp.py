@@ -68,7 +68,7 @@ class Dpp(GatedCredit):
         dtype: Precision,
         gating: Gating,
     ):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         if embedding == Embedding.reference_centred:
             references.need(gating.reference_samples, embedded=True)
         self.embedding = embedding

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from dqo.capabilities import EncodesTexts
 from dqo.contracts import UNIT_TOLERANCE
 from dqo.credit.gating.base import GatedCredit
 from dqo.credit.gating.gate import Gating
@@ -17,7 +18,7 @@ from dqo.errors import ConfigError, StageError
 from dqo.metrics.ties import TIE_TOLERANCE
 from dqo.records import Rewards, Rollouts
 from dqo.references import References
-from dqo.stages import Embed, EncodesTexts
+from dqo.stages import Embed
 
 
 class DppSteps(GatedCredit):
@@ -44,7 +45,7 @@ class DppSteps(GatedCredit):
         epsilon: Annotated[float, Field(gt=0, le=1, examples=[0.001])],
         gating: Gating,
     ):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         if not isinstance(embed, EncodesTexts):
             raise ConfigError(
                 f"credit=dpp_steps: {type(embed).__name__} has no encode_texts, by which steps are embedded; type "

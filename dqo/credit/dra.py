@@ -4,11 +4,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dqo.credit.gating.base import GatedCredit
-from dqo.credit.gating.gate import Gating
 from dqo.credit.gating.quality import refuse_negative
 from dqo.credit.similarity.cosines import cosines
 from dqo.records import Rewards, Rollouts
-from dqo.references import References
 
 
 class Dra(GatedCredit):
@@ -22,9 +20,6 @@ class Dra(GatedCredit):
     """
 
     uses_embeddings = True
-
-    def __init__(self, references: References, *, gating: Gating):
-        super().__init__(references, gating)
 
     @property
     def description(self) -> str:

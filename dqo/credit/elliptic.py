@@ -52,7 +52,7 @@ class Elliptic(GatedCredit):
         ridge: Annotated[float, Field(ge=1e-6, examples=[0.01])],
         gating: Gating,
     ):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         self.bonus, self.features, self.ridge = bonus, features, ridge
 
     @property

@@ -29,7 +29,7 @@ class Equations(GatedCredit):
     def __init__(
         self, references: References, *, cap: Annotated[float, Field(gt=0, le=1, examples=[0.68])], gating: Gating
     ):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         self.cap = cap
 
     @property

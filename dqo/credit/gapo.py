@@ -35,7 +35,7 @@ class Gapo(GatedCredit):
         answers: Annotated[int | None, Field(ge=1, examples=[164])],
         gating: Gating,
     ):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         self.task, self.level = task, 0.0 if answers is None else 1 / answers
 
     @property

@@ -40,7 +40,7 @@ class Mmr(GatedCredit):
         relevance_weight: Annotated[float | None, Field(ge=0, le=1, examples=[0.7])],
         gating: Gating,
     ):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         self.relevance_weight = relevance_weight
 
     @property

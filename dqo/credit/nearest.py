@@ -7,10 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dqo.credit.gating.base import GatedCredit
-from dqo.credit.gating.gate import Gating
 from dqo.credit.similarity.cosines import pair_mask, unit_vectors
 from dqo.records import Rewards, Rollouts
-from dqo.references import References
 
 
 class Nearest(GatedCredit):
@@ -22,9 +20,6 @@ class Nearest(GatedCredit):
 
     uses_embeddings = True
     pairs_tie = True  # each of two is the nearest of the other
-
-    def __init__(self, references: References, *, gating: Gating):
-        super().__init__(references, gating)
 
     @property
     def description(self) -> str:

@@ -28,7 +28,7 @@ class Ngram(GatedCredit):
     uses_embeddings = False
 
     def __init__(self, references: References, *, n: Annotated[int, Field(ge=1, le=64, examples=[4])], gating: Gating):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         self.n = n
 
     @property

@@ -50,7 +50,7 @@ class Partition(GatedCredit):
         subtract_min: bool,
         gating: Gating,
     ):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         self.task, self.by, self.similarity = task, comparison.by, comparison.similarity
         self.form, self.floor, self.subtract_min = form, floor, subtract_min
         if form == Form.add and subtract_min:

@@ -5,10 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dqo.credit.gating.base import GatedCredit
-from dqo.credit.gating.gate import Gating
 from dqo.credit.similarity.cosines import cosines
 from dqo.records import Rewards, Rollouts
-from dqo.references import References
 
 
 class SetPO(GatedCredit):
@@ -25,9 +23,6 @@ class SetPO(GatedCredit):
 
     uses_embeddings = True
     pairs_tie = True  # D(1, 2) - D(2) and D(1, 2) - D(1): D of one completion is always -log 2
-
-    def __init__(self, references: References, *, gating: Gating):
-        super().__init__(references, gating)
 
     @property
     def description(self) -> str:

@@ -41,7 +41,7 @@ class Unlikeliness(GatedCredit):
         likelihood: Likelihood,
         gating: Gating,
     ):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         self.penalty, self.likelihood = penalty, likelihood
 
     @property

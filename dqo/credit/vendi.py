@@ -34,7 +34,7 @@ class Vendi(GatedCredit):
         order: Annotated[float, Field(ge=1, allow_inf_nan=True, examples=["1.0"])],
         gating: Gating,
     ):
-        super().__init__(references, gating)
+        super().__init__(references, gating=gating)
         self.order = order
 
     @property

@@ -59,7 +59,7 @@ class Clip:
         importance_sampling_mode: Mode,
         importance_sampling_clip_max: Annotated[float | None, Field(ge=1, examples=["3.0"])],
         importance_sampling_clip_min: Annotated[float | None, Field(ge=0, le=1, examples=[0.3])],
-        terms: dict[str, Any] | None = None,  # stages.LossTerm, built by the program
+        terms: dict[str, Any] | None = None,  # capabilities.LossTerm, built by the program
     ):
         """Raises ConfigError for a ``delta`` within the clipping range, and for terms that are none or that report one
         metric twice."""

@@ -66,7 +66,6 @@ def _credit_metrics(step: Step) -> dict[str, float]:
     rewards, valid_PK = experience.rewards, experience.rewards.valid_PK
     credits_PK = _credits_of_completions(experience)
     lengths_PK = rollouts.sampled_BT.sum(1).view(-1, rollouts.k).double()
-    advantages_B = _row_means(step.targets.advantages_BT, rollouts.sampled_BT)
     return {
         "credit": _mean(credits_PK[valid_PK]),
         "credit_spread": _spread(credits_PK, valid_PK),
@@ -75,7 +74,7 @@ def _credit_metrics(step: Step) -> dict[str, float]:
         "credit_length_correlation": _correlation(
             credit_deviations(credits_PK, valid_PK), group_deviations(lengths_PK, valid_PK)
         ),
-        "advantage_spread": _spread(advantages_B.view(-1, rollouts.k), valid_PK),
+        "advantage_spread": _spread(rollouts.token_means(step.targets.advantages_BT), valid_PK),
     }
 
 
@@ -84,11 +83,7 @@ def _credits_of_completions(experience: Experience) -> Float[Tensor, "prompts k"
     rollouts, tokens_BT = experience.rollouts, experience.token_credits_BT
     if tokens_BT is None:
         return experience.credits_PK
-    return experience.credits_PK + _row_means(tokens_BT, rollouts.sampled_BT).view(-1, rollouts.k)
-
-
-def _row_means(values_BT: Float[Tensor, "batch tokens"], sampled_BT: Bool[Tensor, "batch tokens"]) -> Tensor:
-    return (values_BT * sampled_BT).sum(1) / sampled_BT.sum(1).clamp_min(1)
+    return experience.credits_PK + rollouts.token_means(tokens_BT)
 
 
 def _wrong_share(credits_PK: Float[Tensor, "prompts k"], rewards: Rewards) -> float:

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from dqo.capabilities import PaysTokens
 from dqo.contracts import checked_token_credits
 from dqo.credit.dpp_steps import DppSteps, step_novelties
 from dqo.credit.gating.gate import Gate, Gating
@@ -10,7 +11,7 @@ from dqo.credit.steps.finding import Splitting
 from dqo.embed.fake import Fake
 from dqo.errors import ConfigError, StageError
 from dqo.references import References
-from dqo.stages import Credit, PaysTokens
+from dqo.stages import Credit
 from tests.credit.byte_tokens import TOKENIZER, sampled
 from tests.credit.groups import unit_vectors
 from tests.factories import make_rewards

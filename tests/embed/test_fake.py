@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
+from dqo.capabilities import EncodesTexts
 from dqo.embed.fake import Fake
-from dqo.stages import Embed, EncodesTexts
+from dqo.stages import Embed
 from tests.factories import make_rollouts
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.joint import Joint
+from dqo.capabilities import LossTerm
 from dqo.learner.torch_single import TorchSingle
 from dqo.learner.update.rounding import Rounding
 from dqo.learner.update.settings import LearnerSettings
@@ -20,7 +21,6 @@ from dqo.loss.terms.entropy import Tokens
 from dqo.models.precision import Dtype
 from dqo.optim.adamw import AdamW, Schedule
 from dqo.records import Estimates, Experience, LossInputs, Supervised, Targets
-from dqo.stages import LossTerm
 from tests.factories import make_experience
 
 CPU = torch.device("cpu")

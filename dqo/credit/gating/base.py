@@ -12,7 +12,7 @@ class GatedCredit:
     """A credit that pays only completions that pass ``credit.gate``. A subclass calls ``earning_mask`` first: what it
     masks earns 0.0 and takes no part in what the others earn."""
 
-    def __init__(self, references: References, gating: Gating):
+    def __init__(self, references: References, *, gating: Gating):
         self.gating, self.references = gating, references
         if gating.gate == Gate.reference:
             references.need(gating.reference_samples)

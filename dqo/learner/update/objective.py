@@ -9,11 +9,12 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from dqo import distributed
+from dqo.capabilities import SUPERVISED_NLL, Marking, Supervising
 from dqo.contracts import says
 from dqo.errors import StageError
 from dqo.learner.update.packing import Form, MicroBatch, micro_batches
 from dqo.records import Estimates, Experience, LossInputs, Rollouts, Supervised, Targets
-from dqo.stages import SUPERVISED_NLL, Loss, Marking, Supervising
+from dqo.stages import Loss
 
 
 @dataclass(frozen=True, kw_only=True)

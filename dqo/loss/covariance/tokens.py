@@ -33,7 +33,7 @@ class Covariances:
 def covariances(experience: Experience, estimates: Estimates, targets: Targets) -> Covariances:
     """Of the whole step. A collective."""
     assert estimates.old_logprobs_BT is not None
-    counted_BT = experience.rollouts.sampled_BT & experience.rewards.valid_PK.flatten()[:, None]
+    counted_BT = experience.counted_BT
     factors = [each.double() for each in (targets.advantages_BT, estimates.old_logprobs_BT)]
     sums = [float(each[counted_BT].sum()) for each in factors]
     *sums, tokens = distributed.all_reduce_sum([*sums, int(counted_BT.sum())])

@@ -10,11 +10,6 @@ from dqo import distributed
 from dqo.records import Estimates, Experience
 
 
-def counted_tokens(experience: Experience) -> Bool[Tensor, "batch tokens"]:
-    """True at the sampled tokens of this rank's valid completions."""
-    return experience.rollouts.sampled_BT & experience.rewards.valid_PK.flatten()[:, None]
-
-
 def top_tokens(
     experience: Experience, estimates: Estimates, share: float
 ) -> tuple[Bool[Tensor, "batch tokens"], float]:
@@ -22,7 +17,7 @@ def top_tokens(
     divides them from the others in nats). Tokens of exactly that entropy are in it; NaN in a step without tokens. A
     collective."""
     assert estimates.entropies_BT is not None
-    counted_BT, entropies_BT = counted_tokens(experience), estimates.entropies_BT.double()
+    counted_BT, entropies_BT = experience.counted_BT, estimates.entropies_BT.double()
     entropies = numpy.concatenate(distributed.all_gather(entropies_BT[counted_BT].numpy()))
     threshold = float(numpy.quantile(entropies, 1 - share)) if len(entropies) else math.nan
     return counted_BT & (entropies_BT >= threshold), threshold
@@ -31,6 +26,6 @@ def top_tokens(
 def sampled_entropy(experience: Experience) -> float:
     """The policy's mean token entropy in nats, without a pass: -log-probability of a sampled token, on average over the
     step, is an unbiased estimate of it. NaN in a step without tokens. A collective."""
-    logprobs_N = experience.rollouts.logprobs_BT[counted_tokens(experience)]
+    logprobs_N = experience.rollouts.logprobs_BT[experience.counted_BT]
     total, tokens = distributed.all_reduce_sum([-float(logprobs_N.double().sum()), len(logprobs_N)])
     return total / tokens if tokens else math.nan

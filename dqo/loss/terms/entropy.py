@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dqo.errors import ConfigError
-from dqo.loss.entropies.step import counted_tokens, top_tokens
+from dqo.loss.entropies.step import top_tokens
 from dqo.ranges import Share
 from dqo.records import Estimates, Experience, LossInputs, Targets
 
@@ -76,7 +76,7 @@ class Entropy:
         correct. A collective."""
         if self.share is not None:
             return {CHOSEN: top_tokens(experience, estimates, self.share)[0]}
-        counted_BT, correct_PK = counted_tokens(experience), experience.rewards.correct_PK
+        counted_BT, correct_PK = experience.counted_BT, experience.rewards.correct_PK
         if self.tokens == Tokens.all:
             return {CHOSEN: counted_BT}
         if correct_PK is None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dqo.capabilities import PaysTokens
 from dqo.config.schema import SampleConfig
 from dqo.contracts import check_embeddings, check_rewards, checked_credits, checked_token_credits, says
 from dqo.metrics.diversity import cosine_distance
@@ -16,7 +17,7 @@ from dqo.progress import elapsed
 from dqo.records import Prompt, Rewards, Rollouts
 from dqo.references import References
 from dqo.run.sampling.choosing import choose
-from dqo.stages import Collectors, Credit, PaysTokens
+from dqo.stages import Collectors, Credit
 
 
 def sampled_group(stages: Collectors, config: SampleConfig, prompt: Prompt, *, number: int) -> Group:
@@ -85,7 +86,7 @@ def _credits(
     if isinstance(credit, PaysTokens):
         credits_BT = checked_token_credits(rollouts, earning_PK, credit.assign_tokens(rollouts, rewards))
         assert credits_BT is not None
-        credits_PK = credits_PK + (credits_BT.sum(1) / rollouts.sampled_BT.sum(1).clamp(min=1)).view(credits_PK.shape)
+        credits_PK = credits_PK + rollouts.token_means(credits_BT)
     return _defined(credits_PK[0], rewards.valid_PK[0])
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from dqo.capabilities import PaysTokens
 from dqo.embed.fake import Fake
 from dqo.run.build import make
-from dqo.stages import PaysTokens
 from tests.credit.builders import available
 from tests.factories import make_rewards, make_rollouts
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dqo.capabilities import LossTerm
 from dqo.errors import ConfigError
 from dqo.loss.terms.entropy import Entropy, Tokens
 from dqo.records import Estimates, Targets
-from dqo.stages import LossTerm
 from tests.factories import make_experience, make_loss_inputs, make_rewards
 
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dqo.capabilities import LossTerm
 from dqo.loss.terms.top_entropy import TopEntropy
 from dqo.records import Estimates, Targets
-from dqo.stages import LossTerm
 from tests.factories import make_experience, make_loss_inputs
 
 
