@@ -16,8 +16,9 @@ from dqo.records import Experience
 
 
 class Ucpo(Reshaping):
-    """GRPO's advantages; those of a group's n_c correct completions become (1 - tau) * A_i + tau * w_i * Σ A_j, with
-    w_i = (1/q_i) / Σ (1/q_j); + alpha * (c_i - the mean of the group's credits).
+    """GRPO's advantages, partly moved from the probable to the improbable correct completions of a group. A correct one
+    gets (1 - tau) * A_i + tau * w_i * Σ A_j over the n_c correct ones, w_i = (1/q_i) / Σ (1/q_j); + alpha * (c_i - the
+    mean of the group's credits).
 
     q is the softmax, over the correct completions, of the mean log-probability of a completion's tokens, as it was
     sampled. The sum over the correct completions stays the same. With 0/1 rewards this is the paper's

@@ -1,4 +1,4 @@
-"""A language model says of each two completions of a group whether they are the same."""
+"""A language model decides for each pair of completions of a group whether they give the same answer."""
 
 import json
 import logging

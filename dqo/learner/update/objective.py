@@ -48,7 +48,7 @@ class Objective:
         )
 
     def micro_batches(self, rollouts: Rollouts, rows: list[int], *, budget: int, form: Form) -> list[MicroBatch]:
-        """Micro-batches of the step's rows, then those of the supervised completions."""
+        """Micro-batches of the step's own completions, followed by those of ``supervised``."""
         batches = micro_batches(rollouts, rows, budget=budget, form=form)
         if self.supervised is None:
             return batches

@@ -1,1 +1,1 @@
-"""What terms say of a step's token entropies."""
+"""Token entropies over a whole step."""
