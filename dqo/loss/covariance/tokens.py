@@ -1,4 +1,4 @@
-"""Tokens that change the policy's entropy most: advantage and log-probability have a large covariance there.
+"""Tokens that change the policy's entropy most: those with a large covariance of advantage and log-probability.
 
 The entropy falls with the covariance of log-probability and advantage (arXiv 2505.22617): likely tokens of a high
 advantage become still likelier. Means are over the step's valid completions on all ranks, and the log-probability is
@@ -57,7 +57,7 @@ def random_tokens(
 
 
 def largest_tokens(found: Covariances, number: int) -> Bool[Tensor, "batch tokens"]:
-    """True at the ``number`` tokens with the largest covariance on all ranks; ties go to lower ranks, then earlier rows.
+    """True at the ``number`` tokens of all ranks with the largest covariance; ties go to lower ranks and earlier rows.
     A collective."""
     places = found.counted_BT.nonzero()
     values, order = found.values_BT[found.counted_BT].sort(descending=True, stable=True)
