@@ -75,7 +75,7 @@ class Base(abc.ABC):
         self.policy, self.device, self.loss, self.optim, self.settings = policy, device, loss, optim, settings
         self.needs_reference, self.reference = needs_reference, None
         self.bf16 = settings.dtype.on(device) == torch.bfloat16
-        self.version = 0  # updates so far
+        self.version, self.graphs_before = 0, compiled_graphs()  # updates so far; graphs of others in this process
         self.budget = Budget(settings.max_tokens_per_micro_batch, device)
 
         self.form = fastest_form(policy.eval(), device, shared_prompt=settings.shared_prompt, bf16=self.bf16)
@@ -181,7 +181,7 @@ class Base(abc.ABC):
             "skipped_updates": float(not tokens),
             "update/skipped_rows": float(skipped),
             "update/out_of_memory": float(failures),
-            "update/compiled_graphs": float(distributed.all_reduce_max(compiled_graphs())),
+            "update/compiled_graphs": float(distributed.all_reduce_max(compiled_graphs() - self.graphs_before)),
             **peak.metric(),
         }
 

@@ -69,6 +69,8 @@ def test_a_run_compiles_a_few_graphs_for_all_its_steps():
     ]
     assert graphs[0] > 0
     assert graphs[1:] == graphs[1:2] * 3
+    of_another = learn(make_learner(tiny_llama()), make_experience(prompts=3, k=4))
+    assert of_another["update/compiled_graphs"] == 0
 
 
 def test_names_stay_and_the_reference_is_compiled_too():
