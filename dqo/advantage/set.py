@@ -40,7 +40,7 @@ class ProperSubsets(Subsets):
         if self.n == self.k:
             raise ConfigError(
                 f"advantage.n={self.n}: the only subset of k={self.k} completions contains all of them, so every "
-                f"advantage is 0; type {self._smaller()}"
+                f"advantage is 0; type {self._smaller()}, or advantage=pkpo"
             )
 
 
