@@ -9,6 +9,7 @@ from torch import Tensor
 from dqo.records import Estimates, Experience, LossInputs, Rewards, Rollouts, Supervised, Targets
 
 SUPERVISED_NLL = "supervised/nll"
+DROPPED = "dropped"  # a mark: True where ``loss=clip`` leaves a token out of the policy gradient
 
 
 @runtime_checkable
@@ -45,9 +46,9 @@ class Marking(Protocol):
     def marks(
         self, experience: Experience, estimates: Estimates, targets: Targets
     ) -> Mapping[str, Shaped[Tensor, "batch tokens"]]:
-        """Numbers of this rank's tokens, by name; the loss finds those of its micro-batch in ``LossInputs.marks``. The
-        names do not depend on the data. ``dropped`` (bool): ``loss=clip`` leaves these tokens out of the policy
-        gradient. Called once a step, on every rank: a collective."""
+        """One tensor for each mark, with a value for each token of this rank. ``LossInputs.marks`` holds the same marks
+        of the tokens of one micro-batch. Their names do not depend on the data. Called once a step, on every rank: a
+        collective."""
         ...
 
 

@@ -67,6 +67,19 @@ def checked_token_credits(rollouts: Rollouts, earning_PK: Tensor, credits_BT: Te
     return credits_BT
 
 
+def refuse_negative(
+    stage: str, rollouts: Rollouts, rewards: Rewards, counted_PK: Tensor, *, option: str, remedy: str
+) -> None:
+    """Raises StageError where a completion that counts has a negative reward. ``option``: what was typed that needs
+    rewards of at least 0; ``remedy``: what to type instead."""
+    negative_PK = counted_PK & (rewards.total_PK < 0)
+    if negative_PK.any():
+        positions = [rollouts.prompts[p].position for p in negative_PK.any(1).nonzero()[:, 0].tolist()]
+        lowest = float(rewards.total_PK[negative_PK].min())
+        problem = f"{option} needs rewards of at least 0, and one is {lowest:g}; type {remedy}"
+        raise StageError(stage, problem, positions=positions)
+
+
 def failure_counts(stages: Collectors, earlier: Mapping[str, int] | None = None) -> dict[str, int]:
     """Failures that stages have tolerated since the run started, over all ranks, by metric name: ``rewards/<name>`` for
     the reward, ``<stage>/<name>`` for any other stage. ``earlier``: totals of the processes before a resume. A

@@ -159,8 +159,9 @@ class Experience:
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised:
-    """Completions whose log-probability a loss raises, whoever wrote them. Example: 2 prompts with one exemplar each,
-    k = 1: the loss is ``-(weights_BT * logprobs_BT).sum()``, over all ranks."""
+    """Completions to imitate: the loss raises their log-probability, whether the policy sampled them or not.
+    Example: 2 prompts with one exemplar each, k = 1: the loss is ``-(weights_BT * logprobs_BT).sum()``, over all
+    ranks."""
 
     rollouts: Rollouts = field(metadata=RECORD)  # rows to fill up a group have no sampled token
     weights_BT: Float[Tensor, "batch tokens"] = field(metadata=PER_TOKEN)  # 0.0 where nothing is learned

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dqo.contracts import check_embeddings, check_rewards, checked_credits, checked_token_credits
+from dqo.contracts import check_embeddings, check_rewards, checked_credits, checked_token_credits, refuse_negative
 from dqo.errors import StageError
 from dqo.evaluation import evaluate
 from dqo.loop import train
@@ -135,3 +135,13 @@ def test_credits_of_tokens_count_where_they_were_sampled_and_can_be_earned():
         checked_token_credits(ROLLOUTS, ALL, credits_BT)
     with pytest.raises(StageError, match=r"\[credit\] credits of tokens have the shape \(4, 1\): \(4, 14\) is needed"):
         checked_token_credits(ROLLOUTS, ALL, credits_BT[:, :1])
+
+
+def test_a_negative_reward_that_counts_is_refused_with_its_prompts():
+    rewards = make_rewards([[1, -2], [3, -1]], valid=FIRST)
+    with pytest.raises(StageError) as caught:
+        refuse_negative("credit", ROLLOUTS, rewards, FIRST, option="credit=dra", remedy="credit=dpp")
+    assert str(caught.value) == (
+        "[credit, prompts 7] credit=dra needs rewards of at least 0, and one is -2; type credit=dpp"
+    )
+    refuse_negative("credit", ROLLOUTS, rewards, FIRST & (rewards.total_PK > 0), option="credit=dra", remedy="")

@@ -5,7 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dqo.advantage.groups.credit_part import CreditKeys
-from dqo.advantage.groups.reshaping import Reshaping, refuse_negative
+from dqo.advantage.groups.reshaping import Reshaping
+from dqo.contracts import refuse_negative
 from dqo.metrics.ties import group_deviations
 from dqo.records import Experience
 
@@ -24,7 +25,10 @@ class MaxRL(Reshaping):
 
     def quality(self, experience: Experience) -> Float[Tensor, "prompts k"]:
         """As in ``Reshaping``. Raises StageError for a negative reward."""
-        refuse_negative(experience, "advantage=maxrl", instead="advantage=joint")
+        refuse_negative(
+            "advantage", experience.rollouts, experience.rewards, experience.rewards.valid_PK,
+            option="advantage=maxrl", remedy="advantage=joint",
+        )  # fmt: skip
         rewards = experience.rewards
         deviations_PK = group_deviations(rewards.total_PK, rewards.valid_PK)
         totals_P1 = rewards.total_PK.double().masked_fill(~rewards.valid_PK, 0.0).sum(1, keepdim=True)

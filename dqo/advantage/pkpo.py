@@ -37,10 +37,12 @@ class Pkpo(Reshaping):
         super().__init__(credit)
         self.n, self.baseline, self._warning = subsets.n, baseline, TooFewWarning()
 
+    def _warn(self, experience: Experience) -> None:
+        self._warning.check(experience.rewards.valid_PK, self.n)
+
     def quality(self, experience: Experience) -> Float[Tensor, "prompts k"]:
         """As in ``Reshaping``."""
         rewards, valid_PK = experience.rewards, experience.rewards.valid_PK
-        self._warning.check(valid_PK, self.n)
 
         def gains(p: int, valid_N: Int[Tensor, " valid"]) -> Float[Tensor, " valid"]:
             return _gains(rewards.total_PK[p, valid_N].double(), self.n)

@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dqo.advantage.groups.credit_part import CreditKeys
-from dqo.advantage.groups.reshaping import Reshaping, refuse_negative
+from dqo.advantage.groups.reshaping import Reshaping
 from dqo.advantage.groups.subsets import Subsets, TooFewWarning, by_group, means_with_each, members, membership
+from dqo.contracts import refuse_negative
 from dqo.errors import ConfigError
 from dqo.metrics.ties import group_deviations
 from dqo.records import Experience
@@ -64,13 +65,18 @@ class SetAdvantage(Reshaping):
         self.task, self.f, self.modes, self.n, self.divide_by_std = task, f, modes, subsets.n, divide_by_std
         self._warning = TooFewWarning()
 
+    def _warn(self, experience: Experience) -> None:
+        self._warning.check(experience.rewards.valid_PK, self.n + 1)
+
     def quality(self, experience: Experience) -> Float[Tensor, "prompts k"]:
         """As in ``Reshaping``. Raises StageError for ``mean_distinct`` and a negative reward, ConfigError for a reward
         that does not say what is correct if ``f`` counts correct modes."""
         valid_PK = experience.rewards.valid_PK
-        self._warning.check(valid_PK, self.n + 1)
         if self.f == SetValue.mean_distinct:
-            refuse_negative(experience, "advantage.f=mean_distinct", instead="advantage.f=max")
+            refuse_negative(
+                "advantage", experience.rollouts, experience.rewards, valid_PK,
+                option="advantage.f=mean_distinct", remedy="advantage.f=max",
+            )  # fmt: skip
         counted_PK = self._counted(experience)
 
         def marginal(p: int, valid_N: Int[Tensor, " valid"]) -> Float[Tensor, " valid"]:

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dqo.advantage.groups.credit_part import CreditKeys
-from dqo.advantage.groups.normalization import EPSILON, group_stds
+from dqo.advantage.groups.normalization import ScaleRewards, normalized
 from dqo.advantage.groups.reshaping import Reshaping
 from dqo.errors import ConfigError
 from dqo.metrics.ties import group_deviations
@@ -42,9 +42,9 @@ class Ucpo(Reshaping):
                 "advantage=ucpo: this reward does not say which completions are correct; type advantage=joint, or make "
                 "the reward say it (reward.correct_above=0.5 for reward=python)"
             )
-        advantages_PK = group_deviations(rewards.total_PK, rewards.valid_PK)
-        if self.divide_by_std:
-            advantages_PK = advantages_PK / (group_stds(advantages_PK, rewards.valid_PK) + EPSILON)[:, None]
+        deviations_PK = group_deviations(rewards.total_PK, rewards.valid_PK)
+        scale = ScaleRewards.group if self.divide_by_std else ScaleRewards.none
+        advantages_PK = normalized(deviations_PK, deviations_PK, rewards.valid_PK, scale)
         correct_PK = rewards.correct_PK & rewards.valid_PK
         shares_PK = _rarity(experience, correct_PK)
         totals_P1 = advantages_PK.masked_fill(~correct_PK, 0.0).sum(1, keepdim=True)

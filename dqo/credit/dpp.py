@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dqo.credit.gating.base import GatedCredit
 from dqo.credit.gating.gate import Gating
+from dqo.credit.similarity.cosines import group_means
 from dqo.dpp import Kernel, KernelError, kernel_matrix, leave_one_out_credits
 from dqo.errors import StageError
 from dqo.records import Rewards, Rollouts
@@ -119,12 +120,13 @@ class Dpp(GatedCredit):
         if self.embedding == Embedding.plain:
             return torch.zeros(1, 1, 1, dtype=torch.float64)
         if self.embedding == Embedding.prompt_centred:
-            return _means(embeddings_PKD, earning_PK)
+            return group_means(embeddings_PKD, earning_PK)
         samples = [self.references.of(prompt) for prompt in rollouts.prompts]
         count = self.gating.reference_samples
-        embeddings_PRD = torch.stack([each.embeddings_KD[:count] for each in samples if each.embeddings_KD is not None])
+        embeddings = [each.embeddings_KD[:count] for each in samples if each.embeddings_KD is not None]
+        assert len(embeddings) == len(samples), "the constructor asks for them"
         readable_PR = ~torch.cat([each.rollouts.empty_PK[:, :count] for each in samples])
-        return _means(embeddings_PRD, readable_PR)
+        return group_means(torch.stack(embeddings), readable_PR)
 
     def _kernel_matrix(self, embeddings_PKD: Tensor, quality_PK: Tensor | None) -> Tensor:
         is_product = self.kernel == Kernel.cosine and self.embedding != Embedding.plain
@@ -136,10 +138,3 @@ class Dpp(GatedCredit):
             offset=0.0 if is_product else self.offset,
             quality_PK=quality_PK,
         )
-
-
-def _means(
-    embeddings_PKD: Float[Tensor, "prompts k dim"], counted_PK: Bool[Tensor, "prompts k"]
-) -> Float[Tensor, "prompts 1 dim"]:
-    sums_PD = embeddings_PKD.double().masked_fill(~counted_PK[..., None], 0.0).sum(1)
-    return (sums_PD / counted_PK.sum(1, keepdim=True).clamp(min=1))[:, None]

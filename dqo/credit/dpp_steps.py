@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -28,8 +28,8 @@ class DppSteps(GatedCredit):
     Σ log L_pp² = log det(G + epsilon I).
 
     Steps come in the order of the completions, then of the text: of two equal steps the first is new, the second has
-    u = 0. Credits of a group sum to 0 over its tokens. With fewer than two completions that pass all are 0.0, and so
-    are they where nothing was sampled, at the end token, and for completions as a whole (``assign``).
+    u = 0. Credits of a group sum to 0 over the tokens of its steps. All credits are 0.0 with fewer than two completions
+    that pass; so is a credit where nothing was sampled, at the end token, and of completions as a whole (``assign``).
     """
 
     uses_embeddings = False  # of whole completions
@@ -73,23 +73,30 @@ class DppSteps(GatedCredit):
         length 1, ConfigError for ``gate=correct`` with a reward that does not say what is correct."""
         earning_PK = self.earning_mask(rollouts, rewards)
         credits_BT = torch.zeros(rollouts.tokens_BT.shape)
-        for p in (earning_PK.sum(1) > 1).nonzero()[:, 0].tolist():
-            rows = [p * rollouts.k + i for i in earning_PK[p].nonzero()[:, 0].tolist()]
-            steps = [step for b in rows for step in steps_of(rollouts, b, self.tokenizer, self.steps)]
-            if not steps:
-                continue
-            novelties_S = step_novelties(self._embeddings(steps, rollouts.prompts[p].position), self.epsilon)
-            for step, credit in zip(steps, _deviations(novelties_S, steps), strict=True):
+        groups = [self._steps(rollouts, p, earning_PK[p]) for p in (earning_PK.sum(1) > 1).nonzero()[:, 0].tolist()]
+        groups = [steps for steps in groups if steps]
+        if not groups:
+            return credits_BT
+        embeddings_SD = self._embeddings(rollouts, [step for steps in groups for step in steps])  # in one call
+        for steps, own_SD in zip(groups, embeddings_SD.split([len(steps) for steps in groups]), strict=True):
+            for step, credit in zip(steps, _deviations(step_novelties(own_SD, self.epsilon), steps), strict=True):
                 credits_BT[step.row, step.start : step.end] = credit
         return credits_BT.masked_fill(~rollouts.sampled_BT, 0.0)
 
-    def _embeddings(self, steps: Sequence[Step], position: int) -> Float[Tensor, "steps dim"]:
+    def _steps(self, rollouts: Rollouts, p: int, earning_K: Bool[Tensor, " k"]) -> list[Step]:
+        """The steps of a group's completions that pass, in order."""
+        rows = [p * rollouts.k + i for i in earning_K.nonzero()[:, 0].tolist()]
+        return [step for row in rows for step in steps_of(rollouts, row, self.tokenizer, self.steps)]
+
+    def _embeddings(self, rollouts: Rollouts, steps: Sequence[Step]) -> Float[Tensor, "steps dim"]:
         embeddings_SD = self.embed.encode_texts([step.text for step in steps]).double()
         good_S = (embeddings_SD.norm(dim=-1) - 1).abs() < UNIT_TOLERANCE
         if not good_S.all():
-            text = steps[int((~good_S).nonzero()[0])].text
+            step = steps[int((~good_S).nonzero()[0])]
             raise StageError(
-                "embed", f"no finite embedding of length 1 for the step {text!r:.80}", positions=[position]
+                "embed",
+                f"no finite embedding of length 1 for the step {step.text!r:.80}",
+                positions=[rollouts.prompts[step.row // rollouts.k].position],
             )
         return embeddings_SD
 

@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from dqo.contracts import refuse_negative
 from dqo.credit.gating.base import GatedCredit
-from dqo.credit.gating.quality import refuse_negative
 from dqo.credit.similarity.cosines import cosines
 from dqo.records import Rewards, Rollouts
 
@@ -44,6 +44,6 @@ class Dra(GatedCredit):
         assert embeddings_PKD is not None
         earning_PK, total_PK = self.earning_mask(rollouts, rewards), rewards.total_PK.double()
         remedy = "credit.gate=threshold credit.threshold=0 to leave such completions out, or another credit"
-        refuse_negative(rollouts, rewards, earning_PK, option="dra", remedy=remedy)
+        refuse_negative("credit", rollouts, rewards, earning_PK, option="credit=dra", remedy=remedy)
         crowds_PK = cosines(embeddings_PKD, earning_PK).clamp(min=0).sum(-1)  # with s_ii = 1
         return (total_PK / crowds_PK - total_PK).masked_fill(~earning_PK, 0.0).float()

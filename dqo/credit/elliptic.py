@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dqo.credit.gating.base import GatedCredit
 from dqo.credit.gating.gate import Gating
-from dqo.credit.similarity.cosines import unit_vectors
+from dqo.credit.similarity.cosines import group_means, unit_vectors
 from dqo.dpp import leave_one_out_credits
 from dqo.records import Rewards, Rollouts
 from dqo.references import References
@@ -70,8 +70,7 @@ class Elliptic(GatedCredit):
         earning_PK = self.earning_mask(rollouts, rewards)
         features_PKD = unit_vectors(embeddings_PKD, earning_PK)
         if self.features == Features.centred:
-            counts_P11 = earning_PK.sum(1).clamp(min=1)[:, None, None]
-            features_PKD = features_PKD - features_PKD.sum(1, keepdim=True) / counts_P11  # the mask hides the others
+            features_PKD = features_PKD - group_means(features_PKD, earning_PK)  # the mask hides the others
         kernel_PKK = features_PKD @ features_PKD.mT / self.ridge
         logs_PK = leave_one_out_credits(kernel_PKK, earning_PK, check=False)  # log(1 + b_i)
         return (logs_PK.expm1() if self.bonus == Bonus.leave_one_out else -(-logs_PK).expm1()).float()

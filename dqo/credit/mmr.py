@@ -12,6 +12,7 @@ from torch import Tensor
 from dqo.credit.gating.base import GatedCredit
 from dqo.credit.gating.gate import Gating
 from dqo.credit.similarity.cosines import cosines
+from dqo.metrics.ties import group_deviations
 from dqo.records import Rewards, Rollouts
 from dqo.references import References
 
@@ -28,7 +29,7 @@ class Mmr(GatedCredit):
     the completion that comes first in the group. Completions with the same embedding and reward get the mean of their
     credits (ours): their gradients add up to the same, and a group of copies gets equal credits.
 
-    With equal rewards nothing but its place in the group decides who is first, and earns 0.0 where all others lose.
+    With equal rewards the group's first completion is picked first: it earns 0.0, the others 0.0 or less.
     """
 
     uses_embeddings = True
@@ -92,6 +93,5 @@ class Mmr(GatedCredit):
         """λ of each group."""
         if self.relevance_weight is not None:
             return torch.full((len(total_PK), 1), self.relevance_weight, dtype=torch.float64)
-        counts_P1 = earning_PK.sum(1, keepdim=True).clamp(min=1)
-        deviations_PK = (total_PK - total_PK.sum(1, keepdim=True) / counts_P1).masked_fill(~earning_PK, 0.0)
-        return (deviations_PK.square().sum(1, keepdim=True) / counts_P1).sqrt().sigmoid()
+        squares_P1 = group_deviations(total_PK, earning_PK).square().sum(1, keepdim=True)
+        return (squares_P1 / earning_PK.sum(1, keepdim=True).clamp(min=1)).sqrt().sigmoid()

@@ -8,12 +8,12 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from dqo.contracts import refuse_negative
 from dqo.credit.clusters.comparison import Comparison, Sameness
 from dqo.credit.clusters.judge import SameByJudge
 from dqo.credit.clusters.sizes import cluster_sizes, same_key
 from dqo.credit.gating.base import GatedCredit
 from dqo.credit.gating.gate import Gating
-from dqo.credit.gating.quality import refuse_negative
 from dqo.credit.similarity.cosines import cosines
 from dqo.errors import ConfigError
 from dqo.records import Rewards, Rollouts
@@ -87,7 +87,7 @@ class Partition(GatedCredit):
         earning_PK = self.earning_mask(rollouts, rewards)
         if self.form == Form.multiply and not self.subtract_min:
             remedy = "credit.subtract_min=true, or credit.form=add"
-            refuse_negative(rollouts, rewards, earning_PK, option="partition", remedy=remedy)
+            refuse_negative("credit", rollouts, rewards, earning_PK, option="credit=partition", remedy=remedy)
         sizes_PK = cluster_sizes(self._same(rollouts, earning_PK, embeddings_PKD), earning_PK)
         credits_PK = self._distinctness(sizes_PK, earning_PK)
         if self.form == Form.multiply:

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from dqo.contracts import refuse_negative
 from dqo.credit.gating.base import GatedCredit
 from dqo.credit.gating.gate import Gating
-from dqo.credit.gating.quality import refuse_negative
 from dqo.records import Rewards, Rollouts
 from dqo.references import References
 
@@ -63,7 +63,7 @@ class Unlikeliness(GatedCredit):
         ``gate=correct`` with a reward that does not say what is correct."""
         earning_PK = self.earning_mask(rollouts, rewards)
         remedy = "credit.gate=threshold credit.threshold=0, or weights of the reward that keep it above 0"
-        refuse_negative(rollouts, rewards, earning_PK, option="unlikeliness", remedy=remedy)
+        refuse_negative("credit", rollouts, rewards, earning_PK, option="credit=unlikeliness", remedy=remedy)
         count_P1 = earning_PK.sum(1, keepdim=True).clamp(min=1)
         ranks_PK = likelihood_ranks(self._likelihoods(rollouts, earning_PK), earning_PK)
         lost_PK = self.penalty * (count_P1 - ranks_PK) / count_P1

@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor
 
+from dqo.capabilities import DROPPED
 from dqo.errors import ConfigError
 from dqo.loss.correction.importance_sampling import Means, Mismatch, Mode, row_sums
-from dqo.loss.terms.bundle import DROPPED, Terms
+from dqo.loss.terms.bundle import Terms
 from dqo.ranges import Beta, CompletionLength
 from dqo.records import Estimates, Experience, LossInputs, Supervised, Targets
 

@@ -123,7 +123,7 @@ def make_stages(config: Config, policy: Policy, task: Task, references: Referenc
     The collectors are built before the learner: LoRA changes the policy in place, and the rollout copies it unchanged.
     They give their device memory back before the learner's first pass.
     """
-    available = _available(policy, task) | ({} if references is None else {"references": references})
+    available = _available(policy, task, references=references)
     collectors = _collectors(config, available)
     pause(collectors)
     available["reward"] = collectors.reward  # an advantage may ask for its weights
@@ -169,10 +169,12 @@ def _collectors(config: Config, available: Mapping[str, Any]) -> Collectors:
     return Collectors(task=available["task"], **stages)
 
 
-def _available(policy: Policy, task: Task, *, exact_logprobs: bool = True) -> dict[str, Any]:
+def _available(
+    policy: Policy, task: Task, *, references: References | None = None, exact_logprobs: bool = True
+) -> dict[str, Any]:
     return {
         "task": task, "tokenizer": policy.tokenizer, "policy": policy.model, "device": policy.device,
-        "exact_logprobs": exact_logprobs, "references": References(),
+        "exact_logprobs": exact_logprobs, "references": references or References(),
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The initial policy's completions as parquet, one row a completion: what a resumed run reads back bit for bit."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dqo.records import Prompt, Rewards, Rollouts
 from dqo.references import Reference
 
 PART = "rewards/"  # before the name of a part of the reward
-ROWS = 1000  # of a row group: at most this many completions are decoded at a time
+ROWS = 1000  # of a row group: at most this many completions are encoded and decoded at a time
 SCHEMA = pa.schema(
     {
         "prompt": pa.list_(pa.int32()),  # its tokens
@@ -36,19 +36,20 @@ SCHEMA = pa.schema(
 )
 
 
-def write(path: Path, groups: Iterable[Reference]) -> None:
-    """Write the groups, atomically."""
-    rows = [row for group in groups for row in _rows(group)]
+def write(path: Path, groups: Sequence[Reference]) -> None:
+    """Write the groups, at least one, atomically."""
     schema = SCHEMA
-    for name in rows[0]:
-        if name.startswith(PART):
-            schema = schema.append(pa.field(name, pa.float32()))
-    with replacing(path) as new:
-        pq.write_table(pa.Table.from_pylist(rows, schema), new, compression="zstd", row_group_size=ROWS)
+    for name in groups[0].rewards.parts:
+        schema = schema.append(pa.field(f"{PART}{name}", pa.float32()))
+    rows = (row for group in groups for row in _rows(group))
+    with replacing(path) as new, pq.ParquetWriter(new, schema, compression="zstd") as file:
+        while some := list(islice(rows, ROWS)):
+            file.write_table(pa.Table.from_pylist(some, schema))
 
 
 def read(path: Path, prompts: Iterable[Prompt]) -> dict[tuple[int, ...], Reference]:
-    """The groups of those of ``prompts`` that a file of ``write`` has, by the prompts' tokens."""
+    """Reads a file that ``write`` made: the groups of the given prompts, by the prompts' tokens. Prompts that the file
+    lacks are left out."""
     wanted, found = {prompt.tokens: prompt for prompt in prompts}, {}
     with pq.ParquetFile(path) as file:
         rows = (row for batch in file.iter_batches(batch_size=ROWS) for row in batch.to_pylist())

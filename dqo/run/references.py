@@ -5,19 +5,22 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from dqo import distributed
 from dqo.batching import group_of
 from dqo.config.schema import Config
 from dqo.contracts import check_embeddings, check_rewards
 from dqo.errors import ConfigError, StageError
 from dqo.progress import LoggedBar, duration, elapsed
-from dqo.records import Prompt, Rollouts
+from dqo.records import Prompt, Rewards, Rollouts
 from dqo.references import Reference, References
 from dqo.run.reference_table import read, write
 from dqo.stages import Collectors, Task
 
 log = logging.getLogger(__name__)
 
+Judged = tuple[Rollouts, Rewards, Tensor | None]  # embeddings last
 FILE = "references.parquet"  # of a run's folder
 NOISE = 2_000_003  # added to ``seed``: noise that neither training nor an evaluation draws
 
@@ -94,21 +97,26 @@ def _prompts_per_step(config: Config) -> int:
 
 def _sampled(stages: Collectors, prompts: Sequence[Prompt], references: References, *, seed: int) -> list[Reference]:
     """The groups of all prompts, in their order, on all ranks; each rank samples its share."""
-    mine, found = prompts[distributed.rank() :: distributed.world_size()], list[Reference]()
+    mine, found = prompts[distributed.rank() :: distributed.world_size()], list[Judged]()
     with LoggedBar(total=len(mine), desc="reference samples", unit="prompts") as bar:
         for rollouts in stages.rollout.generate(mine, k=references.count, seed=seed):
-            found += _judged(stages, rollouts, embedded=references.embedded)
+            found.append(_judged(stages, rollouts, embedded=references.embedded))
             bar.update(len(rollouts.prompts))
-    groups = [group for part in distributed.all_gather(found) for group in part]
+    # whole records are gathered: each group is a view, and would be sent with the storage of its whole record
+    groups = [group for part in distributed.all_gather(found) for judged in part for group in _groups(*judged)]
     return sorted(groups, key=lambda group: group.rollouts.prompts[0].position)
 
 
-def _judged(stages: Collectors, rollouts: Rollouts, *, embedded: bool) -> list[Reference]:
+def _judged(stages: Collectors, rollouts: Rollouts, *, embedded: bool) -> Judged:
     rewards = stages.reward.score(rollouts)
     check_rewards(rollouts, rewards)
     embeddings_PKD = stages.embed.encode(rollouts) if embedded else None
     if embeddings_PKD is not None:
         check_embeddings(rollouts, ~rollouts.empty_PK, embeddings_PKD)
+    return rollouts, rewards, embeddings_PKD
+
+
+def _groups(rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Tensor | None) -> list[Reference]:
     return [
         Reference(
             rollouts=group_of(rollouts, rollouts, p),

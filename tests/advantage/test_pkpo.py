@@ -63,6 +63,13 @@ def test_masked_completions_are_in_no_subset_and_small_groups_teach_by_their_cre
     assert "1 of 2 groups have fewer than 3 valid completions" in caplog.text
 
 
+def test_asking_for_signal_warns_of_nothing(caplog):
+    """``redraws`` asks for one group at a time: the warning, logged once, would say "1 of 1 groups"."""
+    experience = experience_of([[1.0, 0, 0]], [[0.0] * 3], [[True, True, False]])
+    assert not pkpo(3, 3).has_signal(experience, alpha=0.0)
+    assert not caplog.records
+
+
 def test_has_signal_is_exact():
     assert not pkpo(2, 4).has_signal(experience_of([[1e8 / 3] * 4], [[0.2] * 4]), alpha=1.0)
     assert not pkpo(3, 4).has_signal(

@@ -55,7 +55,7 @@ def test_a_negative_reward_is_refused_with_the_gate_to_type():
     with pytest.raises(StageError) as caught:
         dra().assign(rollouts, rewards, unit_vectors(2, 2, 6))
     assert str(caught.value) == (
-        "[credit, prompts 11] credit=dra scales rewards, which must not be negative, and there is one of -0.5; type "
+        "[credit, prompts 11] credit=dra needs rewards of at least 0, and one is -0.5; type "
         "credit.gate=threshold credit.threshold=0 to leave such completions out, or another credit"
     )
     credits_PK = gated(Dra, Gate.threshold, 0.0).assign(rollouts, rewards, unit_vectors(2, 2, 6))

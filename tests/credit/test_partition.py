@@ -88,7 +88,7 @@ def test_copies_are_the_same_at_a_similarity_of_1_and_an_invalid_embedding_is_ig
 def test_a_negative_reward_is_multiplied_above_the_lowest_of_its_group():
     rollouts, rewards = group([[-1.0, 1.0, 0.5, -1.0]])
     rollouts = replace(rollouts, texts=tuple("aabb"))
-    with pytest.raises(StageError, match=r"one of -1; type credit\.subtract_min=true, or credit\.form=add"):
+    with pytest.raises(StageError, match=r"one is -1; type credit\.subtract_min=true, or credit\.form=add"):
         partition().assign(rollouts, rewards, None)
     credits_PK = partition(subtract_min=True).assign(rollouts, rewards, None)
     d = 2 / 3

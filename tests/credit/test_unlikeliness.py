@@ -90,7 +90,7 @@ def test_a_negative_reward_is_refused_and_a_threshold_leaves_it_out():
     with pytest.raises(StageError) as caught:
         unlikeliness().assign(rollouts, rewards, None)
     assert str(caught.value) == (
-        "[credit, prompts 11] credit=unlikeliness scales rewards, which must not be negative, and there is one of "
+        "[credit, prompts 11] credit=unlikeliness needs rewards of at least 0, and one is "
         "-0.5; type credit.gate=threshold credit.threshold=0, or weights of the reward that keep it above 0"
     )
     credits_PK = unlikeliness(gate=Gate.threshold, threshold=0.0).assign(rollouts, rewards, None)

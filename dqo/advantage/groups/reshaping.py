@@ -1,4 +1,4 @@
-"""What advantages share that put another number in the place of the reward's deviation from the group's mean."""
+"""Base class of advantages that replace the reward's deviation from the group's mean by another number."""
 
 from abc import ABC, abstractmethod
 
@@ -7,7 +7,6 @@ from torch import Tensor
 
 from dqo.advantage.groups.credit_part import CreditKeys, ScaledCredit, credit_part
 from dqo.advantage.groups.normalization import token_targets
-from dqo.errors import StageError
 from dqo.records import Estimates, Experience, Targets
 
 
@@ -31,24 +30,16 @@ class Reshaping(ScaledCredit, ABC):
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
         """Advantages (batch, tokens) for one step, 0.0 where not sampled. A collective for
         ``normalize_credit=spread``."""
+        self._warn(experience)
         weight = self.credit_weight(experience, alpha)
         advantages_PK = self.quality(experience) + weight * credit_part(experience, self.credit_baseline)
         return token_targets(advantages_PK, experience.rollouts)
+
+    def _warn(self, experience: Experience) -> None:
+        """Warnings about a step; most options have none."""
 
     def has_signal(self, experience: Experience, *, alpha: float) -> bool:
         """Whether a reward's part or, for alpha > 0, a credit's part is not 0. Not a collective."""
         if self.quality(experience).any():
             return True
         return alpha > 0 and bool(credit_part(experience, self.credit_baseline).any())
-
-
-def refuse_negative(experience: Experience, option: str, *, instead: str) -> None:
-    """Raises StageError for a valid completion with a reward below 0. ``option``: what was typed that needs rewards of
-    at least 0; ``instead``: what does not."""
-    rewards, prompts = experience.rewards, experience.rollouts.prompts
-    negative_PK = rewards.valid_PK & (rewards.total_PK < 0)
-    if negative_PK.any():
-        positions = [prompts[p].position for p in negative_PK.any(1).nonzero()[:, 0].tolist()]
-        lowest = float(rewards.total_PK[negative_PK].min())
-        problem = f"{option} needs rewards of at least 0, and one is {lowest:g}; type {instead}"
-        raise StageError("advantage", problem, positions=positions)

@@ -27,3 +27,11 @@ def pair_mask(earning_PK: Bool[Tensor, "prompts k"]) -> Bool[Tensor, "prompts k 
     """True where i and j take part and are not the same completion."""
     both_PKK = earning_PK[:, :, None] & earning_PK[:, None, :]
     return both_PKK & ~torch.eye(earning_PK.shape[1], dtype=torch.bool)
+
+
+def group_means(
+    vectors_PKD: Float[Tensor, "prompts k dim"], counted_PK: Bool[Tensor, "prompts k"]
+) -> Float[Tensor, "prompts 1 dim"]:
+    """The mean of each group's counted vectors, float64; 0 where none counts."""
+    sums_PD = vectors_PKD.double().masked_fill(~counted_PK[..., None], 0.0).sum(1)
+    return (sums_PD / counted_PK.sum(1, keepdim=True).clamp(min=1))[:, None]

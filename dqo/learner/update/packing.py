@@ -56,7 +56,7 @@ class MicroBatch:
     sources_N: Int[Tensor, " sampled"]
     groups: tuple[int, ...]  # indices into rollouts.prompts of the groups in this micro-batch
     padding: int  # padding tokens in tokens_RL
-    supervised: bool = False  # of ``Supervised`` completions, which rows and groups are then indices of
+    supervised: bool = False  # True: rows and groups are indices into ``Objective.supervised``
 
 
 def micro_batches(rollouts: Rollouts, rows: Sequence[int], *, budget: int, form: Form) -> list[MicroBatch]:

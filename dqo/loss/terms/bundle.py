@@ -9,13 +9,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dqo.batching import join
-from dqo.capabilities import SUPERVISED_NLL, LossTerm, Marking, Supervising
+from dqo.capabilities import DROPPED, SUPERVISED_NLL, LossTerm, Marking, Supervising
 from dqo.errors import ConfigError
 from dqo.records import Estimates, Experience, LossInputs, Supervised, Targets
 from dqo.stages import Stateful
 
 Means = Mapping[str, tuple[Tensor, Tensor]]
-DROPPED = "dropped"  # mark: True where a token is left out of the policy gradient
 
 
 class Terms:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dqo import distributed
+from dqo.capabilities import DROPPED
 from dqo.errors import ConfigError
 from dqo.loss.covariance.tokens import covariances, random_tokens
 from dqo.ranges import Seed
@@ -53,7 +54,7 @@ class ClipCov:
         dropped_BT = random_tokens(between_BT, found.number(self.share), seed=self.seed, positions=positions)
         (dropped,) = distributed.all_reduce_sum([int(dropped_BT.sum())])
         self.dropped, self.tokens = int(dropped), found.tokens
-        return {"dropped": dropped_BT}
+        return {DROPPED: dropped_BT}
 
     def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], Mapping[str, tuple[Tensor, Tensor]]]:
         """0: nothing is added; and the share of the step's tokens that are left out."""

@@ -45,8 +45,8 @@ class Dph:
         """The reference's correct completions of this rank's prompts. A collective."""
         prompts = experience.rollouts.prompts
         found = [self._correct(prompt) for prompt in prompts]
-        own = [sum(map(len, found)), sum(len(tokens) for completions in found for tokens in completions)]
-        completions, tokens = distributed.all_reduce_sum(own)
+        counts = [sum(map(len, found)), sum(len(tokens) for completions in found for tokens in completions)]
+        completions, tokens = distributed.all_reduce_sum(counts)
         self.completions, weight = int(completions), self.coefficient / max(tokens, 1)
         pairs = zip(prompts, found, strict=True)
         return batch([Exemplars(prompt=each, completions=own, weights=[weight] * len(own)) for each, own in pairs])

@@ -21,7 +21,7 @@ class Tokens(StrEnum):
     """Which tokens get the bonus."""
 
     all = "all"
-    correct = "correct"  # those of correct completions (arXiv 2505.23433)
+    correct = "correct"  # tokens of correct completions, as in arXiv 2505.23433
     top = "top"  # the share of the step's tokens with most entropy before the update
 
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dqo.capabilities import DROPPED
 from dqo.loss.entropies.step import top_tokens
 from dqo.ranges import Share
 from dqo.records import Estimates, Experience, LossInputs, Targets
@@ -30,7 +31,7 @@ class TopEntropy:
     ) -> Mapping[str, Bool[Tensor, "batch tokens"]]:
         """``dropped``: True at the tokens that are left out. A collective."""
         top_BT, self.threshold = top_tokens(experience, estimates, self.share)
-        return {"dropped": experience.counted_BT & ~top_BT}
+        return {DROPPED: experience.counted_BT & ~top_BT}
 
     def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], Mapping[str, tuple[Tensor, Tensor]]]:
         """0: nothing is added; and the least entropy of a token that is kept."""
