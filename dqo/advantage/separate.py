@@ -27,7 +27,7 @@ class Separate(ScaledCredit):
     0.0 too.
     """
 
-    compares_within_group = True  # but for credit_baseline=none, which config.validate knows
+    compares_within_group = True  # not with credit_baseline=none: config.validate looks at the key
 
     def __init__(self, *, scale_rewards: ScaleRewards, credit: CreditKeys = PLAIN):
         super().__init__(credit.normalize_credit)

@@ -27,7 +27,7 @@ class Fake:
         return self.encode_texts(rollouts.texts).view(len(rollouts.prompts), rollouts.k, self._dim)
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
-        """The same of any texts."""
+        """Embeddings of any texts, one row a text, as ``encode`` makes them."""
         counts_ND = torch.zeros(len(texts), self._dim)
         for n, text in enumerate(texts):
             for word in text.split() or [""]:

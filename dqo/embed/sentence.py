@@ -81,7 +81,7 @@ class Sentence:
         return self.encode_texts(rollouts.texts).view(len(rollouts.prompts), rollouts.k, -1)
 
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
-        """The same of any texts."""
+        """Embeddings of any texts, one row a text, as ``encode`` makes them."""
         distinct = set(texts)
         with self._lock:
             windows = self._windows(_in_order(distinct))

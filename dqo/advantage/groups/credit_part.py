@@ -36,7 +36,7 @@ class CreditKeys:
 
 
 class ScaledCredit:
-    """What every advantage shares that divides credits by the run's spread. It has a state only with
+    """Base class of advantages with the key ``normalize_credit``. It has a state only with
     ``normalize_credit=spread``."""
 
     def __init__(self, normalize_credit: NormalizeCredit):

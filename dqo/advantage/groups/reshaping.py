@@ -16,7 +16,7 @@ class Reshaping(ScaledCredit, ABC):
     Invalid completions get 0.0 and are left out. A group's only valid completion gets 0.0 too.
     """
 
-    compares_within_group = True  # but for credit_baseline=none, which config.validate knows
+    compares_within_group = True  # not with credit_baseline=none: config.validate looks at the key
 
     def __init__(self, credit: CreditKeys):
         super().__init__(credit.normalize_credit)

@@ -9,7 +9,8 @@ from dqo.stages import Task
 
 
 def same_key(task: Task, rollouts: Rollouts, earning_PK: Bool[Tensor, "prompts k"]) -> Bool[Tensor, "prompts k k"]:
-    """True where two earning completions have the same ``Task.key``. The key of no other completion is asked for."""
+    """True where two earning completions have the same ``Task.key``. ``Task.key`` is called for
+    earning completions only."""
     ids_PK = torch.full(earning_PK.shape, -1)
     for p, prompt in enumerate(rollouts.prompts):
         found: dict[str, int] = {}

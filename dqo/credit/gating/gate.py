@@ -21,7 +21,7 @@ class Gate(StrEnum):
     none = "none"  # all
     correct = "correct"  # completions with ``correct_PK``
     threshold = "threshold"  # completions whose reward is at least the threshold
-    reference = "reference"  # completions whose reward is at least that of ``lowest_reward``
+    reference = "reference"  # completions whose reward is at least what ``lowest_reward`` returns
 
 
 @dataclass(frozen=True, kw_only=True)

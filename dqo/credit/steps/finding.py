@@ -46,8 +46,9 @@ def steps_of(rollouts: Rollouts, row: int, tokenizer: PreTrainedTokenizerBase, s
 
 
 def token_ends(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The number of characters up to the end of each token, in linear time: a token adds what decoding it behind the
-    text before it adds. Tokens that are bytes of one character have the same end."""
+    """For each token, the number of characters of the text up to its end. A token's text is the difference between
+    decoding the tokens with it and without it; only the last few tokens are decoded, so the time is linear. Tokens that
+    are bytes of one character have the same end."""
 
     def decoded(start: int, end: int) -> str:
         return str(tokenizer.decode(tokens[start:end], skip_special_tokens=True))

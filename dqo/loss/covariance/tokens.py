@@ -31,7 +31,7 @@ class Covariances:
 
 
 def covariances(experience: Experience, estimates: Estimates, targets: Targets) -> Covariances:
-    """Of the whole step. A collective."""
+    """Covariances of this rank's tokens; the means are over the whole step. A collective."""
     assert estimates.old_logprobs_BT is not None
     counted_BT = experience.counted_BT
     factors = [each.double() for each in (targets.advantages_BT, estimates.old_logprobs_BT)]

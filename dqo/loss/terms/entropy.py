@@ -27,7 +27,7 @@ class Tokens(StrEnum):
 
 class Entropy:
     """- coefficient * sum over the chosen tokens of weight * entropy, with the weights of the policy's loss: with
-    ``loss_type=dapo`` the mean entropy over all tokens of the step, others than the chosen ones counting as 0.
+    ``loss_type=dapo`` the mean entropy over all tokens of the step, where tokens that were not chosen count as 0.
 
     The gradient is that of each distribution at the prefix that was sampled; how often a prefix is reached is not
     followed.

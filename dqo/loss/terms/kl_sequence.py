@@ -58,7 +58,7 @@ class KlSequence:
 
 
 def _k3(differences: Tensor) -> Tensor:
-    """Of log reference - log policy."""
+    """k3 estimate of each token's KL, from log reference - log policy."""
     return differences.exp() - differences - 1
 
 

@@ -76,7 +76,7 @@ class Replay:
         }
 
     def _new(self, experience: Experience) -> list[tuple[tuple[int, ...], Modes]]:
-        """Of each prompt, its tokens and the modes that are not in the buffer."""
+        """For each prompt of this rank its tokens, and the modes that the buffer lacks."""
         rollouts, found = experience.rollouts, []
         rows = correct_completions(rollouts, experience.rewards, key="loss.terms.replay")
         for prompt, correct in zip(rollouts.prompts, rows, strict=True):
@@ -89,7 +89,7 @@ class Replay:
         return found
 
     def _replay(self, tokens: tuple[int, ...], new: Modes) -> list[array]:
-        """Add a prompt's new modes; its exemplars to replay, which become the last in turn."""
+        """Adds a prompt's new modes; returns the exemplars to replay now, which move to the end of the queue."""
         if not new and tokens not in self.buffer:
             return []
         modes = self.buffer.setdefault(tokens, {})
