@@ -1,15 +1,96 @@
 """What a stage may offer beside its Protocol in ``dqo.stages``; callers ask for it by ``isinstance``."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dqo.records import Estimates, Experience, LossInputs, Rewards, Rollouts, Supervised, Targets
+from dqo.records import Estimates, Experience, LossInputs, Prompt, Rewards, Rollouts, Supervised, Targets
 
 SUPERVISED_NLL = "supervised/nll"
 DROPPED = "dropped"  # a mark: True where ``loss=clip`` leaves a token out of the policy gradient
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A stage with state. A checkpoint stores it under the stage's name and hands it back on resume."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as JSON values; empty: the stage has none with these settings. Called on rank 0 while no other
+        stage runs, and on every rank when a run is resumed."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned. Called on every rank, before the first step."""
+        ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A stage that tolerates failures and counts them; the totals are logged with every step."""
+
+    def counters(self) -> Mapping[str, int]:
+        """Failures tolerated since this process started, by name. The names never change. Thread-safe."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A stage with numbers of its own to log with every step, such as the coefficient of an adaptive KL."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """The numbers, by the metric's whole name; NaN where undefined. The names never change. Called in the main
+        thread on every rank after the update; rank 0's are logged, so numbers of a step are reduced before. Not a
+        collective."""
+        ...
+
+
+@runtime_checkable
+class Pausing(Protocol):
+    """A reward or an encoder that holds device memory while it is not used."""
+
+    def pause(self) -> None:
+        """Free device memory until the next call. Called after a step's last group is judged; never with ``ahead=1``,
+        where sampling overlaps the update."""
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A stage that holds processes, connections or files."""
+
+    def close(self) -> None:
+        """Release them. Called once, at the end of the run, also after an error."""
+        ...
+
+
+@runtime_checkable
+class HasMemory(Protocol):
+    """A stage that can say how much memory it takes: a run and a dry run print it."""
+
+    def memory(self) -> Mapping[str, int]:
+        """Bytes on one rank's device, by purpose. Example: ``{"weights": 538_000_000}``. Not a collective."""
+        ...
+
+
+@runtime_checkable
+class Demonstrating(Protocol):
+    """A task with example answers, for supervised fine-tuning."""
+
+    def demonstrations(self, count: int, seed: int) -> Sequence[tuple[Prompt, str]]:
+        """``count`` training prompts, each with an answer; pure in (count, seed)."""
+        ...
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A task that can draw its answers, such as places on a map."""
+
+    def draw_answers(self, path: Path, panels: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Write a PNG with one panel per (title, answers). Example: ``[("before", [...]), ("after", [...])]``."""
+        ...
 
 
 @runtime_checkable

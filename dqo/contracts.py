@@ -7,9 +7,10 @@ from dataclasses import fields
 from torch import Tensor
 
 from dqo import distributed
+from dqo.capabilities import Counting, Reporting
 from dqo.errors import StageError
 from dqo.records import Rewards, Rollouts
-from dqo.stages import Collectors, Counting
+from dqo.stages import Collectors
 
 UNIT_TOLERANCE = 1e-3  # how far an embedding's length may be from 1
 
@@ -92,6 +93,14 @@ def failure_counts(stages: Collectors, earlier: Mapping[str, int] | None = None)
     }
     ranks = distributed.all_gather(mine)
     return {name: sum(rank[name] for rank in ranks) + (earlier or {}).get(name, 0) for name in ranks[0]}
+
+
+def stage_numbers(stages: Collectors, earlier: Mapping[str, int] | None = None) -> dict[str, float]:
+    """What stages report of themselves, by the metric's name: ``Reporting.metrics`` and ``failure_counts``. A
+    collective."""
+    reporting = [stage for f in fields(stages) if isinstance(stage := getattr(stages, f.name), Reporting)]
+    metrics = {name: number for stage in reporting for name, number in stage.metrics().items()}
+    return {**metrics, **{name: float(count) for name, count in failure_counts(stages, earlier).items()}}
 
 
 def _check_shape(stage: str, name: str, tensor: Tensor, shape: tuple[int, int]) -> None:

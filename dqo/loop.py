@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 
 from dqo import distributed
 from dqo.batching import first_group, gather_step, join, split
-from dqo.capabilities import PaysTokens
-from dqo.contracts import check_embeddings, check_rewards, checked_credits, checked_token_credits, failure_counts
+from dqo.capabilities import Pausing, PaysTokens
+from dqo.contracts import check_embeddings, check_rewards, checked_credits, checked_token_credits, stage_numbers
 from dqo.distributed import Channel
 from dqo.errors import StageError
 from dqo.metrics.clock import Clock
 from dqo.records import Estimates, Experience, Rollouts, Step, Targets
-from dqo.stages import Collectors, Pausing, Stages
+from dqo.stages import Collectors, Stages
 
 Observer = Callable[[Step], None]  # runs on every rank, in the main thread, between two steps
 
@@ -66,10 +66,9 @@ def train(
                     stages.rollout.load_weights(stages.learner.weights(), version=number)
                     if stages.check_engine:
                         stages.check_engine(first_group(experience.rollouts), number)
-                counts = {name: float(count) for name, count in failure_counts(stages, failures).items()}
                 done = gather_step(Step(
                     number=number, cursor=cursor, experience=experience, targets=targets,
-                    report={**report, **counts}, seconds=clock.seconds, elapsed=clock.elapsed,
+                    report={**report, **stage_numbers(stages, failures)}, seconds=clock.seconds, elapsed=clock.elapsed,
                 ))  # fmt: skip
                 for observe in observers:
                     observe(done)

@@ -14,67 +14,16 @@ collective below must be called by all ranks, in the same order.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 
 from dqo.records import Estimates, Experience, LossInputs, Prompt, Rewards, Rollouts, Targets
 
 Weights = Iterator[tuple[str, Tensor]]  # (Hugging Face name, tensor); tied heads are listed too, LoRA is merged
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """A stage with state. A checkpoint stores it under the stage's name and hands it back on resume."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state as JSON values; empty: the stage has none with these settings. Called on rank 0 while no other
-        stage runs, and on every rank when a run is resumed."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` returned. Called on every rank, before the first step."""
-        ...
-
-
-@runtime_checkable
-class Counting(Protocol):
-    """A stage that tolerates failures and counts them; the totals are logged with every step."""
-
-    def counters(self) -> Mapping[str, int]:
-        """Failures tolerated since this process started, by name. The names never change. Thread-safe."""
-        ...
-
-
-@runtime_checkable
-class Pausing(Protocol):
-    """A reward or an encoder that holds device memory while it is not used."""
-
-    def pause(self) -> None:
-        """Free device memory until the next call. Called after a step's last group is judged; never with ``ahead=1``,
-        where sampling overlaps the update."""
-        ...
-
-
-@runtime_checkable
-class Closing(Protocol):
-    """A stage that holds processes, connections or files."""
-
-    def close(self) -> None:
-        """Release them. Called once, at the end of the run, also after an error."""
-        ...
-
-
-@runtime_checkable
-class HasMemory(Protocol):
-    """A stage that can say how much memory it takes: a run and a dry run print it."""
-
-    def memory(self) -> Mapping[str, int]:
-        """Bytes on one rank's device, by purpose. Example: ``{"weights": 538_000_000}``. Not a collective."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,24 +56,6 @@ class Task(Protocol):
 
     def key(self, prompt: Prompt, text: str) -> str:
         """Two completions with the same key count as the same answer (metric ``distinct_correct``)."""
-        ...
-
-
-@runtime_checkable
-class Demonstrating(Protocol):
-    """A task with example answers, for supervised fine-tuning."""
-
-    def demonstrations(self, count: int, seed: int) -> Sequence[tuple[Prompt, str]]:
-        """``count`` training prompts, each with an answer; pure in (count, seed)."""
-        ...
-
-
-@runtime_checkable
-class Drawing(Protocol):
-    """A task that can draw its answers, such as places on a map."""
-
-    def draw_answers(self, path: Path, panels: Sequence[tuple[str, Sequence[str]]]) -> None:
-        """Write a PNG with one panel per (title, answers). Example: ``[("before", [...]), ("after", [...])]``."""
         ...
 
 
@@ -238,12 +169,14 @@ class Advantage(Protocol):
 
     An optional attribute ``compares_within_group = True`` says that only differences within a group matter (but for a
     scale that is common to the step): with a credit whose ``pairs_tie``, k=2 is refused. It holds for the class that
-    has ``__call__``.
+    has ``__call__``. Others say what ``Learner.estimate`` has to compute: ``needs_reference = True``
+    (``ref_logprobs_BT``), ``needs_old_logprobs = True`` (``old_logprobs_BT``), ``needs_values = True`` (``values_BT``,
+    which takes a critic).
     """
 
     def __call__(self, experience: Experience, estimates: Estimates, *, alpha: float) -> Targets:
         """Advantages (batch, tokens) for one step, 0.0 where nothing was sampled. A collective: it may keep means over
-        all ranks. An attribute ``needs_reference = True`` asks for ``estimates.ref_logprobs_BT``."""
+        all ranks."""
         ...
 
     def has_signal(self, experience: Experience, *, alpha: float) -> bool:
@@ -282,6 +215,36 @@ class Loss(Protocol):
     def __call__(self, inputs: LossInputs) -> tuple[Float[Tensor, ""], Mapping[str, tuple[Tensor, Tensor]]]:
         """The loss of one micro-batch, and its metrics as (sum, count); for a name that ends in ``/min`` or ``/max`` as
         (extreme, anything). Must not write into ``inputs``. Not a collective."""
+        ...
+
+
+@runtime_checkable
+class Critic(Protocol):
+    """Estimates values: the reward that is still to come, at each token of a completion (``algorithm=ppo``). The
+    learner trains it beside the policy. A class without one says ``estimates_nothing = True`` (``critic=none``).
+
+    ``on_policy``: True, the values are a linear function of the policy's last hidden states, and the loss of the values
+    also moves the policy's weights; False, the critic is a model of its own.
+    """
+
+    on_policy: bool
+    names: tuple[str, ...]  # of the metrics that ``loss`` returns
+
+    def module(self) -> Module:
+        """What is trained, float32, on the policy's device: a model that is called like a causal language model and
+        whose ``logits`` have one column, or a linear layer. Called once, before the policy gets adapters."""
+        ...
+
+    def rate(self, rate: float) -> float:
+        """The critic's learning rate where the policy's is ``rate``."""
+        ...
+
+    def loss(
+        self, values_N: Float[Tensor, " sampled"], inputs: LossInputs
+    ) -> tuple[Float[Tensor, ""], Mapping[str, tuple[Tensor, Tensor]]]:
+        """The loss of one micro-batch's values, which carry a gradient, and its metrics as ``Loss.__call__`` returns
+        them. ``inputs.values_N`` are the values before the update, ``inputs.returns_N`` the targets. A sum over tokens,
+        so that the losses of micro-batches add up."""
         ...
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dqo.config import gpu, job_folder
 
-GROUPS = ("model", "task", "rollout", "reward", "embed", "credit", "advantage", "loss", "optim", "learner")
+GROUPS = ("model", "task", "rollout", "reward", "embed", "credit", "advantage", "loss", "critic", "optim", "learner")
 
 gpu.register()
 job_folder.register()

@@ -26,8 +26,9 @@ from dqo.rollout.sampling.settings import Sampling
 KEPT_OF_MODEL = ("model.trust_remote_code", "model.attn_implementation")  # the others are in the policy's own folder
 # groups and keys of a run that measuring its policy does not ask for
 OF_TRAINING = (
-    "model", "advantage", "algorithm", "loss", "optim", "learner", "eval", "log", "checkpoint", "warm_start", "sft",
-    "steps", "nproc", "device", "objective", "ahead", "redraws", "experiment",
+    "model", "advantage", "algorithm", "loss", "critic", "optim", "learner", "eval", "log", "checkpoint",
+    "warm_start", "sft", "steps", "num_iterations", "num_mini_batches", "nproc", "device", "objective",
+    "ahead", "redraws", "experiment",
 )  # fmt: skip
 SHOWN = ("alpha", "k", "seed", "steps", "beta", "learning_rate")  # settings of a run that are kept beside its numbers
 # what must be equal in two runs that are measured side by side

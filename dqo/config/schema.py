@@ -93,6 +93,8 @@ class Config(Section):
     max_completion_length: CompletionLength
     importance_sampling_mode: str
     ahead: Annotated[int, Field(ge=0, le=1, examples=[0])]
+    num_iterations: Count
+    num_mini_batches: Annotated[Count, Field(examples=[1])]
     redraws: Annotated[CountOrZero, Field(le=100, examples=[0])]
     eval: Eval
     log: Log
@@ -113,6 +115,7 @@ class Config(Section):
     credit: dict[str, Any]
     advantage: dict[str, Any]
     loss: dict[str, Any]
+    critic: dict[str, Any]
     optim: dict[str, Any]
     learner: dict[str, Any]
 

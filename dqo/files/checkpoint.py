@@ -27,9 +27,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from dqo import __version__, distributed
+from dqo.capabilities import Stateful
 from dqo.errors import ConfigError, StageError
 from dqo.files.atomic import apply_umask, fsync, fsync_tree, remove, sweep
-from dqo.stages import Stages, Stateful
+from dqo.stages import Stages
 
 log = logging.getLogger(__name__)
 VERSIONS = {"dqo": __version__, "torch": str(torch.__version__), "transformers": transformers.__version__}

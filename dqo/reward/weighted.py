@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from dqo.capabilities import Closing, Counting, Pausing
 from dqo.errors import ConfigError, StageError
 from dqo.records import Prompt, Rewards, Rollouts
 from dqo.reward.scoring.totals import judged_mask, total
 from dqo.row_checks import Explaining
-from dqo.stages import Closing, Counting, Pausing, Reward
+from dqo.stages import Reward
 
 
 class WeightedSum:

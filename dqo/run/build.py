@@ -23,6 +23,7 @@ from dqo.stages import (
     Checkable,
     Collectors,
     Credit,
+    Critic,
     Embed,
     Learner,
     Loss,
@@ -35,7 +36,7 @@ from dqo.stages import (
 )
 
 COLLECTORS = {"reward": Reward, "embed": Embed, "credit": Credit, "rollout": Rollout}  # in the order they are built
-LEARNING = {"advantage": Advantage, "loss": Loss, "optim": Optim}
+LEARNING = {"advantage": Advantage, "loss": Loss, "critic": Critic, "optim": Optim}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +129,11 @@ def make_stages(config: Config, policy: Policy, task: Task, references: Referenc
     pause(collectors)
     available["reward"] = collectors.reward  # an advantage may ask for its weights
     learning = {group: _made(config, group, protocol, available) for group, protocol in LEARNING.items()}
-    asks = learning["loss"].needs_reference or getattr(learning["advantage"], "needs_reference", False)
+    advantage = learning["advantage"]
+    needs = {what: getattr(advantage, what, False) for what in ("needs_reference", "needs_old_logprobs")}
+    needs["needs_reference"] |= learning["loss"].needs_reference
     torch.manual_seed(config.seed)  # LoRA draws adapters and dropout whatever engine or warm start have drawn before
-    learner = _made(config, "learner", Learner, {**available, **learning, "needs_reference": asks})
+    learner = _made(config, "learner", Learner, {**available, **learning, **needs})
     check = _sync_check(config, collectors.rollout, learner) if isinstance(collectors.rollout, Checkable) else None
     parts = {group: learning[group] for group in ("advantage", "loss")}
     return Stages(**vars(collectors), **parts, learner=learner, check_engine=check)

@@ -20,6 +20,7 @@ import torch
 
 import dqo
 from dqo import distributed
+from dqo.capabilities import Closing
 from dqo.config.schema import EvalConfig
 from dqo.config.typed import arguments
 from dqo.errors import ConfigError
@@ -37,7 +38,7 @@ from dqo.run.inputs import Inputs
 from dqo.run.job import Job
 from dqo.run.load_policy import Prepared, prepare_policy
 from dqo.run.report import task_name
-from dqo.stages import Checkable, Closing, Rollout
+from dqo.stages import Checkable, Rollout
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
 from dqo import distributed
+from dqo.capabilities import Drawing, HasMemory
 from dqo.config.resume import saved_overrides
 from dqo.config.schema import Config
 from dqo.evaluation import Evaluation
@@ -24,7 +25,7 @@ from dqo.run.export import export_policy, generation_config
 from dqo.run.job import Job
 from dqo.run.session import Session
 from dqo.run.stopping import SWEEP_JOBS
-from dqo.stages import Credit, Drawing, HasMemory, Stages
+from dqo.stages import Credit, Stages
 
 
 def task_name(config: Config) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dqo import distributed
-from dqo.capabilities import HasCheckpointSize
+from dqo.capabilities import Closing, HasCheckpointSize
 from dqo.config.resume import checkpoint_of
 from dqo.config.schema import Config
 from dqo.contracts import failure_counts
@@ -25,7 +25,7 @@ from dqo.run.job import Job
 from dqo.run.load_policy import load_policy
 from dqo.run.references import read_references
 from dqo.scorers.bundle import Scorers
-from dqo.stages import Closing, Collectors, Stages, Task
+from dqo.stages import Collectors, Stages, Task
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from dqo import __version__, distributed
+from dqo.capabilities import Demonstrating
 from dqo.config.schema import Config
 from dqo.errors import ConfigError
 from dqo.models import cached_folder
@@ -23,7 +24,7 @@ from dqo.progress import LoggedBar
 from dqo.records import Prompt
 from dqo.rollout.sampling.record import end_tokens
 from dqo.run.build import make_device
-from dqo.stages import Demonstrating, Task
+from dqo.stages import Task
 
 log = logging.getLogger(__name__)
 DEMONSTRATIONS = 20_000  # drawn from the task, at most

@@ -8,9 +8,9 @@ import torch
 from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.advantage.unbiased import Unbiased
+from dqo.capabilities import Stateful
 from dqo.dpp import kernel_matrix, leave_one_out_credits, log_det
 from dqo.records import Estimates
-from dqo.stages import Stateful
 from tests.advantage.experiences import experience_of, per_completion
 
 

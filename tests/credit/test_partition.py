@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dqo.capabilities import Counting
 from dqo.credit.clusters.comparison import Sameness
 from dqo.credit.gating.gate import Gate, Gating
 from dqo.credit.partition import Form, Partition
 from dqo.errors import ConfigError, StageError
 from dqo.references import References
-from dqo.stages import Counting, Credit
+from dqo.stages import Credit
 from tests.credit.builders import comparison
 from tests.credit.groups import group, unit_vectors
 from tests.helpers.judge_server import judge_server, says

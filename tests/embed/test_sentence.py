@@ -9,14 +9,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from dqo.capabilities import EncodesTexts
+from dqo.capabilities import Counting, EncodesTexts, Stateful
 from dqo.contracts import check_embeddings
 from dqo.embed.long_texts.windows import LongTexts, windows_of
 from dqo.embed.sentence import Sentence, keep_layers
 from dqo.errors import ConfigError, StageError
 from dqo.models.folders import packaged_files
 from dqo.models.precision import Dtype
-from dqo.stages import Counting, Embed, Stateful
+from dqo.stages import Embed
 from tests.factories import make_rollouts
 
 CPU = torch.device("cpu")

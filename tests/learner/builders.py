@@ -144,6 +144,7 @@ def make_learner(
     optim=None,
     temperature: float = 1.0,
     num_iterations: int = 1,
+    num_mini_batches: int = 1,
     budget: int | Literal["auto"] = 1024,
     shared_prompt: bool | Literal["auto"] = True,
     gradient_checkpointing: bool = False,
@@ -158,6 +159,7 @@ def make_learner(
     settings = LearnerSettings(
         temperature=temperature,
         num_iterations=num_iterations,
+        num_mini_batches=num_mini_batches,
         max_tokens_per_micro_batch=budget,
         shared_prompt=shared_prompt,
         gradient_checkpointing=gradient_checkpointing,

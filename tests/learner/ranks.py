@@ -51,8 +51,9 @@ def make(*, beta: float = 0.1, optim=None, **settings) -> DeepSpeedZero:
     torch.manual_seed(7)  # of new adapters
     own = {"stage", "offload_optimizer", "offload_param"}
     defaults = {
-        "temperature": 1.0, "num_iterations": 2, "max_tokens_per_micro_batch": 40, "shared_prompt": True,
-        "gradient_checkpointing": False, "compile": False, "dtype": Dtype.FLOAT32, "rounding": Rounding.DITHERED,
+        "temperature": 1.0, "num_iterations": 2, "num_mini_batches": 1, "max_tokens_per_micro_batch": 40,
+        "shared_prompt": True, "gradient_checkpointing": False, "compile": False, "dtype": Dtype.FLOAT32,
+        "rounding": Rounding.DITHERED,
         "lora_r": None, "lora_alpha": 32, "lora_dropout": 0.0, "lora_target_modules": None,
     }  # fmt: skip
     shared = defaults | {key: value for key, value in settings.items() if key not in own}

@@ -16,6 +16,7 @@ class LearnerSettings:
 
     temperature: Temperature  # of log-probabilities and entropies: the sampler's
     num_iterations: Count
+    num_mini_batches: Count
     max_tokens_per_micro_batch: Annotated[Count | Literal["auto"], Field(examples=[1024])]
     shared_prompt: bool | Literal["auto"]
     gradient_checkpointing: bool

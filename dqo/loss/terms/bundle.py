@@ -9,10 +9,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dqo.batching import join
-from dqo.capabilities import DROPPED, SUPERVISED_NLL, LossTerm, Marking, Supervising
+from dqo.capabilities import DROPPED, SUPERVISED_NLL, LossTerm, Marking, Stateful, Supervising
 from dqo.errors import ConfigError
 from dqo.records import Estimates, Experience, LossInputs, Supervised, Targets
-from dqo.stages import Stateful
 
 Means = Mapping[str, tuple[Tensor, Tensor]]
 

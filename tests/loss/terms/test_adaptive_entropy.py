@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dqo.capabilities import LossTerm
+from dqo.capabilities import LossTerm, Stateful
 from dqo.errors import ConfigError
 from dqo.loss.terms.adaptive_entropy import AdaptiveEntropy
 from dqo.loss.terms.entropy import Tokens
 from dqo.records import Estimates, Targets
-from dqo.stages import Stateful
 from tests.factories import make_experience, make_loss_inputs
 from tests.learner.builders import adaptive_entropy  # target 1, step .02, coefficient from 0 to .05
 

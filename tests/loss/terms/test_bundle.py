@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from dqo.capabilities import Marking, Supervising
+from dqo.capabilities import Marking, Stateful, Supervising
 from dqo.errors import ConfigError
 from dqo.loss.clip import Level
 from dqo.loss.terms.bundle import Terms
 from dqo.loss.terms.entropy import Entropy, Tokens
 from dqo.loss.terms.top_entropy import TopEntropy
 from dqo.records import Estimates, Targets
-from dqo.stages import Loss, Stateful
+from dqo.stages import Loss
 from tests.factories import make_experience, make_loss_inputs
 from tests.learner.builders import Exemplars, adaptive_entropy, clip, exemplars
 

@@ -1,0 +1,1 @@
+"""What estimates values for ``algorithm=ppo``; files at the top of this folder are the options of ``conf/critic/``."""
