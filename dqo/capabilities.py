@@ -29,10 +29,12 @@ class Stateful(Protocol):
 
 @runtime_checkable
 class Counting(Protocol):
-    """A stage that tolerates failures and counts them; the totals are logged with every step."""
+    """A stage that tolerates failures and counts them, or counts what it uses up; the totals are logged with every
+    step."""
 
-    def counters(self) -> Mapping[str, int]:
-        """Failures tolerated since this process started, by name. The names never change. Thread-safe."""
+    def counters(self) -> Mapping[str, int | float]:
+        """Failures tolerated since this process started, tokens paid for …, by name. The names never change. Sums over
+        ranks and processes. Thread-safe."""
         ...
 
 
@@ -44,6 +46,17 @@ class Reporting(Protocol):
         """The numbers, by the metric's whole name; NaN where undefined. The names never change. Called in the main
         thread on every rank after the update; rank 0's are logged, so numbers of a step are reduced before. Not a
         collective."""
+        ...
+
+
+@runtime_checkable
+class Concurrent(Protocol):
+    """A reward or an encoder that mostly waits for a service, so that its calls run side by side in training and in an
+    evaluation. All others share two threads."""
+
+    @property
+    def calls_at_a_time(self) -> int:
+        """How many threads may be in ``score`` or ``encode``, 1 or more."""
         ...
 
 

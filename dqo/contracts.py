@@ -1,14 +1,16 @@
 """What stages promise one another, checked where the loop and an evaluation hand results on: a user's encoder or reward
 may return anything. Invalid completions keep their slot in every tensor; their values are ignored."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 
 from torch import Tensor
 
 from dqo import distributed
 from dqo.capabilities import Counting, Reporting
-from dqo.errors import StageError
+from dqo.distributed import Channel
+from dqo.errors import ServiceError, StageError
 from dqo.records import Rewards, Rollouts
 from dqo.stages import Collectors
 
@@ -81,10 +83,26 @@ def refuse_negative(
         raise StageError(stage, problem, positions=positions)
 
 
-def failure_counts(stages: Collectors, earlier: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Failures that stages have tolerated since the run started, over all ranks, by metric name: ``rewards/<name>`` for
-    the reward, ``<stage>/<name>`` for any other stage. ``earlier``: totals of the processes before a resume. A
-    collective."""
+@contextmanager
+def failing_together(channel: Channel) -> Iterator[None]:
+    """Raises a ServiceError of one rank's block on all ranks, at the end of their blocks: the run can then save a
+    checkpoint. A collective on ``channel``."""
+    mine = None
+    try:
+        yield
+    except ServiceError as error:
+        mine = error
+    told = distributed.all_gather(mine and (mine.stage, mine.message, mine.positions), channel)
+    if mine is not None:
+        raise mine
+    for stage, message, positions in filter(None, told):
+        raise ServiceError(stage, message, positions=positions)
+
+
+def failure_counts(stages: Collectors, earlier: Mapping[str, int | float] | None = None) -> dict[str, int | float]:
+    """What stages have counted since the run started, such as failures, over all ranks, by metric name:
+    ``rewards/<name>`` for the reward, ``<stage>/<name>`` for any other stage. ``earlier``: totals of the processes
+    before a resume. A collective."""
     mine = {
         f"{'rewards' if f.name == 'reward' else f.name}/{name}": count
         for f in fields(stages)
@@ -95,7 +113,7 @@ def failure_counts(stages: Collectors, earlier: Mapping[str, int] | None = None)
     return {name: sum(rank[name] for rank in ranks) + (earlier or {}).get(name, 0) for name in ranks[0]}
 
 
-def stage_numbers(stages: Collectors, earlier: Mapping[str, int] | None = None) -> dict[str, float]:
+def stage_numbers(stages: Collectors, earlier: Mapping[str, int | float] | None = None) -> dict[str, float]:
     """What stages report of themselves, by the metric's name: ``Reporting.metrics`` and ``failure_counts``. A
     collective."""
     reporting = [stage for f in fields(stages) if isinstance(stage := getattr(stages, f.name), Reporting)]

@@ -7,8 +7,9 @@ up the order of their collectives, hence two channels.
 
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -42,10 +43,16 @@ def init(patience: datetime.timedelta = datetime.timedelta(minutes=30)) -> None:
         _groups[channel] = dist.new_group(backend="gloo", timeout=patience)
 
 
-def thread_pool(count: int) -> ThreadPoolExecutor:
-    """A pool of ``count`` threads that use this rank's GPU (torch keeps the current device per thread). No
-    collective."""
-    return ThreadPoolExecutor(count, initializer=_use_device)
+@contextmanager
+def thread_pool(count: int, *, finishes: bool = True) -> Iterator[ThreadPoolExecutor]:
+    """A pool of ``count`` threads that use this rank's GPU (torch keeps the current device per thread). ``finishes``:
+    whether what was submitted is done at the end of the block, also after an error; False: what has not begun is
+    dropped. No collective."""
+    pool = ThreadPoolExecutor(count, initializer=_use_device)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=not finishes)
 
 
 def _use_device() -> None:

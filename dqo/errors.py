@@ -1,4 +1,4 @@
-"""The two exceptions that a user sees as one line. Any other exception is a bug in dqo and keeps its traceback."""
+"""The exceptions that a user sees as one line. Any other exception is a bug in dqo and keeps its traceback."""
 
 from collections.abc import Sequence
 
@@ -25,3 +25,8 @@ class StageError(RuntimeError):
         if positions:
             where += f", prompts {', '.join(map(str, positions))}"
         super().__init__(f"[{where}] {message}")
+
+
+class ServiceError(StageError):
+    """A service that a stage asks is down, fails or refuses: its cause is outside the run and may be gone next time, so
+    the run ends with a checkpoint of the last finished step."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -10,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dqo import distributed
-from dqo.contracts import check_embeddings, check_rewards, says
+from dqo.contracts import check_embeddings, check_rewards, failing_together, says
+from dqo.distributed import Channel
 from dqo.errors import StageError
+from dqo.judging import side_by_side
 from dqo.metrics.catalogue import compute, with_derived
 from dqo.metrics.names import evaluation_metrics, needs_of
 from dqo.records import Answers, Prompt, Rewards, Rollouts
@@ -87,13 +90,15 @@ def evaluate(
     try:
         mine = prompts[distributed.rank() :: distributed.world_size()]
         measured: list[Measured] = []
-        for rollouts in stages.rollout.generate(mine, k=n, seed=seed):
-            for group in measure(judge(stages, rollouts), families=families, embed=stages.embed, scorers=scorers):
-                is_shown = group.answers.prompt.position in shown
-                measured.append(group if is_shown else replace(group, cosines=None))  # k² numbers a prompt
-            observe(len(rollouts.prompts))
+        with failing_together(Channel.MAIN):
+            sampled = stages.rollout.generate(mine, k=n, seed=seed)
+            for judged in side_by_side(stages.reward, partial(judge, stages), sampled):
+                for group in measure(judged, families=families, embed=stages.embed, scorers=scorers):
+                    is_shown = group.answers.prompt.position in shown
+                    measured.append(group if is_shown else replace(group, cosines=None))  # k² numbers a prompt
+                observe(len(judged))
     except StageError as error:
-        raise StageError(error.stage, f"evaluating: {error.message}", positions=error.positions) from error
+        raise type(error)(error.stage, f"evaluating: {error.message}", positions=error.positions) from error
     finally:
         if scorers:
             scorers.release()

@@ -10,18 +10,20 @@ nothing else, so data parallelism costs no communication beyond the learner's ow
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from dqo import distributed
 from dqo.batching import first_group, gather_step, join, split
-from dqo.capabilities import Pausing, PaysTokens
-from dqo.contracts import check_embeddings, check_rewards, checked_credits, checked_token_credits, stage_numbers
+from dqo.capabilities import Pausing
+from dqo.contracts import failing_together, stage_numbers
 from dqo.distributed import Channel
 from dqo.errors import StageError
+from dqo.judging import Judges, credited, judges
 from dqo.metrics.clock import Clock
-from dqo.records import Estimates, Experience, Rollouts, Step, Targets
+from dqo.records import Estimates, Experience, Step, Targets
+from dqo.redrawing import Draws
 from dqo.stages import Collectors, Stages
 
 Observer = Callable[[Step], None]  # runs on every rank, in the main thread, between two steps
@@ -37,22 +39,24 @@ class Plan:
     alpha: float
     seed: int
     ahead: int = 0  # 1: sample step n+1 while the learner is on step n
-    redraws: int = 0  # dynamic sampling: rounds that replace groups whose advantages would all be 0
+    redraws: int = 0  # dynamic sampling: rounds that replace groups without a signal
+    redraw_signal: float = 0.0  # share of the scores' standard deviation that a signal takes; 0: any difference
 
 
 def train(
     stages: Stages, plan: Plan, observers: Sequence[Observer] = (), *, step: int = 0, cursor: int = 0,
-    failures: Mapping[str, int] | None = None,
+    failures: Mapping[str, int | float] | None = None,
 ) -> None:  # fmt: skip
     """Run steps ``step + 1`` to ``plan.steps``. ``observers`` see each finished step, in order: log, evaluate,
     checkpoint. A resumed run passes the step, the cursor and the ``failure_counts`` of its checkpoint. A collective."""
-    with distributed.thread_pool(1) as background, distributed.thread_pool(2) as judges:
+    with distributed.thread_pool(1) as background, judges(stages) as judging:
         coming: Future | None = None
         for number in range(step + 1, plan.steps + 1):
             with _step_named(number):
-                experience, cursor, clock = coming.result() if coming else collect(stages, plan, judges, cursor)
+                draws, cursor, clock = coming.result() if coming else collect(stages, plan, judging, cursor)
+                experience = draws.experience()
                 overlap = plan.ahead and number < plan.steps
-                coming = background.submit(collect, stages, plan, judges, cursor) if overlap else None
+                coming = background.submit(collect, stages, plan, judging, cursor) if overlap else None
                 if not coming:
                     with clock("sync"):  # engines that sleep take as long as copying their weights
                         pause(stages)
@@ -68,31 +72,30 @@ def train(
                         stages.check_engine(first_group(experience.rollouts), number)
                 done = gather_step(Step(
                     number=number, cursor=cursor, experience=experience, targets=targets,
-                    report={**report, **stage_numbers(stages, failures)}, seconds=clock.seconds, elapsed=clock.elapsed,
+                    report={**report, **stage_numbers(stages, failures), **draws.numbers()},
+                    seconds=clock.seconds, elapsed=clock.elapsed,
                 ))  # fmt: skip
                 for observe in observers:
                     observe(done)
 
 
-def collect(stages: Stages, plan: Plan, judges: Executor, cursor: int) -> tuple[Experience, int, Clock]:
+def collect(stages: Stages, plan: Plan, judging: Judges, cursor: int) -> tuple[Draws, int, Clock]:
     """One step's groups: sampled, judged and credited; and the cursor after the last prompt drawn. A collective, on
-    the sampling channel."""
-    kept, dropped = list[Experience](), list[Experience]()
+    the sampling channel, which raises a service's error on all ranks."""
+    draws = Draws(
+        advantage=stages.advantage, alpha=plan.alpha, prompts=plan.prompts, redraws=plan.redraws,
+        signal=plan.redraw_signal,
+    )  # fmt: skip
     clock, world, rank = Clock(), distributed.world_size(), distributed.rank()
-    for _ in range(1 + plan.redraws):
-        missing = distributed.all_reduce_max(plan.prompts - len(kept), Channel.SAMPLING)  # all ranks draw alike
-        if missing <= 0:
-            break
+    while missing := draws.missing():  # all ranks draw alike
         prompts, cursor = stages.task.draw(cursor, missing * world)
         with clock("rollout"):  # groups are judged while others are still being sampled
-            judged = [
-                (group, judges.submit(_score, stages, clock, group), judges.submit(_encode, stages, clock, group))
-                for group in stages.rollout.generate(prompts[rank::world], k=plan.k, seed=plan.seed)
-            ]
-        for group in split(join([_credit(stages, clock, *each) for each in judged])):
-            signal = not plan.redraws or _has_signal(stages, group, plan.alpha)
-            (kept if signal else dropped).append(group)
-    return join((kept + dropped)[: plan.prompts]), cursor, clock
+            groups = stages.rollout.generate(prompts[rank::world], k=plan.k, seed=plan.seed)
+            judged = [judging.submit(stages, clock, group) for group in groups]
+        with failing_together(Channel.SAMPLING):
+            found = credited(stages, clock, judged)
+        draws.add(split(join(found)))
+    return draws, cursor, clock
 
 
 def pause(stages: Collectors) -> None:
@@ -110,39 +113,7 @@ def _step_named(step: int) -> Iterator[None]:
     except StageError as error:
         if error.step is not None:
             raise
-        raise StageError(error.stage, error.message, positions=error.positions, step=step) from error
-
-
-def _score(stages: Stages, clock: Clock, rollouts: Rollouts):
-    with clock("reward"):
-        return stages.reward.score(rollouts)
-
-
-def _encode(stages: Stages, clock: Clock, rollouts: Rollouts):
-    if not stages.credit.uses_embeddings:
-        return None
-    with clock("embed"):
-        return stages.embed.encode(rollouts)
-
-
-def _credit(stages: Stages, clock: Clock, rollouts: Rollouts, scored: Future, encoded: Future) -> Experience:
-    rewards, embeddings_PKD, credit = scored.result(), encoded.result(), stages.credit
-    check_rewards(rollouts, rewards)
-    earning_PK = rewards.valid_PK & ~rollouts.empty_PK
-    if embeddings_PKD is not None:
-        check_embeddings(rollouts, earning_PK, embeddings_PKD)
-    with clock("credit"):
-        credits_PK = checked_credits(rollouts, earning_PK, credit.assign(rollouts, rewards, embeddings_PKD))
-        credits_BT = credit.assign_tokens(rollouts, rewards) if isinstance(credit, PaysTokens) else None
-    return Experience(
-        rollouts=rollouts, rewards=rewards, embeddings_PKD=embeddings_PKD, credits_PK=credits_PK,
-        token_credits_BT=checked_token_credits(rollouts, earning_PK, credits_BT),
-    )  # fmt: skip
-
-
-def _has_signal(stages: Stages, group: Experience, alpha: float) -> bool:
-    paid_BT = group.token_credits_BT
-    return (paid_BT is not None and bool((alpha * paid_BT).any())) or stages.advantage.has_signal(group, alpha=alpha)
+        raise type(error)(error.stage, error.message, positions=error.positions, step=step) from error
 
 
 def _targets(stages: Stages, experience: Experience, estimates: Estimates, alpha: float) -> Targets:

@@ -5,10 +5,11 @@ Constructors follow one convention: positional parameters are what the program h
 annotations. A stage keeps state only if it is ``Stateful``: evaluating must not change what training does next. What
 else a reward, an encoder, a credit, a loss or a learner may offer is in ``dqo.capabilities``.
 
-Threads: ``Reward.score`` and ``Embed.encode`` run in two judge threads, at the same time as each other and as
-``Rollout.generate``; with ``ahead=1`` a whole step is sampled, judged and credited in a background thread while the
-main thread updates the learner. Everything else runs in the main thread. With several ranks, a method that is called a
-collective below must be called by all ranks, in the same order.
+Threads: ``Reward.score`` and ``Embed.encode`` run in two judge threads (in more, if they are
+``capabilities.Concurrent``), at the same time as each other and as ``Rollout.generate``; with ``ahead=1`` a whole step
+is sampled, judged and credited in a background thread while the main thread updates the learner. Everything else runs
+in the main thread. With several ranks, a method that is called a collective below must be called by all ranks, in the
+same order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -220,7 +221,7 @@ class Loss(Protocol):
 
 @runtime_checkable
 class Critic(Protocol):
-    """Estimates values: the reward that is still to come, at each token of a completion (``algorithm=ppo``). The
+    """Estimates values: the reward that is still to come, before each token of a completion (``algorithm=ppo``). The
     learner trains it beside the policy. A class without one says ``estimates_nothing = True`` (``critic=none``).
 
     ``on_policy``: True, the values are a linear function of the policy's last hidden states, and the loss of the values
@@ -228,11 +229,13 @@ class Critic(Protocol):
     """
 
     on_policy: bool
+    warmup: int  # first steps of a run, in which the critic alone is trained; 0 where ``on_policy``
     names: tuple[str, ...]  # of the metrics that ``loss`` returns
 
     def module(self) -> Module:
         """What is trained, float32, on the policy's device: a model that is called like a causal language model and
-        whose ``logits`` have one column, or a linear layer. Called once, before the policy gets adapters."""
+        whose ``logits`` have one column, or a linear layer. Called once, before the policy gets adapters. Raises
+        ConfigError for a model that cannot be one."""
         ...
 
     def rate(self, rate: float) -> float:
@@ -240,11 +243,16 @@ class Critic(Protocol):
         ...
 
     def loss(
-        self, values_N: Float[Tensor, " sampled"], inputs: LossInputs
+        self,
+        values_N: Float[Tensor, " sampled"],
+        *,
+        old_values_N: Float[Tensor, " sampled"],
+        returns_N: Float[Tensor, " sampled"],
+        weights_N: Float[Tensor, " sampled"],
     ) -> tuple[Float[Tensor, ""], Mapping[str, tuple[Tensor, Tensor]]]:
         """The loss of one micro-batch's values, which carry a gradient, and its metrics as ``Loss.__call__`` returns
-        them. ``inputs.values_N`` are the values before the update, ``inputs.returns_N`` the targets. A sum over tokens,
-        so that the losses of micro-batches add up."""
+        them. ``old_values_N``: the values before the step's first update; ``returns_N``: the targets. A sum over tokens
+        with ``weights_N``, so that the losses of micro-batches add up."""
         ...
 
 

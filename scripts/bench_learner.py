@@ -141,8 +141,8 @@ def smollm2_learner(arguments: argparse.Namespace) -> TorchSingle:
 def learner_settings(arguments: argparse.Namespace) -> LearnerSettings:
     """Shared prompts, no LoRA, no gradient checkpointing."""
     return LearnerSettings(
-        temperature=1.0, num_iterations=1, max_tokens_per_micro_batch=arguments.budget, shared_prompt=True,
-        gradient_checkpointing=False, compile=arguments.compile,
+        temperature=1.0, num_iterations=1, num_mini_batches=1, max_tokens_per_micro_batch=arguments.budget,
+        shared_prompt=True, gradient_checkpointing=False, compile=arguments.compile,
         dtype=Dtype.BFLOAT16 if arguments.bf16 else Dtype.FLOAT32, rounding=Rounding.DITHERED,
         lora_r=None, lora_alpha=32, lora_dropout=0.0, lora_target_modules=None,
     )  # fmt: skip

@@ -62,17 +62,21 @@ def credit(check: Check) -> tuple[str, dict[str, Any]]:
     return f"{', '.join(rows)}; differ by {worst:.0e} nats", found
 
 
-def engines(check: Check, rollout: str, learner: str, stage: int | None) -> tuple[str, dict[str, Any]]:
+def engines(check: Check, rollout: str, learner: str, stage: int | None, *more: str) -> tuple[str, dict[str, Any]]:
     """Three steps of the tiny model: whether the engine starts, gets the learner's weights and gives its numbers."""
     for name in (rollout, learner):
         _needs({"vllm": "vllm", "deepspeed_zero": "deepspeed"}.get(name, "torch"))
     engine = ("rollout.enforce_eager=true", "rollout.gpu_memory_utilization=0.2", "rollout.sync_check_every=1")
     lines = check.steps(
-        f"{rollout} {learner} {stage}", "model=tiny", "task=concepts", "embed=fake", "credit=dpp", "warm_start=false",
-        "steps=3", "prompts_per_step=4", "k=4", f"rollout={rollout}", f"learner={learner}",
-        *(engine if rollout == "vllm" else ()), *(() if stage is None else (f"learner.stage={stage}",)),
+        " ".join([rollout, learner, str(stage), *more]), "model=tiny", "task=concepts", "embed=fake", "credit=dpp",
+        "warm_start=false", "steps=3", "prompts_per_step=4", "k=4", f"rollout={rollout}", f"learner={learner}",
+        *(engine if rollout == "vllm" else ()), *(() if stage is None else (f"learner.stage={stage}",)), *more,
     )  # fmt: skip
-    return _agreement(lines)
+    text, numbers = _agreement(lines)
+    losses = [line["critic/vf_loss"] for line in lines if "critic/vf_loss" in line]
+    if any(not line["grad_norm/critic"] > 0 for line in lines if "critic/vf_loss" in line):
+        raise Wrong("a critic has no gradient: its passes compute wrongly on this device")
+    return f"{text}{f', critic loss {losses[-1]:.2g}' if losses else ''}", {**numbers, "critic": losses}
 
 
 def _agreement(lines: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
@@ -221,6 +225,7 @@ def parts(check: Check) -> dict[str, list[tuple[str, float, Part]]]:
         for ln, s in (("torch_single", None), ("deepspeed_zero", 2), ("deepspeed_zero", 3))
         for r in ("hf", "vllm")
     ]
+    critics = [("torch_single", None, "model"), ("deepspeed_zero", 2, "head"), ("deepspeed_zero", 3, "model")]
     single = ("rollout=hf", "learner=torch_single")
     return {
         "machine": [("machine", 90, machine)],
@@ -237,6 +242,15 @@ def parts(check: Check) -> dict[str, list[tuple[str, float, Part]]]:
         "engines": [
             (f"{r} + {ln}{'' if s is None else f' stage {s}'}", 180, partial(engines, rollout=r, learner=ln, stage=s))
             for r, ln, s in pairs
+        ]
+        + [
+            (
+                f"PPO, hf + {ln}{'' if s is None else f' stage {s}'}, critic={critic}", 180,
+                lambda check, ln=ln, s=s, critic=critic: engines(
+                    check, "hf", ln, s, "algorithm=ppo", f"critic={critic}"
+                ),
+            )
+            for ln, s, critic in critics
         ],
         "tests": [("gpu tests", 300, gpu_tests)],
         "more_speed": [(f"speed {name}", 300, partial(speed, name=name, model=model)) for name in list(SPEED)[1:]],

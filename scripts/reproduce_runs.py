@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from reproduce_jobs import Job
+from reproduce_jobs import CPU, Job
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -69,15 +69,19 @@ class Scheduler:
         """Exit code and last line of ``dqo-train``, whose output goes to a file beside the run's folder."""
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         log = job.folder.parent / f"{job.folder.name}.log"
-        command = [sys.executable, "-m", "dqo.cli", *job.arguments, *(self.extra if job.trains else ())]
+        command = [sys.executable, *job.program, *job.arguments, *(self.extra if job.trains else ())]
         environment = {**os.environ, **ENVIRONMENT}
         with log.open("ab") as file:  # a session of its own: Ctrl-C reaches the run once, through this process
             process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
             with self._lock:
                 self._running.add(process)
-            code = process.wait()
+            _, status, used = os.wait4(process.pid, 0)
+            code = process.returncode = os.waitstatus_to_exitcode(status)
             with self._lock:
                 self._running.remove(process)
+        if job.trains:
+            with job.folder.with_name(f"{job.folder.name}{CPU}").open("a") as file:
+                file.write(f"{used.ru_utime + used.ru_stime}\n")
         lines = log.read_text(errors="replace").strip().splitlines()
         return code, lines[-1] if lines else ""
 

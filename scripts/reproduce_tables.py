@@ -8,7 +8,7 @@ from statistics import mean
 
 from reproduce_jobs import DECODED, decoding_folder, factor_of, main_folder
 from reproduce_matrix import SAME_RATE, Arm, Table
-from reproduce_results import Difference, Runs, difference, mean_of, paired, paired_in_time, read_runs
+from reproduce_results import Difference, Runs, difference, gain, mean_of, paired, paired_in_time, read_runs
 
 UNKNOWN = "–"
 DECODING = ("temperature", "top_p", "min_p")
@@ -28,7 +28,9 @@ def print_table(
     if table.style == "grid":
         print("\n\n".join(grid(arms, found, heading, key) for heading, key in table.columns.items()))
         return
-    if table.style == "ratios":
+    if table.style == "gains":
+        print(gains(table, arms, found))
+    elif table.style == "ratios":
         print(ratios(table, found))
     else:
         print(differences(table, arms, found, chosen, arms[0].name))
@@ -84,6 +86,33 @@ def grid(arms: Sequence[Arm], found: Mapping[str, Runs], heading: str, key: str)
         cells = [mean_of(found.get(f"alpha={alpha} k={k}", {}), key) for k in sizes]
         lines.append(row([f"alpha = {alpha}", *map(number, cells)]))
     return "\n".join(lines)
+
+
+def gains(table: Table, arms: Sequence[Arm], found: Mapping[str, Runs]) -> str:
+    """A row an arm: each metric before and after, the gain of the first one, CPU time; then the paired differences of
+    the arms that are compared with another one. Each interval is that of its own cell."""
+    first, *others = table.columns.items()
+    headings = [first[0], "gain", *(heading for heading, _ in others), "CPU seconds of a run", "seeds"]
+    lines = [row(["", *headings]), "|---" * (len(headings) + 1) + "|"]
+    for arm in arms:
+        if own := found[arm.name]:
+            seconds = number(mean(run.cpu for run in own.values()))
+            cells = [change(own, first[1]), written(gain(own, first[1])), *(change(own, key) for _, key in others)]
+            lines.append(row([arm.name, *cells, seconds, str(len(own))]))
+    if missing := [arm.name for arm in arms if not found[arm.name]]:
+        lines.append(f"\nWithout a finished run: {'; '.join(missing)}.")
+    if compared := [arm for arm in arms if found[arm.name] and found.get(arm.against)]:
+        lines += ["", row(["", *table.columns]), "|---" * (len(table.columns) + 1) + "|"]
+    for arm in compared:
+        own, base = found[arm.name], found[arm.against]
+        cells = [written(paired(own, base, key)) for key in table.columns.values()]
+        lines.append(row([f"{arm.name} − {arm.against}", *cells]))
+    return "\n".join(lines)
+
+
+def change(runs: Runs, key: str) -> str:
+    """``0.33 → 0.57``: means over the seeds before and after the runs."""
+    return f"{number(mean_of({seed: run.start for seed, run in runs.items()}, key))} → {number(mean_of(runs, key))}"
 
 
 def ratios(table: Table, found: Mapping[str, Runs]) -> str:

@@ -28,6 +28,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dqo.task.jsonl import Jsonl
 from dqo.task.reading.fields import Fields
+from dqo.task.reading.own import Choice
 from dqo.task.reading.settings import MessageRendering
 
 ROOT = Path(__file__).parents[1]
@@ -179,7 +180,7 @@ def load_prompts(folder: Path, count: int) -> int:
             prompt_column="prompt", template=None, system_prompt=None, columns=None, answer_column=None,
             completion_column=None, tools_column=None,
         ),
-        path=str(path), eval_path=None, held_out=64, skip_long=False,
+        path=str(path), eval_path=None, format=None, choice=Choice(held_out=64, skip_long=False, streaming=False),
     )  # fmt: skip
     task.draw(count // 2, 8)
     seconds, peak = time.perf_counter() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,15 +1,22 @@
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dqo import services
 from dqo.chat import Chat, Endpoint, value_in_a_line
-from dqo.errors import ConfigError, StageError
+from dqo.errors import ConfigError, ServiceError
 from tests.helpers.judge_server import fails, judge_server, says
 
 
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(services, "FIRST_WAIT", 0.01)
+
+
 def chat(server, **changes) -> Chat:
-    settings = {"model": "m", "concurrency": 8, "retries": 5, "timeout": 5.0, "max_tokens": 64}
+    settings = {"model": "m", "concurrency": 8, "retries": 5, "timeout": 5.0, "patience": 0.0, "max_tokens": 64}
     return Chat(Endpoint(base_url=server.url, **(settings | changes)), key="eval.judge")
 
 
@@ -34,7 +41,7 @@ def test_questions_and_their_values():
         assert ask(given) == {}
     for request in server.requests:
         assert (request["model"], request["temperature"], request["max_tokens"]) == ("m", 0.0, 64)
-    assert given.counts == {"asked": 2, "tokens read": 200, "tokens written": 6}
+    assert given.counts == {"asked": 2, "requests": 2, "tokens read": 200, "tokens written": 6}
 
 
 def test_an_answer_without_a_value_is_asked_again_and_then_missing():
@@ -49,14 +56,18 @@ def test_an_answer_without_a_value_is_asked_again_and_then_missing():
     assert [message["content"] for message in server.requests[1]["messages"]] == ["easy", "It depends", "A digit?"]
 
 
-@pytest.mark.parametrize(
-    "broken", [b"{", b"[]", b"null", b'"text"', {"choices": []}, {"choices": [{}]}, {"choices": None}]
-)
-def test_an_answer_in_another_form_counts_as_one_without_a_value(broken):
-    with judge_server(lambda number, request: (200, broken) if number == 0 else says("2")) as server:
+@pytest.mark.parametrize("other", [b"[]", b"null", b'"text"', {"choices": []}, {"choices": [{}]}, {"choices": None}])
+def test_an_answer_in_another_form_counts_as_one_without_a_value(other):
+    with judge_server(lambda number, request: (200, other) if number == 0 else says("2")) as server:
         assert ask(chat(server), "one") == {"one": 2}
-    with judge_server(lambda number, request: (200, broken)) as server:
+    with judge_server(lambda number, request: (200, other)) as server:
         assert ask(chat(server), "one") == {"one": None}
+
+
+def test_what_is_no_json_is_asked_for_again():
+    with judge_server(lambda number, request: (200, b'{"choices": [') if number < 3 else says("2")) as server:
+        assert ask(chat(server), "one") == {"one": 2}
+    assert len(server.requests) == 4
 
 
 def test_five_failures_are_waited_for():
@@ -68,17 +79,17 @@ def test_five_failures_are_waited_for():
 @pytest.mark.parametrize(
     ("status", "text", "message"),
     [
-        (500, "busy\nvery busy", r"does not answer \(.*busy very busy.*\); start that service, or type another"),
-        (429, "slow down", "does not answer .*slow down"),
-        (401, "wrong key", r"refuses the key \(.*wrong key.*\); set OPENAI_API_KEY in the environment"),
-        (404, "no such model", r"does not know eval.judge.model=m \(.*no such model.*\); type eval.judge.model=NAME"),
-        (400, "max_tokens is not supported", r"refuses the question \(.*max_tokens is not supported"),
+        (500, "busy\nvery busy", r"fails 3 times \(HTTP 500: busy very busy\); start that service, or type another"),
+        (429, "slow down", r"does not answer \(HTTP 429: slow down\); start that service"),
+        (401, "wrong key", r"refuses the key \(HTTP 401: wrong key\); set OPENAI_API_KEY in the environment"),
+        (404, "no model m", r"refuses the request \(HTTP 404: no model m\); type eval.judge.model=NAME"),
+        (400, "max_tokens is not supported", r"refuses the request \(HTTP 400: max_tokens is not supported\)"),
     ],
 )
 def test_a_service_that_goes_on_failing_ends_the_work_in_one_line(status, text, message):
     with (
         judge_server(lambda number, request: fails(status, text)) as server,
-        pytest.raises(StageError, match=rf"^\[eval.judge\] eval.judge.base_url={server.url} {message}") as refused,
+        pytest.raises(ServiceError, match=rf"^\[eval.judge\] eval.judge.base_url={server.url} {message}") as refused,
     ):
         ask(chat(server, retries=2), "one")
     assert "\n" not in str(refused.value)
@@ -93,7 +104,7 @@ def test_a_slow_service_is_given_up_after_its_time_and_retries():
 
     with judge_server(answer) as server:
         try:
-            with pytest.raises(StageError, match=r"does not answer \(Request timed out"):
+            with pytest.raises(ServiceError, match=r"fails \(timed out\)"):
                 ask(chat(server, retries=0, timeout=0.1), "one")
         finally:
             stop.set()
@@ -102,7 +113,7 @@ def test_a_slow_service_is_given_up_after_its_time_and_retries():
 def test_a_service_that_is_not_there_is_refused_before_any_work():
     with judge_server(lambda number, request: says("1")) as server:
         pass
-    with pytest.raises(ConfigError, match=rf"^eval.judge.base_url={server.url} does not answer \(Connection error"):
+    with pytest.raises(ConfigError, match=rf"^eval.judge.base_url={server.url} does not answer \(.*Connection refused"):
         chat(server)
 
 
@@ -145,7 +156,7 @@ def test_the_key_comes_from_the_environment(monkeypatch):
         ask(chat(server), "one")
         monkeypatch.setenv("OPENAI_API_KEY", "the key of the test")
         ask(chat(server), "one")
-    assert server.keys == ["Bearer none", "Bearer the key of the test"]
+    assert server.keys == [None, "Bearer the key of the test"]
 
 
 def test_requests_run_side_by_side_and_no_more_than_allowed():
@@ -160,9 +171,19 @@ def test_requests_run_side_by_side_and_no_more_than_allowed():
     assert (server.most_at_once, len(server.requests)) == (4, 8)
 
 
+def test_many_threads_may_ask_and_together_make_no_more_requests_than_allowed():
+    with judge_server(lambda number, request: says(request["messages"][0]["content"])) as server:
+        given = chat(server, concurrency=3)
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(lambda number: ask(given, str(number), "7"), range(5)))
+    assert found == [{str(number): number, "7": 7} for number in range(5)]
+    assert server.most_at_once <= 3
+    assert given.counts["asked"] == 10
+
+
 @pytest.mark.parametrize("url", ["localhost:8000", "", "ftp://x"])
 def test_what_is_no_url_is_refused(url):
-    endpoint = Endpoint(base_url=url, model="m", concurrency=1, retries=0, timeout=1.0, max_tokens=8)
+    endpoint = Endpoint(base_url=url, model="m", concurrency=1, retries=0, timeout=1.0, patience=0.0, max_tokens=8)
     with pytest.raises(ConfigError, match=rf"^credit.base_url={url}: no URL; type credit.base_url=http://"):
         Chat(endpoint, key="credit")
 

@@ -1,12 +1,13 @@
 """The loop with toy stages built to the Protocols: order, repeatability, overlap, redraws."""
 
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 
 import pytest
 import torch
 
 from dqo.errors import StageError
+from dqo.judging import Judges, judges
 from dqo.loop import Plan, collect, train
 from dqo.records import Experience
 from dqo.stages import Stages
@@ -61,9 +62,11 @@ class Inline(Executor):
 
 def test_judging_while_others_are_sampled_gives_what_judging_in_turn_gives(stages):
     """Groups arrive in another order each time."""
-    with ThreadPoolExecutor(2) as judges:
-        overlapped, cursor, _ = collect(stages, PLAN, judges, 0)
-    in_turn, same, _ = collect(replace(stages, rollout=ShuffledRollout([])), PLAN, Inline(), 0)
+    with judges(stages) as judging:
+        overlapping, cursor, _ = collect(stages, PLAN, judging, 0)
+    inline = Judges(reward=Inline(), embed=Inline())
+    taking_turns, same, _ = collect(replace(stages, rollout=ShuffledRollout([])), PLAN, inline, 0)
+    overlapped, in_turn = overlapping.experience(), taking_turns.experience()
     assert cursor == same == 3
     for name in ("tokens_BT", "sampled_BT", "logprobs_BT", "lengths_B", "texts"):
         one, other = getattr(overlapped.rollouts, name), getattr(in_turn.rollouts, name)

@@ -9,13 +9,14 @@ from pydantic import Field
 from torch import Tensor
 
 from dqo import distributed
-from dqo.advantage.groups.credit_part import NormalizeCredit, ScaledCredit
+from dqo.advantage.groups.credit_part import NormalizeCredit
 from dqo.advantage.groups.normalization import token_targets
+from dqo.advantage.groups.reward_scale import NormalizeReward, ScaledScores
 from dqo.metrics.ties import TIE_TOLERANCE, group_deviations
 from dqo.records import Estimates, Experience, Targets
 
 
-class Unbiased(ScaledCredit):
+class Unbiased(ScaledScores):
     """A_i = (r_i - mean of the other rewards) + alpha * (c_i - b). Ours.
 
     The reward has the leave-one-out baseline of RLOO (arXiv 2402.14740). The credit depends on the whole group, so its
@@ -25,7 +26,8 @@ class Unbiased(ScaledCredit):
     det(L + I)] for ``credit=dpp``, but for a constant factor, at k = 2 too. Limits: it holds for fresh samples (one
     update a step, ``ahead=0``), without ``redraws`` and with no completion masked; masking by content, such as of
     truncated completions, follows no objective over the valid ones. In the first step of a run with one group b is 0.
-    ``normalize_credit=spread`` changes alpha from step to step, and in the first step by the group's own credits.
+    ``normalize_credit=spread`` and ``normalize_reward=running`` change the weights of credit and reward from step to
+    step, and in the first step by the group's own.
 
     Invalid completions get 0.0 and are left out. A group's only valid completion gets 0.0 too, since its reward has no
     baseline, and its credit does not enter b.
@@ -36,8 +38,9 @@ class Unbiased(ScaledCredit):
         *,
         baseline_decay: Annotated[float, Field(ge=0, lt=1, examples=[0.9])],
         normalize_credit: NormalizeCredit = NormalizeCredit.none,
+        normalize_reward: NormalizeReward = NormalizeReward.none,
     ):
-        super().__init__(normalize_credit)
+        super().__init__(normalize_reward, normalize_credit)
         self.baseline_decay = baseline_decay
         self.baseline: float | None = None  # nats for credit=dpp; None: no credit so far
 
@@ -45,7 +48,8 @@ class Unbiased(ScaledCredit):
         """Advantages (batch, tokens) for one step, 0.0 where not sampled; then updates the baseline. A collective."""
         total, count = distributed.all_reduce_sum(_credit_sum(experience))
         weight = self.credit_weight(experience, alpha)
-        advantages_PK = self._advantages(experience, weight, total=total, count=int(count))
+        rewards_PK = self.scaled_rewards(experience)
+        advantages_PK = self._advantages(experience, rewards_PK, weight, total=total, count=int(count))
         if count:
             old = total / count if self.baseline is None else self.baseline
             self.baseline = self.baseline_decay * old + (1 - self.baseline_decay) * total / count
@@ -55,7 +59,8 @@ class Unbiased(ScaledCredit):
         """Whether any advantage is not 0. Equal credits have a signal if they differ from the baseline. Does not update
         the baseline; not a collective."""
         total, count = _credit_sum(experience)
-        return bool(self._advantages(experience, alpha, total=total, count=count).any())
+        rewards_PK = experience.rewards.total_PK
+        return bool(self._advantages(experience, rewards_PK, alpha, total=total, count=count).any())
 
     def state_dict(self) -> dict[str, Any]:
         """The running means, JSON-serializable."""
@@ -67,15 +72,13 @@ class Unbiased(ScaledCredit):
         self.baseline = state["baseline"]
 
     def _advantages(
-        self, experience: Experience, alpha: float, *, total: float, count: int
+        self, experience: Experience, rewards_PK: Float[Tensor, "prompts k"], alpha: float, *, total: float, count: int
     ) -> Float[Tensor, "prompts k"]:
         """``total``, ``count``: sum and number of the step's credits over all ranks (see ``_credit_sum``)."""
         compared_PK = _compared(experience.rewards.valid_PK)
         counts_P1 = compared_PK.sum(1, keepdim=True)
         # r_i - mean of the n - 1 other rewards = n / (n - 1) * (r_i - mean of all n rewards)
-        quality_PK = (
-            group_deviations(experience.rewards.total_PK, compared_PK) * counts_P1 / (counts_P1 - 1).clamp(min=1)
-        )
+        quality_PK = group_deviations(rewards_PK, compared_PK) * counts_P1 / (counts_P1 - 1).clamp(min=1)
         credits_PK = experience.credits_PK.double()
         diversity_PK = credits_PK - self._baselines(credits_PK, compared_PK, total, count)
         rounding_PK = TIE_TOLERANCE * credits_PK.abs().clamp(min=1)

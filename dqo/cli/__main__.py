@@ -15,6 +15,11 @@ def sft() -> None:
     main("sft")
 
 
+def rm() -> None:
+    """``dqo-rm``: train a reward model from preferences or scored texts."""
+    main("rm")
+
+
 def evaluate() -> None:
     """``dqo-eval``: measure quality and diversity of policies."""
     main("eval")
@@ -23,6 +28,11 @@ def evaluate() -> None:
 def sample() -> None:
     """``dqo-sample``: look at what a policy answers."""
     main("sample")
+
+
+def serve() -> None:
+    """``dqo-serve``: a reward and an encoder behind HTTP."""
+    main("serve")
 
 
 def report() -> None:

@@ -49,6 +49,14 @@ COMMANDS = {
             multi_rank=False,
         ),
         Command(
+            name="rm",
+            run="dqo.run.rm:run",
+            schema="dqo.config.schema:RmConfig",
+            holds=("metrics.jsonl", "model"),
+            resumable=False,
+            multi_rank=False,
+        ),
+        Command(
             name="eval",
             run="dqo.run.evaluate:run",
             schema="dqo.config.schema:EvalConfig",
@@ -67,6 +75,15 @@ COMMANDS = {
             multi_rank=False,
             takes="policies",
             takes_several=False,
+            has_folder=False,
+        ),
+        Command(
+            name="serve",
+            run="dqo.run.serve:run",
+            schema="dqo.config.schema:ServeConfig",
+            holds=(),
+            resumable=False,
+            multi_rank=False,
             has_folder=False,
         ),
         Command(

@@ -188,7 +188,7 @@ def _start(command: Command, config: DictConfig, stop: Path | None) -> int:
         raise ConfigError(f"resume={config.resume}: dqo-{command.name} starts anew each time; leave resume out")
     if config.objective is not None and command.name != "train":
         raise ConfigError(f"objective={config.objective}: dqo-train alone has one; leave objective out")
-    if config.dry_run and command.takes:
+    if config.dry_run and (command.takes or not command.has_folder):
         raise ConfigError(f"dqo-{command.name} has no dry run; leave dry_run out")
     if not command.multi_rank and (workers.launched() or config.nproc not in (None, 1)):
         raise ConfigError(f"dqo-{command.name} is one process; start it without torchrun and without nproc")

@@ -19,7 +19,8 @@ PLUGINS = {  # options of hydra/launcher and hydra/sweeper by how their names be
     "ray": "hydra-ray-launcher",
 }
 
-DATA = (".jsonl", ".json", ".csv", ".parquet")  # endings of files that task=jsonl reads
+# endings of files that task=jsonl reads
+DATA = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".gz", ".zst", ".bz2", ".xz")
 
 SEVERAL = {  # how several options of a group combine, where they do
     "reward": "; several rewards are summed by reward=weighted, see docs/configuration.md",
@@ -32,8 +33,6 @@ def readable(error: BaseException, command: str) -> str:
     text = str(error).strip() or type(error).__name__
     if isinstance(error, UnicodeDecodeError):
         return f"{_not_utf8(error)} is not UTF-8 ({error.reason}); convert it"
-    if found := re.search(r"use \+experiment=(\S+)", text):  # a group of ours without an option of ours
-        return _no_option("experiment", found[1], [])
     if found := re.match(r"Could not (?:override|delete from config\.) '([^']+)'", text):
         return _unknown_key(found[1], command)
     if found := re.search(r"Could not find '([^']+)'", text):
@@ -66,7 +65,10 @@ def _no_option(group: str, option: str, options: list[str]) -> str:
         return f"{said} without its plugin; type pip install {package}"
     if own := _own(group, option):
         return f"{said}; for one of yours type {own}"
-    what = " | ".join(options) or f"OPTION with --config-dir FOLDER, where FOLDER/{group}/OPTION.yaml is"
+    yours = f"with --config-dir FOLDER, where FOLDER/{group}/OPTION.yaml is"
+    what = " | ".join(options) or f"OPTION {yours}"
+    if group == "experiment" and options:
+        what += f"; or for one of yours experiment=OPTION {yours}"
     return f"{said}; type {group}={what}"
 
 
@@ -76,6 +78,8 @@ def _own(group: str, option: str) -> str | None:
         return f"model=hf model.path={option}"
     if group == "task" and (Path(option).suffix in DATA or Path(option).exists()):
         return f"task=jsonl task.path={option}"
+    if group == "task" and re.fullmatch(r"[\w.-]+/[\w.-]+", option):
+        return f"task=hf_dataset task.name={option}"
     if group == "reward" and re.fullmatch(r"[\w./-]+[.:]\w+", option):
         return f"reward=python reward.function={option}"
     return None

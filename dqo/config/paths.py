@@ -4,6 +4,7 @@ is resumed."""
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from glob import has_magic, iglob
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def _absolute(text: str, folder: Path, moved_from: Path | None) -> str:
     if moved_from and there.is_relative_to(moved_from) and not os.path.lexists(there):
         there = there.relative_to(moved_from)
     if not os.path.exists(folder / there):  # noqa: PTH110  the text may be no path at all, and too long for one
-        return text
+        pattern = str(folder / there)
+        return pattern if has_magic(text) and next(iglob(pattern, recursive=True), None) else text  # noqa: PTH207
     path = folder / there
     return f"{path.resolve() if '..' in path.parts else path}{_function_of(text)}"
 

@@ -28,7 +28,7 @@ KEPT_OF_MODEL = ("model.trust_remote_code", "model.attn_implementation")  # the 
 OF_TRAINING = (
     "model", "advantage", "algorithm", "loss", "critic", "optim", "learner", "eval", "log", "checkpoint",
     "warm_start", "sft", "steps", "num_iterations", "num_mini_batches", "nproc", "device", "objective",
-    "ahead", "redraws", "experiment",
+    "ahead", "redraws", "redraw_signal", "experiment",
 )  # fmt: skip
 SHOWN = ("alpha", "k", "seed", "steps", "beta", "learning_rate")  # settings of a run that are kept beside its numbers
 # what must be equal in two runs that are measured side by side

@@ -6,7 +6,7 @@ in ``overrides.yaml``; a folder holds a run once it has a ``config.yaml``, which
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, cast
@@ -26,10 +26,10 @@ ENGINE = (
     "learner.offload_param",
     "learner.max_tokens_per_micro_batch",
 )  # all learners read and write one checkpoint format; how a step is cut changes the rounding alone
-JUDGE = ("credit.base_url", "credit.concurrency", "credit.retries", "credit.timeout")  # how its service is reached
+# how a service is reached: keys beside ``patience``, which every client of a service has
+REACHED_BY = ("url", "base_url", "token_variable", "concurrency", "batch", "retries", "timeout", "patience")
 MAY_CHANGE = (
     "steps", "log.", "eval.", "checkpoint.", "nproc", "device", "run_dir", "resume", "objective", "dry_run", *ENGINE,
-    *JUDGE,
 )  # fmt: skip
 EVAL_MAY_CHANGE = (  # of dqo-eval: how the completions are measured, not how they were sampled
     "eval.metrics", "eval.nli", "eval.judge.", "eval.novelty.", "embed.", "controls", "nproc", "device", "run_dir",
@@ -48,6 +48,8 @@ ADDED = (
     "credit.reference_samples",
     "credit.reference_margin",
     "embed.long_texts",
+    "embed.normalize_text",
+    "embed.prompt",
     "learner.rounding",
     "eval.seed",
     "eval.metrics",
@@ -56,9 +58,24 @@ ADDED = (
     "eval.judge.retries",
     "eval.judge.timeout",
     "eval.judge.max_tokens",
+    "eval.judge.patience",
+    "credit.patience",
     "model.words_of",
+    "critic._target_",
+    "num_iterations",
+    "num_mini_batches",
+    "task.format",
+    "task.streaming",
+    "learner.num_mini_batches",
+    "advantage.normalize_reward",
+    "loss.sapo_temperature_neg",
+    "loss.sapo_temperature_pos",
+    "redraw_signal",
 )  # keys that a run of an older dqo had not
-FORMERLY = {"embed.long_texts": ("dqo.embed.sentence.Sentence", "truncate")}  # what a class did before it had the key
+FORMERLY = {  # what a class did before it had the key
+    "embed.long_texts": ("dqo.embed.sentence.Sentence", "truncate"),
+    "task.streaming": ("dqo.task.jsonl.Jsonl", "false"),
+}
 # a change of these gives a complete run something to do
 AT_THE_END = ("steps", "eval.", "checkpoint.final", "checkpoint.export_dtype")
 
@@ -192,7 +209,11 @@ def changes(config: DictConfig, resolved: Config) -> list[str]:
             f"it, or dqo-train resume={resolved.resume}"
         )
     may_change = EVAL_MAY_CHANGE if is_eval else MAY_CHANGE
-    fixed = [key for key in different if not _is_of(key, may_change) and not _follows(texts.get(key))]
+    fixed = [
+        key
+        for key in different
+        if not (_is_of(key, may_change) or _follows(texts.get(key)) or _reaches_service(key, now))
+    ]
     refused = [
         f"{key}={now.get(key)} (the run has {then.get(key)})"
         for key in fixed
@@ -237,6 +258,11 @@ def _typed(arguments: Sequence[str], key: str) -> str | None:
 
 def _is_of(key: str, keys: Sequence[str]) -> bool:
     return any(key == each or (each.endswith(".") and key.startswith(each)) for each in keys)
+
+
+def _reaches_service(key: str, keys: Mapping[str, Any]) -> bool:
+    node, _, name = key.rpartition(".")
+    return name in REACHED_BY and f"{node}.patience" in keys
 
 
 def _follows(text: Any) -> bool:

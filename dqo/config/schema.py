@@ -26,6 +26,7 @@ class Judge(Section):
     concurrency: Annotated[Count, Field(examples=[8])]
     retries: CountOrZero
     timeout: Seconds
+    patience: Annotated[float, Field(ge=0, examples=["300.0"])]
     max_tokens: Annotated[Count, Field(examples=[64])]
 
 
@@ -96,6 +97,7 @@ class Config(Section):
     num_iterations: Count
     num_mini_batches: Annotated[Count, Field(examples=[1])]
     redraws: Annotated[CountOrZero, Field(le=100, examples=[0])]
+    redraw_signal: Annotated[float, Field(ge=0, le=10, examples=[0.5])]
     eval: Eval
     log: Log
     checkpoint: Checkpoint
@@ -152,6 +154,50 @@ class SampleConfig(Config):
     choose: Annotated[int | None, Field(ge=1, examples=[3])]
     pick: Literal["map", "sample"]
     json_: Annotated[bool, Field(alias="json")]
+
+
+class ServeConfig(Config):
+    """What dqo-serve does."""
+
+    serve: Annotated[list[Literal["reward", "embed"]], Field(min_length=1, examples=["[reward,embed]"])]
+    host: str
+    port: Annotated[int, Field(ge=0, le=65535, examples=[8100])]
+    model_name: str | None
+    label_column: str
+    batch_texts: Annotated[Count, Field(le=COMPLETIONS, examples=[256])]
+    waiting_texts: Annotated[Count, Field(le=COMPLETIONS, examples=[8192])]
+    max_texts: Annotated[Count, Field(le=COMPLETIONS, examples=[2048])]
+    max_characters: Annotated[Count, Field(examples=[100000])]
+    max_body_mb: Annotated[float, Field(gt=0, le=1024, examples=["16.0"])]
+    grace: Seconds
+
+
+class RewardModelling(Section):
+    """``rm.*``: the numbers of training a reward model."""
+
+    path: str | None
+    eval_path: str | None
+    held_out: Annotated[float, Field(gt=0, lt=1, examples=["0.1"])]
+    prompt_column: str
+    chosen_column: str
+    rejected_column: str
+    completion_column: str
+    score_column: str
+    max_length: Annotated[int | None, Field(ge=1, examples=["null"])]
+    epochs: Annotated[float, Field(gt=0, le=1000, examples=["1.0"])]
+    batch_size: Annotated[Count, Field(examples=[16])]
+    learning_rate: Annotated[LearningRate, Field(examples=["1e-5"])]
+    center_rewards_coefficient: Annotated[float, Field(ge=0, examples=["0.01"])]
+    lora_r: Annotated[CountOrZero, Field(examples=[16])]
+    lora_alpha: Annotated[Count, Field(examples=[32])]
+    gradient_checkpointing: bool
+    dtype: Literal["auto", "float32", "bfloat16"]
+
+
+class RmConfig(Config):
+    """What dqo-rm does."""
+
+    rm: RewardModelling
 
 
 class ReportConfig(Section):

@@ -2,16 +2,13 @@
 
 import difflib
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from dqo.config.schema import COMPLETIONS, Config, EvalConfig, SampleConfig
+from dqo.config.schema import COMPLETIONS, Config, EvalConfig, RmConfig, SampleConfig, ServeConfig
+from dqo.config.stage_answers import correct_example, says, silent_about_correct, term_that_says
 from dqo.config.typed import arguments, nodes
 from dqo.errors import ConfigError
 from dqo.metrics.names import FAMILIES, METRICS, SCORERS, evaluation_metrics, find_family, metric_of, needs_correct
-
-LARGE = 10.0  # alpha times the largest credit of credit=elliptic, from which on rewards of about 1 no longer matter
 
 
 def validate(config: Config) -> None:
@@ -24,7 +21,9 @@ def validate(config: Config) -> None:
         _sample(config)
     if isinstance(config, EvalConfig):
         _alone(config)
-    if isinstance(config, EvalConfig | SampleConfig):  # nothing is trained
+    if isinstance(config, ServeConfig):
+        _serve(config)
+    if isinstance(config, EvalConfig | RmConfig | SampleConfig | ServeConfig):  # nothing is trained
         return
     _judged(config)
     _batch(config)
@@ -32,56 +31,14 @@ def validate(config: Config) -> None:
     _diversity(config)
     _credit_size(config)
     _token_credits(config)
+    _critic(config)
+    _mini_batches(config)
+    _redraws(config)
+    _adaptive_kl(config)
     _correct(config)
     _centring(config)
     _ahead(config)
     _objective(config)
-
-
-def advice(config: Config) -> list[str]:
-    """What is allowed and may not be meant, one line each with what to type. Said when a run starts."""
-    return [*_ungated(config), *_flow_weights(config), *_inexact_kl(config), *_large_credit(config)]
-
-
-def _flow_weights(config: Config) -> list[str]:
-    loss_type = config.loss.get("loss_type", "grpo")
-    if "flow_beta" not in config.advantage or loss_type == "grpo":
-        return []
-    return [
-        f"advantage=flowrl with loss.loss_type={loss_type}: FlowRL divides the log-probability of a completion by its "
-        "length; type loss.loss_type=grpo"
-    ]
-
-
-def _large_credit(config: Config) -> list[str]:
-    ridge = config.credit.get("ridge")
-    if config.credit.get("bonus") != "leave_one_out" or not ridge or config.alpha / ridge <= LARGE:
-        return []
-    return [
-        f"credit.bonus=leave_one_out: credits reach 1 / credit.ridge = {1 / ridge:g}, and alpha={config.alpha:g} times "
-        f"that drowns the reward; type alpha={ridge:g}, or credit.bonus=leverage"
-    ]
-
-
-def _inexact_kl(config: Config) -> list[str]:
-    needed = {"loss_type": "dr_grpo", "importance_sampling_level": "token", "use_bias_correction_kl": True}
-    other = [key for key, value in needed.items() if config.loss.get(key, value) != value]
-    if not other or not _term_that_says(config, "completes_kl"):
-        return []
-    has = ", ".join(f"loss.{key}={str(config.loss[key]).lower()}" for key in other)
-    types = " ".join(f"loss.{key}={str(needed[key]).lower()}" for key in other)
-    return [f"the term kl_sequence with {has}: the gradient is not exactly that of the completions' KL; type {types}"]
-
-
-def _ungated(config: Config) -> list[str]:
-    key = _silent_about_correct(config.reward, "reward")
-    if config.alpha == 0 or config.credit.get("gate") != "none" or key is None:
-        return []
-    return [
-        f"credit.gate=none and {key}=null: nothing says which completions are correct, so alpha={config.alpha:g} pays "
-        f"gibberish, too, for being different; type credit.gate=threshold credit.threshold=LOWEST_GOOD_REWARD, or "
-        f"credit.gate=correct {key}={_example(key)}"
-    ]
 
 
 def asks_terminal(config: SampleConfig) -> bool:
@@ -106,8 +63,18 @@ def _sample(config: SampleConfig) -> None:
         raise ConfigError(f"{what}: no prompt is typed; type prompt='…', index=0, or pipe one a line into dqo-sample")
 
 
+def _serve(config: ServeConfig) -> None:
+    if config.max_texts > config.waiting_texts:
+        raise ConfigError(
+            f"max_texts={config.max_texts}: a request of so many texts never fits into waiting_texts="
+            f"{config.waiting_texts}; type max_texts={config.waiting_texts}, or waiting_texts={config.max_texts}"
+        )
+    if "reward" in config.serve and len(config.reward) == 1 and says(config, "reward", "judges_nothing", of="score"):
+        raise ConfigError("reward=none judges nothing; type reward=check, or serve=[embed]")
+
+
 def _judged(config: Config) -> None:
-    if len(config.reward) == 1 and _says(config, "reward", "judges_nothing", of="score"):
+    if len(config.reward) == 1 and says(config, "reward", "judges_nothing", of="score"):
         raise ConfigError(
             "reward=none judges nothing, so there is nothing to train for; type dqo-eval to measure a policy, or "
             "reward=python reward.function=my_module.score"
@@ -140,19 +107,18 @@ def _diversity(config: Config) -> None:
     if config.k == 1:
         raise ConfigError(f"k=1: {alone}, and a group of one has no others; type k=8, or alpha=0")
     # a stage is imported, and torch with it, only where its answer can matter: a credit that pays nothing has no keys
-    if len(config.credit) == 1 and _says(config, "credit", "pays_nothing", of="assign"):
+    if len(config.credit) == 1 and says(config, "credit", "pays_nothing", of="assign"):
         raise ConfigError(f"credit=none: {alone}, and this credit pays nothing; type credit=dpp, or alpha=0")
-    if config.credit.get("gate") == "none" and _says(config, "credit", "pays_for_passing", of="assign"):
+    if config.credit.get("gate") == "none" and says(config, "credit", "pays_for_passing", of="assign"):
         raise ConfigError(
             f"credit.gate=none: {alone}, and this credit pays for passing the gate alone, the same to all; type "
             "credit.gate=correct, or credit=dpp"
         )
     if (
         config.k == 2
-        and config.advantage.get("credit_baseline") != "none"
-        and _says(config, "advantage", "compares_within_group", of="__call__")
+        and _compares_within_group(config)
         and config.credit.get("embedding") != "reference_centred"  # whose vectors differ in length
-        and (_says(config, "credit", "pairs_tie", of="assign") or config.credit.get("form") == "add")
+        and (says(config, "credit", "pairs_tie", of="assign") or config.credit.get("form") == "add")
     ):
         raise ConfigError(
             f"k=2: {alone}, but in a group of two similarity has equal parts in both credits, and the group's mean as "
@@ -173,40 +139,100 @@ def _credit_size(config: Config) -> None:
 def _token_credits(config: Config) -> None:
     for key, plain in (("normalize_credit", "none"), ("credit_baseline", "group")):
         value = config.advantage.get(key, plain)
-        if value != plain and config.alpha and _says(config, "credit", "pays_tokens_alone", of="assign"):
+        if value != plain and config.alpha and says(config, "credit", "pays_tokens_alone", of="assign"):
             raise ConfigError(
                 f"advantage.{key}={value}: this credit pays single tokens, and their credits are added to the "
                 f"advantages as they are; type advantage.{key}={plain}, or credit=dpp"
             )
 
 
-def _says(config: Config, group: str, what: str, *, of: str) -> bool:
-    """Whether a group's class says ``what`` of its method."""
-    from dqo.contracts import says  # imports torch
+def _compares_within_group(config: Config) -> bool:
+    keys = config.advantage
+    if keys.get("credit_baseline") == "none":
+        return False
+    return keys.get("baseline") == "group" or says(config, "advantage", "compares_within_group", of="__call__")
 
-    return says(arguments(getattr(config, group), group)[0], what, of=of)
+
+def _critic(config: Config) -> None:
+    own = not config.advantage["_target_"].startswith("dqo.")
+    if len(config.critic) == 1 and "lam" not in config.advantage and not own:
+        return  # no critic and none asked for: nothing is imported
+    needs_values = says(config, "advantage", "needs_values", of="__call__")
+    has_critic = not says(config, "critic", "estimates_nothing", of="loss")
+    if needs_values and not has_critic:
+        raise ConfigError(
+            "critic=none: this advantage needs a critic's values; type critic=model, or critic=head, which takes less "
+            "memory, or algorithm=ppo"
+        )
+    if has_critic and not needs_values:
+        raise ConfigError(
+            "critic: this advantage has no use for a critic's values; type algorithm=ppo (advantage=gae), or "
+            "critic=none"
+        )
+    warmup = config.critic.get("warmup", 0)
+    if warmup >= config.steps and warmup:
+        raise ConfigError(
+            f"critic.warmup={warmup}: the policy would learn in none of steps={config.steps}; type critic.warmup=0, or "
+            f"steps={warmup + config.steps}"
+        )
+    if needs_values and config.alpha and hasattr(arguments(config.credit, "credit")[0], "assign_tokens"):
+        raise ConfigError(
+            f"credit: this credit pays single tokens past the advantage, so with alpha={config.alpha:g} the critic "
+            "would learn nothing of it; type credit=dpp, or algorithm=grpo, or alpha=0"
+        )
+
+
+def mini_batches(config: Config) -> int:
+    """Parts of a step's batch: the learner's key, which follows the top level's unless it is typed."""
+    return config.learner.get("num_mini_batches", config.num_mini_batches)
+
+
+def _mini_batches(config: Config) -> None:
+    parts = mini_batches(config)
+    if parts > config.prompts_per_step:
+        raise ConfigError(
+            f"num_mini_batches={parts}: mini-batches are whole groups, and a step has "
+            f"prompts_per_step={config.prompts_per_step}; type num_mini_batches={config.prompts_per_step}, or "
+            f"prompts_per_step={parts}"
+        )
+
+
+def _redraws(config: Config) -> None:
+    if config.redraw_signal and not config.redraws:
+        raise ConfigError(
+            f"redraw_signal={config.redraw_signal:g}: redraws=0 draws nothing anew; type redraws=3, or redraw_signal=0"
+        )
+
+
+def _adaptive_kl(config: Config) -> None:
+    horizon, completions = config.advantage.get("kl_horizon"), config.prompts_per_step * config.k
+    if config.advantage.get("kl_target") is not None and horizon is not None and horizon < completions:
+        raise ConfigError(
+            f"advantage.kl_horizon={horizon}: the coefficient would change by more than a fifth in one step of "
+            f"{completions} completions; type advantage.kl_horizon={max(10_000, completions)}"
+        )
 
 
 def _correct(config: Config) -> None:
-    key = _silent_about_correct(config.reward, "reward")
+    key = silent_about_correct(config.reward, "reward")
     asking = _asking_what_is_correct(config) if key else None
     if key and asking:
         asks, instead = asking
         raise ConfigError(
             f"{key}=null: {asks} asks which completions are correct, and this reward does not say; type "
-            f"{key}={_example(key)}, or {instead}"
+            f"{key}={correct_example(key)}, or {instead}"
         )
 
 
 def _asking_what_is_correct(config: Config) -> tuple[str, str] | None:
     """What needs to know which completions are correct, and what to type in its place."""
     if config.credit.get("gate") == "correct":
-        gated = _says(config, "credit", "pays_for_passing", of="assign")
+        gated = says(config, "credit", "pays_for_passing", of="assign")
         return "credit.gate=correct", f"credit.gate={'threshold credit.threshold=0.5' if gated else 'none'}"
     f, modes = config.advantage.get("f"), config.advantage.get("modes")
     if f == "minority" or (f == "mean_distinct" and modes != "all"):
         return f"advantage.f={f}", "advantage.f=max"
-    if _says(config, "advantage", "needs_correct", of="__call__"):
+    if says(config, "advantage", "needs_correct", of="__call__"):
         return "this advantage", "advantage=joint"
     return _term_asking_what_is_correct(config)
 
@@ -215,16 +241,8 @@ def _term_asking_what_is_correct(config: Config) -> tuple[str, str] | None:
     for key, node in nodes(config.loss.get("terms"), "loss.terms"):
         if node.get("tokens") == "correct":
             return f"{key}.tokens=correct", f"{key}.tokens=all"
-    asking = _term_that_says(config, "needs_correct")
+    asking = term_that_says(config, "needs_correct")
     return (asking, "loss=clip") if asking else None
-
-
-def _term_that_says(config: Config, what: str) -> str | None:
-    """The key of the first loss term whose class says ``what``."""
-    from dqo.contracts import says  # imports torch
-
-    terms = nodes(config.loss.get("terms"), "loss.terms")
-    return next((key for key, node in terms if says(arguments(node, key)[0], what, of="__call__")), None)
 
 
 def _centring(config: Config) -> None:
@@ -234,20 +252,6 @@ def _centring(config: Config) -> None:
             f"credit.embedding={embedding} with credit.kernel=rbf: a distance is the same after a mean was subtracted; "
             "type credit.embedding=plain, or credit.kernel=cosine"
         )
-
-
-def _silent_about_correct(reward: Mapping[str, Any], node: str) -> str | None:
-    """The key that would make a reward say what is correct, where it is null."""
-    for name in ("correct_above", "correct_from"):
-        if name in reward and reward[name] is None:
-            return f"{node}.{name}"
-    part, parts = reward.get("correct_from"), reward.get("parts")
-    inner = parts.get(part) if isinstance(parts, Mapping) and isinstance(part, str) else None
-    return _silent_about_correct(inner, f"{node}.parts.{part}") if isinstance(inner, Mapping) else None
-
-
-def _example(key: str) -> str:
-    return "0.5" if key.endswith("correct_above") else "PART"
 
 
 def _ahead(config: Config) -> None:
@@ -325,7 +329,7 @@ def _objective(config: Config) -> None:
                 f"[{','.join(config.eval.metrics)}] has this metric; there are {', '.join(known)}; type "
                 f"objective={example}"
             )
-        if needs_correct(name) and (key := _silent_about_correct(config.reward, "reward")):
+        if needs_correct(name) and (key := silent_about_correct(config.reward, "reward")):
             raise ConfigError(
                 f"objective={name}: this reward does not say which completions are correct; type {key}=0.5, or "
                 "objective=reward"

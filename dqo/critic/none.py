@@ -6,14 +6,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module
 
-from dqo.records import LossInputs
-
 
 class NoCritic:
     """Of algorithms whose baseline is the group. The learner asks for nothing but ``estimates_nothing``."""
 
     estimates_nothing = True
     on_policy = False
+    warmup = 0
     names: tuple[str, ...] = ()
 
     def module(self) -> Module:
@@ -25,7 +24,7 @@ class NoCritic:
         raise NotImplementedError("critic=none estimates nothing")
 
     def loss(
-        self, values_N: Float[Tensor, " sampled"], inputs: LossInputs
+        self, values_N: Float[Tensor, " sampled"], **others: Float[Tensor, " sampled"]
     ) -> tuple[Float[Tensor, ""], Mapping[str, tuple[Tensor, Tensor]]]:
         """Never called."""
         raise NotImplementedError("critic=none estimates nothing")

@@ -1,29 +1,31 @@
 """learner=deepspeed_zero: DeepSpeed's ZeRO (arXiv 1910.02054), on one process or many."""
 
 import contextlib
-import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
 from peft import PeftModel
 from pydantic import Field
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Module
 from transformers import PreTrainedModel
 
 from dqo import distributed
 from dqo.errors import ConfigError
 from dqo.learner.update import saved_state
-from dqo.learner.update.base import POLICY, Base, Model
+from dqo.learner.update.base import Base
 from dqo.learner.update.logprobs import token_logprobs
 from dqo.learner.update.lora import merged_weights
-from dqo.learner.update.packing import MicroBatch
+from dqo.learner.update.packing import CRITIC, POLICY, MicroBatch
+from dqo.learner.update.plain import PlainModel
+from dqo.learner.update.preparing import Model, base_model
 from dqo.learner.update.reference import Reference
 from dqo.learner.update.settings import LearnerSettings
-from dqo.learner.update.zero_state import discard_gradients
-from dqo.stages import Loss, Optim, Weights
+from dqo.learner.update.values import token_values
+from dqo.learner.update.zero_state import ZeroModel
+from dqo.stages import Critic, Loss, Optim, Weights
 
 
 class DeepSpeedZero(Base):
@@ -43,6 +45,8 @@ class DeepSpeedZero(Base):
         loss: Loss,
         optim: Optim,
         needs_reference: bool,
+        critic: Critic | None = None,
+        needs_old_logprobs: bool = False,
         *,
         stage: Annotated[int, Field(ge=0, le=3, examples=[2])],
         offload_optimizer: bool,
@@ -51,18 +55,26 @@ class DeepSpeedZero(Base):
     ):
         _check(stage, offload_optimizer=offload_optimizer, offload_param=offload_param, compiles=settings.compile)
         self._deepspeed = _imported(device)
-        super().__init__(policy, device, loss, optim, needs_reference, settings)
-        self.models[POLICY] = policy
+        super().__init__(policy, device, loss, optim, needs_reference, critic, needs_old_logprobs, settings)
         distributed.init_single_process()
         self.stage = stage
         self._offloaded = {"offload_optimizer": offload_optimizer, "offload_param": offload_param}
         self._config = self._engine_config()
         self.reference = self._make_reference() if needs_reference else None
-        optimizer = self.optim.make(self.policy.named_parameters())
+        self.zero = {name: self._trained(name, called) for name, called in self.called.items()}
+        if self.value_head is not None:
+            self.models[CRITIC] = self.value_head
+        self.plain = None if self.value_head is None else PlainModel(self.value_head, self.optim)
+
+    def _trained(self, name: str, called: Model) -> ZeroModel:
+        """A model with an engine and an optimizer of its own. ``called``: what a pass calls."""
+        self.models[name] = model = base_model(called)
+        optimizer = self.optim.make(model.named_parameters())
         self.rounded_steps.attach(optimizer)
-        self.engine, self.optimizer, *_ = self._deepspeed.initialize(
-            model=self.model, optimizer=optimizer, config=self._config
-        )
+        engine, *_ = self._deepspeed.initialize(model=called, optimizer=optimizer, config=self._config)
+        zero = ZeroModel(self._deepspeed, engine, self.trained_parameters(name), self.device)
+        self.rounded_steps.number(zero.parts)
+        return zero
 
     def _engine_config(self) -> dict[str, Any]:
         device = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
@@ -115,44 +127,48 @@ class DeepSpeedZero(Base):
     def _autocast(self) -> bool:
         return self.bf16 and not self._half
 
-    def _head_of(self, model: Model) -> torch.nn.Module | None:
+    def _head_of(self, model: Model) -> Module | None:
         """At stage 3 each call of the head is a collective, and processes would differ in their number."""
         return None if self.stage == 3 else super()._head_of(model)
 
     def _forward(self, model: Model, batch: MicroBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
-        called = self.engine if model is self.model and torch.is_grad_enabled() else model
+        called = self.zero[POLICY].engine if model is self.model and torch.is_grad_enabled() else model
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             return token_logprobs(
                 called, batch, temperature=temperature, device=self.device, head=self._head_of(model),
                 entropy_gradient=self.entropy_gradient,
             )  # fmt: skip
 
-    def _backward(self, loss: Tensor, *, last: bool) -> None:
-        self.engine.set_gradient_accumulation_boundary(last)
+    def _values(self, batch: MicroBatch) -> Tensor:
+        called = self.zero[CRITIC].engine if torch.is_grad_enabled() else self.called[CRITIC]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            return token_values(called, batch, device=self.device)
+
+    def _backward(self, name: str, loss: Tensor, *, last: bool) -> None:
+        engine = self.zero[name].engine
+        engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed takes the mean over processes, a step's loss is the sum
-        self.engine.backward(loss * distributed.world_size(), scale_wrt_gas=False)
+        engine.backward(loss * distributed.world_size(), scale_wrt_gas=False)
 
     def _discard_gradients(self) -> None:
-        discard_gradients(self.engine)
+        for zero in self.zero.values():
+            zero.discard_gradients()
+        if self.plain is not None:
+            self.plain.optimizer.zero_grad()
 
-    def _optimize(self, rate: float) -> dict[str, float]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return {POLICY: self._norm_at_stage_0() if self.stage == 0 else self._norm_of_step()}
-
-    def _norm_at_stage_0(self) -> float:
-        gradients = [p.grad for p in self.trained_parameters(POLICY).values() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        if math.isfinite(norm):
-            self.engine.step()  # clips, too
-        self.engine.zero_grad()
-        return norm
-
-    def _norm_of_step(self) -> float:
-        self.engine.step()
-        if self.optimizer.overflow:  # it has taken no step
-            return float("inf")
-        return float(self.optimizer._global_grad_norm)
+    def _optimize(self, rates: Mapping[str, float]) -> dict[str, float]:
+        """All norms come before any step, which would be too late to stop."""
+        if self.plain is not None:
+            self.plain.average_gradients()
+        norms = {name: self._state_of(name).norm() for name in rates}
+        finite = all(norm.isfinite() for norm in norms.values())
+        for name, rate in rates.items() if finite else ():
+            self._state_of(name).step(rate, norms[name])
+        if not finite:
+            self._discard_gradients()
+        elif self.plain is not None:
+            self.plain.optimizer.zero_grad()
+        return {name: float(norm) for name, norm in norms.items()}
 
     def _gathered(self, tensors: Sequence[Tensor]) -> contextlib.AbstractContextManager:
         """A context within which parameters that are spread over the ranks are whole on each."""
@@ -164,70 +180,22 @@ class DeepSpeedZero(Base):
             with self._gathered([tensor]):
                 yield name, tensor.detach()
 
-    def _parameters(self, name: str) -> Iterator[tuple[str, Tensor]]:
-        for key, parameter in self.trained_parameters(name).items():
-            yield key, parameter if self.stage == 0 else self._deepspeed.utils.safe_get_full_fp32_param(parameter)
+    def _state_of(self, name: str) -> ZeroModel | PlainModel:
+        return self.zero[name] if name in self.zero or self.plain is None else self.plain
 
-    def _moments(self, name: str) -> Iterator[tuple[str, Tensor]]:
-        """Moments that are spread over ranks are gathered; the count of steps is the same for all parameters."""
-        self._link()
-        for key, parameter in self.trained_parameters(name).items():
-            part = parameter if self.stage == 0 else self._parts()[0]
-            for moment, value in self._states().get(part, {}).items():
-                if self.stage > 0 and value.shape == part.shape:
-                    value = self._deepspeed.utils.safe_get_full_optimizer_state(parameter, moment)
-                yield f"{moment}/{key}", value.clone()  # safetensors refuses one tensor under several names
+    def _parameters(self, name: str) -> Iterable[tuple[str, Tensor]]:
+        return self._state_of(name).parameters()
+
+    def _moments(self, name: str) -> Iterable[tuple[str, Tensor]]:
+        return self._state_of(name).moments()
 
     def _restore(self, name: str, saved: saved_state.Saved) -> None:
-        trained = self.trained_parameters(name)
-        if moments := saved.moments(next(iter(trained))):
-            self._create_moments(moments)
-        for key, parameter in trained.items():
-            value, moments = saved.parameter(key).to(self.device), saved.moments(key).items()
-            if self.stage == 0:
-                parameter.data.copy_(value)
-                self._states()[parameter] = {name: tensor.to(self.device, copy=True) for name, tensor in moments}
-                continue
-            self._deepspeed.utils.safe_set_full_fp32_param(parameter, value)
-            for moment, tensor in moments:
-                if tensor.ndim:
-                    self._deepspeed.utils.safe_set_full_optimizer_state(parameter, tensor.to(self.device), moment)
-        self.rounded_steps.round(trained.values() if self.stage == 0 else self._parts())
-        for key, value in self._parameters(name):
-            with self._gathered_for_writing(trained[key]), torch.no_grad():
-                trained[key].copy_(value)
-
-    def _create_moments(self, moments: dict[str, Tensor]) -> None:
-        """Zero moments to write into: an optimizer that has not stepped yet has none. ``moments``: one parameter's."""
-        if self.stage == 0:
-            return
-        for part in self._parts():
-            self._states()[part] = {
-                key: torch.zeros_like(part) if moment.ndim else moment.to(part.device, copy=True)
-                for key, moment in moments.items()
-            }
-        self._link()
-
-    def _link(self) -> None:
-        """Tell parameters of stages 1 and 2 where their moments are. DeepSpeed does it when the first group of
-        parameters has stepped, and then the other groups have none yet (0.19.8)."""
-        if self.stage in (1, 2) and self._states():
-            self.optimizer._hp_optimizer_states_linked = False
-            self.optimizer._lazy_init_hp_params_optimizer_state()
-
-    def _gathered_for_writing(self, parameter: Parameter) -> contextlib.AbstractContextManager:
-        if hasattr(parameter, "ds_id"):
-            return self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
-        return contextlib.nullcontext()
-
-    def _states(self) -> dict[Tensor, dict[str, Tensor]]:
-        """State of the base optimizer, keyed by the tensors that it updates: parameters at stage 0, else this rank's
-        flat fp32 parts."""
-        return self.optimizer.state if self.stage == 0 else self.optimizer.optimizer.state
-
-    def _parts(self) -> list[Tensor]:
-        names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups")  # stage 3 | 1 and 2
-        return next(getattr(self.optimizer, name) for name in names if hasattr(self.optimizer, name))
+        state = self._state_of(name)
+        if isinstance(state, ZeroModel):
+            state.restore(saved, self.rounded_steps)
+        else:
+            state.restore_parameters(saved)
+            state.restore_moments(saved)
 
     def _make_reference(self) -> Reference:
         reference = Reference(self.model)

@@ -1,6 +1,6 @@
 """learner=torch_single: one process, plain torch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from peft import PeftModel
@@ -9,19 +9,22 @@ from torch.nn import Module
 from transformers import PreTrainedModel
 
 from dqo.learner.update import saved_state
-from dqo.learner.update.base import POLICY, Base, Model
+from dqo.learner.update.base import Base
 from dqo.learner.update.logprobs import token_logprobs
 from dqo.learner.update.lora import merged_weights
 from dqo.learner.update.objective import Objective, Tally
-from dqo.learner.update.packing import MicroBatch
+from dqo.learner.update.packing import CRITIC, MicroBatch
+from dqo.learner.update.plain import PlainModel
+from dqo.learner.update.preparing import Model, base_model
 from dqo.learner.update.reference import Reference
 from dqo.learner.update.settings import LearnerSettings
-from dqo.stages import Loss, Optim, Weights
+from dqo.learner.update.values import token_values
+from dqo.stages import Critic, Loss, Optim, Weights
 
 
 class TorchSingle(Base):
     """Weights are fp32, with autocast to ``dtype``; gradients are summed over micro-batches, and each batch gets
-    ``num_iterations`` optimizer steps."""
+    ``num_iterations`` times ``num_mini_batches`` optimizer steps."""
 
     def __init__(
         self,
@@ -30,19 +33,31 @@ class TorchSingle(Base):
         loss: Loss,
         optim: Optim,
         needs_reference: bool,
+        critic: Critic | None = None,
+        needs_old_logprobs: bool = False,
         *,
         settings: LearnerSettings,
     ):
-        super().__init__(policy, device, loss, optim, needs_reference, settings)
+        super().__init__(policy, device, loss, optim, needs_reference, critic, needs_old_logprobs, settings)
         self.reference = Reference(self.model) if needs_reference else None
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.add_model(POLICY, self.policy)
+        self.plain: dict[str, PlainModel] = {}
+        for name, called in self.called.items():
+            self.add_model(name, base_model(called))
+        if self.value_head is not None:
+            self.add_model(CRITIC, self.value_head, rounded=False)
 
-    def add_model(self, name: str, model: Module) -> None:
-        """Train a model from now on, with an optimizer of its own."""
+    def add_model(self, name: str, model: Module, *, rounded: bool = True) -> None:
+        """Train a model from now on, with an optimizer of its own. ``rounded``: to what passes compute with, as
+        ``learner.rounding`` says."""
         self.models[name] = model
-        self.optimizers[name] = self.optim.make(model.named_parameters())
-        self.rounded_steps.attach(self.optimizers[name])
+        self.plain[name] = PlainModel(model, self.optim)
+        if rounded:
+            self.rounded_steps.attach(self.plain[name].optimizer)
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Each trained model's."""
+        return {name: plain.optimizer for name, plain in self.plain.items()}
 
     def weights(self) -> Weights:
         """The policy's tensors, detached and not copied: read them before the next update."""
@@ -53,21 +68,14 @@ class TorchSingle(Base):
         return self.trained_parameters(name).items()
 
     def _moments(self, name: str) -> Iterable[tuple[str, Tensor]]:
-        for key, parameter in self.trained_parameters(name).items():
-            for moment, tensor in self.optimizers[name].state.get(parameter, {}).items():
-                yield f"{moment}/{key}", tensor
+        return self.plain[name].moments()
 
     def _restore(self, name: str, saved: saved_state.Saved) -> None:
-        trained, optimizer = self.trained_parameters(name), self.optimizers[name]
-        with torch.no_grad():
-            for key, parameter in trained.items():
-                parameter.copy_(saved.parameter(key))
-        self.rounded_steps.round(trained.values())
-        keys = {parameter: key for key, parameter in trained.items()}
-        order = [keys[p] for group in optimizer.param_groups for p in group["params"]]
-        restored = optimizer.state_dict()
-        restored["state"] = {i: moments for i, key in enumerate(order) if (moments := saved.moments(key))}
-        optimizer.load_state_dict(restored)
+        plain = self.plain[name]
+        plain.restore_parameters(saved)
+        if not (name == CRITIC and self.value_head is not None):
+            self.rounded_steps.round(plain.trained.values())
+        plain.restore_moments(saved)
 
     def _forward(self, model: Model, batch: MicroBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -76,19 +84,18 @@ class TorchSingle(Base):
                 entropy_gradient=self.entropy_gradient,
             )  # fmt: skip
 
-    def _backward(self, loss: Tensor, *, last: bool) -> None:
+    def _values(self, batch: MicroBatch) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return token_values(self.called[CRITIC], batch, device=self.device)
+
+    def _backward(self, name: str, loss: Tensor, *, last: bool) -> None:
         loss.backward()
 
-    def _optimize(self, rate: float) -> dict[str, float]:
-        norms = {name: torch.nn.utils.get_total_norm(self._gradients(name)) for name in self.models}
+    def _optimize(self, rates: Mapping[str, float]) -> dict[str, float]:
+        norms = {name: self.plain[name].norm() for name in rates}
         if all(norm.isfinite() for norm in norms.values()):
-            for name, optimizer in self.optimizers.items():
-                if self.optim.max_grad_norm is not None:
-                    trained = self.trained_parameters(name).values()
-                    torch.nn.utils.clip_grads_with_norm_(trained, self.optim.max_grad_norm, norms[name])
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
+            for name, rate in rates.items():
+                self.plain[name].step(rate, norms[name])
         self._discard_gradients()
         return {name: float(norm) for name, norm in norms.items()}
 
@@ -99,15 +106,12 @@ class TorchSingle(Base):
             for batch in batches:
                 self._discard_gradients()
                 self._pass(whole, batch, Tally(), last=True)
-                if not all(gradient.isfinite().all() for name in self.models for gradient in self._gradients(name)):
+                if not all(gradient.isfinite().all() for plain in self.plain.values() for gradient in plain.gradients):
                     return [batch]
             return batches
         finally:
             self._discard_gradients()
 
-    def _gradients(self, name: str) -> list[Tensor]:
-        return [p.grad for p in self.trained_parameters(name).values() if p.grad is not None]
-
     def _discard_gradients(self) -> None:
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
+        for plain in self.plain.values():
+            plain.optimizer.zero_grad()

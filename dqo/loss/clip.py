@@ -10,20 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from dqo.capabilities import DROPPED
-from dqo.errors import ConfigError
+from dqo.loss.clipping.surrogate import Clipping, LossType
 from dqo.loss.correction.importance_sampling import Means, Mismatch, Mode, row_sums
 from dqo.loss.terms.bundle import Terms
 from dqo.ranges import Beta, CompletionLength
 from dqo.records import Estimates, Experience, LossInputs, Supervised, Targets
-
-
-class LossType(StrEnum):
-    """How tokens are weighted (TRL's ``loss_type``); see ``Clip.token_weights``."""
-
-    dapo = "dapo"
-    grpo = "grpo"
-    dr_grpo = "dr_grpo"
-    bnpo = "bnpo"
 
 
 class Level(StrEnum):
@@ -36,14 +27,15 @@ class Level(StrEnum):
 class Clip:
     """Sum over tokens of weight * (-m * min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A) + beta * KL).
 
-    ratio = policy / old policy; m = old policy / sampler, truncated or masked by ``importance_sampling_mode`` (see
-    ``Mismatch``). KL = exp(d) - d - 1 with d = log reference - log policy (k3: unbiased and never negative).
-    ``use_bias_correction_kl`` multiplies it by the ratio (arXiv 2512.02556), since the gradient of k3 alone is not the
-    gradient of the KL, even where the ratio is 1. With it, at token level, it is that of each next token's KL, at
-    prefixes as they were sampled; the KL of whole completions also changes with the prefixes, so it has this gradient
-    for completions of one token alone. The term ``kl_sequence`` adds the rest. ``terms`` are added to the sum
-    (``dqo.loss.terms``). Losses of micro-batches add up to the loss of the step, however the step is split. Names and
-    meanings are TRL's.
+    ``loss_type=cispo`` and ``sapo`` hold ratios back in other ways (``Clipping``). ratio = policy / old policy; m = old
+    policy / sampler, truncated or masked by ``importance_sampling_mode`` (see ``Mismatch``). KL = exp(d) - d - 1 with d
+    = log reference - log policy (k3: unbiased and never negative). ``use_bias_correction_kl`` multiplies it by the
+    ratio (arXiv 2512.02556), since the gradient of k3 alone is not the gradient of the KL, even where the ratio is 1.
+    With it, at token level, it is that of each next token's KL, at prefixes as they were sampled; the KL of whole
+    completions also changes with the prefixes, so it has this gradient for completions of one token alone. The term
+    ``kl_sequence`` adds the rest. ``terms`` are added to the sum (``dqo.loss.terms``). Losses of micro-batches add up
+    to the loss of the step, however the step is split. Names and meanings are TRL's, but for cispo's
+    ``epsilon_high``.
     """
 
     def __init__(
@@ -60,21 +52,23 @@ class Clip:
         importance_sampling_mode: Mode,
         importance_sampling_clip_max: Annotated[float | None, Field(ge=1, examples=["3.0"])],
         importance_sampling_clip_min: Annotated[float | None, Field(ge=0, le=1, examples=[0.3])],
+        sapo_temperature_pos: Annotated[float, Field(gt=0, examples=[1.0])] = 1.0,
+        sapo_temperature_neg: Annotated[float, Field(gt=0, examples=[1.05])] = 1.05,
         terms: dict[str, Any] | None = None,  # capabilities.LossTerm, built by the program
     ):
-        """Raises ConfigError for a ``delta`` within the clipping range, and for terms that are none or that report one
+        """Raises ConfigError for a ``delta`` that ``Clipping`` refuses, and for terms that are none or that report one
         metric twice."""
-        high = epsilon if epsilon_high is None else epsilon_high
-        if delta is not None and delta <= 1 + high:
-            raise ConfigError(f"loss.delta={delta}: more than 1 + epsilon_high = {1 + high:g}; type loss.delta=4.0")
         self.loss_type, self.importance_sampling_level = loss_type, importance_sampling_level
-        self.epsilon, self.epsilon_high, self.delta = epsilon, high, delta
+        self.clipping = Clipping(
+            loss_type=loss_type, epsilon=epsilon, epsilon_high=epsilon if epsilon_high is None else epsilon_high,
+            delta=delta, temperature_pos=sapo_temperature_pos, temperature_neg=sapo_temperature_neg,
+        )  # fmt: skip
         self.beta, self.use_bias_correction_kl = beta, use_bias_correction_kl
         self.max_completion_length = max_completion_length
         self.mismatch = Mismatch(
             importance_sampling_mode, clip_min=importance_sampling_clip_min, clip_max=importance_sampling_clip_max
         )
-        clipped = ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean")
+        clipped = tuple(f"clip_ratio/{name}_mean" for name in self.clipping.metrics)
         own = (*(("kl",) if beta > 0 else ()), *clipped, *Mismatch.names)
         self.terms = Terms(terms or {}, own)
         self.names = (*own, *self.terms.names)  # of the metrics that a call returns
@@ -105,14 +99,14 @@ class Clip:
         """Weight of each token (batch, tokens); 0.0 where nothing was sampled or the row is not valid.
 
         ``rows`` and ``tokens``: number of valid rows and of their sampled tokens in the whole step, over all ranks.
-        ``grpo``: 1 / (rows * length), all completions have equal weight. ``dr_grpo``: 1 / (rows *
+        ``grpo`` and ``sapo``: 1 / (rows * length), all completions have equal weight. ``dr_grpo``: 1 / (rows *
         max_completion_length), no length bias: where all rows are valid, the only form whose expected gradient is the
-        policy gradient. ``dapo``: 1 / tokens, a bias that vanishes with many groups, since the number of tokens depends
-        on what was sampled. ``bnpo``: also 1 / tokens here; TRL divides by the tokens of each micro-batch. Masked
-        completions do not count in ``rows``; in TRL they do.
+        policy gradient. ``dapo`` and ``cispo``: 1 / tokens, a bias that vanishes with many groups, since the number of
+        tokens depends on what was sampled. ``bnpo``: also 1 / tokens here; TRL divides by the tokens of each micro-
+        batch. Masked completions do not count in ``rows``; in TRL they do.
         """
         trained_BT = sampled_BT & valid_B[:, None]
-        if self.loss_type == LossType.grpo:
+        if self.loss_type in (LossType.grpo, LossType.sapo):
             return trained_BT / (max(rows, 1) * trained_BT.sum(1, keepdim=True).clamp(min=1))
         if self.loss_type == LossType.dr_grpo:
             return trained_BT / (max(rows, 1) * self.max_completion_length)
@@ -150,22 +144,17 @@ class Clip:
             kl_N = self._kl(inputs.ref_logprobs_N - inputs.logprobs_N, ratios_N)
         if DROPPED in inputs.marks and self.importance_sampling_level == Level.sequence:
             ratios_N = ratios_N.detach() * (inputs.logprobs_N - inputs.logprobs_N.detach()).exp()
-        clipped_N = ratios_N.clamp(1 - self.epsilon, 1 + self.epsilon_high)
-        if self.delta is not None:
-            ratios_N = ratios_N.clamp(max=self.delta)
         factors_N, means = self.mismatch(
             logprobs_N=inputs.old_logprobs_N, sampler_logprobs_N=inputs.sampler_logprobs_N, rows_N=inputs.rows_N
         )
-        losses_N = -factors_N * torch.min(ratios_N * inputs.advantages_N, clipped_N * inputs.advantages_N)
+        losses_N = -factors_N * self.clipping.surrogates(ratios_N, inputs)
         if DROPPED in inputs.marks:
             losses_N = losses_N.masked_fill(inputs.marks[DROPPED], 0.0)
 
-        low_N = (ratios_N < 1 - self.epsilon) & (inputs.advantages_N < 0)
-        high_N = (ratios_N > 1 + self.epsilon_high) & (inputs.advantages_N > 0)
         count = shares_N.sum()
         means = dict(means) | {
             f"clip_ratio/{name}_mean": ((hit_N * shares_N).sum(), count)
-            for name, hit_N in (("low", low_N), ("high", high_N), ("region", low_N | high_N))
+            for name, hit_N in self.clipping.clipped(ratios_N, inputs).items()
         }
         if kl_N is not None:
             losses_N = losses_N + self.beta * kl_N

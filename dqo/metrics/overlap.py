@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from itertools import combinations
 
 from dqo.metrics.diversity import words
+from dqo.metrics.rouge import rouge_l_of, word_places
 
 
 def self_bleu_diversity(texts: Sequence[str], max_n: int = 4) -> float:
@@ -37,11 +38,8 @@ def self_rouge_diversity(texts: Sequence[str]) -> float:
     tokens = [split for split in map(words, texts) if split]
     if len(tokens) < 2:
         return math.nan
-    places = [_places(split) for split in tokens]
-    pairs = [
-        2 * _common_subsequence(places[i], len(tokens[i]), tokens[j]) / (len(tokens[i]) + len(tokens[j]))
-        for i, j in combinations(range(len(tokens)), 2)
-    ]
+    places = [word_places(split) for split in tokens]
+    pairs = [rouge_l_of(places[i], tokens[i], tokens[j]) for i, j in combinations(range(len(tokens)), 2)]
     return 1 - sum(pairs) / len(pairs)
 
 
@@ -82,24 +80,3 @@ def _bleu(tokens: Sequence[Sequence[str]], i: int, matches: Sequence[int], total
     length = len(tokens[i])
     reference = min((abs(len(split) - length), len(split)) for j, split in enumerate(tokens) if j != i)[1]
     return math.exp(min(0.0, 1 - reference / length) + sum(logs) / len(logs))
-
-
-def _places(split: Sequence[str]) -> dict[str, int]:
-    """For each word the bits of its places in the text."""
-    places: dict[str, int] = {}
-    for place, word in enumerate(split):
-        places[word] = places.get(word, 0) | 1 << place
-    return places
-
-
-def _common_subsequence(places: dict[str, int], length: int, other: Sequence[str]) -> int:
-    """Length of the longest common subsequence of a text with these ``places`` and another one.
-
-    Bit-parallel (Hyyrö 2004): one row of the usual table is one integer, whose zero bits are the places where the row
-    grows.
-    """
-    full = row = (1 << length) - 1
-    for word in other:
-        if matched := row & places.get(word, 0):
-            row = ((row + matched) | (row - matched)) & full
-    return length - row.bit_count()

@@ -16,7 +16,7 @@ def describe(step: Step, alpha: float) -> dict[str, float]:
     return {
         **_reward_metrics(step.experience, alpha),
         **_completion_metrics(step.experience),
-        **_credit_metrics(step),
+        **_credit_metrics(step, alpha),
         **_time_metrics(step),
         **step.report,
     }
@@ -61,14 +61,17 @@ def _completion_metrics(experience: Experience) -> dict[str, float]:
     }
 
 
-def _credit_metrics(step: Step) -> dict[str, float]:
+def _credit_metrics(step: Step, alpha: float) -> dict[str, float]:
     experience, rollouts = step.experience, step.experience.rollouts
     rewards, valid_PK = experience.rewards, experience.rewards.valid_PK
     credits_PK = _credits_of_completions(experience)
     lengths_PK = rollouts.sampled_BT.sum(1).view(-1, rollouts.k).double()
+    spread, reward_spread = _spread(credits_PK, valid_PK), _spread(rewards.total_PK, valid_PK)
     return {
         "credit": _mean(credits_PK[valid_PK]),
-        "credit_spread": _spread(credits_PK, valid_PK),
+        "credit_spread": spread,
+        "reward_spread": reward_spread,
+        "spread_ratio": _ratio(alpha * spread, reward_spread),
         "credit_over_reward": _ratio(_rms(credits_PK[valid_PK]), _rms(rewards.total_PK[valid_PK])),
         "credit_wrong_share": _wrong_share(credits_PK, rewards),
         "credit_length_correlation": _correlation(

@@ -136,7 +136,9 @@ def sdpa_is_exact(model: PreTrainedModel) -> bool:
 
     def compare(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **settings):
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        exact.append(eager is None or _same_attention(eager, module, query, key, value, attention_mask, **settings))
+        mask = attention_mask if attention_mask is None else attention_mask.float()
+        inputs = (query.float(), key.float(), value.float(), mask)  # bfloat16 rounds by more than the tolerance
+        exact.append(eager is None or _same_attention(eager, module, *inputs, **settings))
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
 
     AttentionInterface.register(COMPARISON_NAME, compare)

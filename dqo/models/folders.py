@@ -112,13 +112,14 @@ def cached_folder(key: str, build: Callable[[Path], None]) -> Path:
     """
     if not distributed.is_rank_0():  # transformers writes weights on rank 0 only, so the other ranks wait for it
         distributed.barrier()
-        return _locked_folder(key, build)
-    folder = _locked_folder(key, build)
+        return locked_folder(key, build)
+    folder = locked_folder(key, build)
     distributed.barrier()
     return folder
 
 
-def _locked_folder(key: str, build: Callable[[Path], None]) -> Path:
+def locked_folder(key: str, build: Callable[[Path], None]) -> Path:
+    """As ``cached_folder``, but not a collective: whichever process comes first builds, and the others wait."""
     home = os.environ.get("DQO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dqo"
     folder = Path(home).expanduser() / key
     if folder.is_dir():

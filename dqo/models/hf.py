@@ -77,7 +77,7 @@ class Hf:
 
         Raises ConfigError for a folder, tokenizer or chat template that cannot be used.
         """
-        config, folder = self._config, self._folder
+        config, folder = self._config, self.folder
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=self._trust, local_files_only=True)
         except Exception as error:  # tokenizers raises bare Exceptions; transformers any error on unexpected JSON
@@ -124,7 +124,7 @@ class Hf:
         Raises ConfigError for weights that cannot be read, or that are not the ones its config describes, and for an
         attention implementation that the model does not have or that computes something else.
         """
-        config, folder = self._config, self._folder
+        config, folder = self._config, self.folder
         if self._attention is Attention.AUTO:
             config._attn_implementation = None  # a policy of dqo may name one; it is tried anew
         try:
@@ -153,7 +153,7 @@ class Hf:
         """What the folder says about itself: dtype of the weights, licence, warm starts. Quick to read."""
         is_local = Path(self.name).expanduser().is_dir()
         readme = None if is_local else hub_readme(self.name, revision=self._revision)
-        return read_origin(self._folder, name=self.name, hub_name=None if is_local else self.name, readme=readme)
+        return read_origin(self.folder, name=self.name, hub_name=None if is_local else self.name, readme=readme)
 
     def _with_exact_attention(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model with an attention implementation that ignores nothing the model asks for."""
@@ -185,7 +185,7 @@ class Hf:
         return self._error("the weights could not be read", error)
 
     @cached_property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
         """The local folder of the model, fetched from the hub if ``path`` is no folder."""
         folder = Path(self.name).expanduser()
         if not folder.is_dir():
@@ -210,7 +210,7 @@ class Hf:
 
     @cached_property
     def _config(self) -> PreTrainedConfig:
-        folder = self._folder
+        folder = self.folder
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=self._trust, local_files_only=True)
         except Exception as error:  # its validators' errors, or any error on unexpected JSON

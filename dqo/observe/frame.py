@@ -19,6 +19,7 @@ TRAINING = (
     ("distinct", "completions/distinct", "{:.1f}"),
     ("credit", "credit", "{:.3f}"),
     ("credit spread", "credit_spread", "{:.3f}"),
+    ("spread ratio", "spread_ratio", "{:.2f}"),
     ("credit to wrong", "credit_wrong_share", "{:.1%}"),
     ("entropy", "entropy", "{:.2f}"),
     ("kl", "kl", "{:.4f}"),

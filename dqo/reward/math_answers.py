@@ -1,29 +1,25 @@
 """Reward for mathematically equal answers (math-verify), compared in a process that can be killed."""
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 
-from dqo.errors import ConfigError, StageError
+from dqo.errors import StageError
 from dqo.ranges import Seconds
 from dqo.records import Prompt, Rewards, Rollouts
-from dqo.reward.sandbox.sandbox import Kind, Sandbox, SandboxError
+from dqo.reward.scoring.bad_rows import OnBadAnswer, check_column, no_column, rows_to_leave_out
 from dqo.reward.scoring.right_answers import MEMORY, as_text, readings
 from dqo.reward.scoring.tolerance import OnError, Tolerance
 from dqo.reward.scoring.totals import judged_mask, total
+from dqo.sandbox.sandbox import Kind, Sandbox, SandboxError
 from dqo.stages import Task
-
-log = logging.getLogger(__name__)
 
 JUDGE = "dqo.reward.sandbox.verify_math:judge"
 SHOWN = 3  # right answers in a dry run
-
-OnBadAnswer = Annotated[Literal["raise", "skip", "mask"], Field(examples=["skip"])]
+KEY = "reward.answer_column"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +54,7 @@ class Math:
         self._timeout = timeout
         prompts = task.held_out()[:1]  # a task may have no others
         if answer_column not in prompts[0].columns:
-            raise _no_column(answer_column, prompts[0].columns)
+            raise no_column(answer_column, prompts[0].columns, KEY)
         self._sandbox = Sandbox(timeout=timeout, setup=(JUDGE, {"answer": "$1$", "text": "$1$"}), memory_limit=MEMORY)
         self._sandbox.start()
 
@@ -73,27 +69,12 @@ class Math:
         **others: Any,
     ) -> Sequence[int]:
         """See ``row_checks.ChecksRows``. The other arguments are keys as the constructor gets them."""
-        if rows and not any(answer_column in columns for _, columns in rows):
-            raise _no_column(answer_column, rows[0][1])
+        check_column(rows, answer_column, KEY)
         answers = [as_text(columns.get(answer_column)) for _, columns in rows]
         read = readings([answer for answer in answers if answer is not None], timeout)
         bad = [number for number, answer in enumerate(answers) if answer is None or read[answer] is None]
-        if not bad:
-            return ()
-        source, columns = rows[bad[0]]
-        value = "null" if (value := columns.get(answer_column)) is None else repr(value)
-        problem = f'{source}: "{answer_column}" is {value:.80}, which holds no answer to maths that can be read'
-        counted = f"{len(bad)} of {len(rows)} rows are like that"
-        if on_bad_answer == "raise":
-            more = ", ".join(source for source, _ in (rows[number] for number in bad[1:4]))
-            raise ConfigError(
-                f"{problem} ({counted}{f'; the next: {more}' if more else ''}); type reward.on_bad_answer=skip to "
-                "leave such rows out, reward.on_bad_answer=mask to ignore their completions, or "
-                "reward.answer_column=NAME of another column"
-            )
-        done = "left out" if on_bad_answer == "skip" else "kept, and their completions ignored"
-        log.warning("%s; %s and %s (reward.on_bad_answer=%s)", problem, counted, done, on_bad_answer)
-        return bad if on_bad_answer == "skip" else ()
+        fault = "holds no answer to maths that can be read"
+        return rows_to_leave_out(rows, bad, on_bad_answer, column=answer_column, key=KEY, fault=fault)
 
     def explained(self, prompts: Sequence[Prompt]) -> Sequence[str]:
         """See ``row_checks.Explaining``: some right answers and what they are read as, first those that change."""
@@ -175,8 +156,3 @@ class Math:
         if not judgement.parsed:
             self._tolerance.count({"math/unparsed": 1})
         return judgement
-
-
-def _no_column(name: str, columns: Mapping[str, Any]) -> ConfigError:
-    known = ", ".join(columns) or "none"
-    return ConfigError(f"reward.answer_column={name}: there is no such column; there are {known}")

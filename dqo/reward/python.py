@@ -8,10 +8,10 @@ from pydantic import Field
 from dqo.errors import ConfigError
 from dqo.ranges import Seconds
 from dqo.records import Rewards, Rollouts
-from dqo.reward.sandbox.sandbox import Sandbox
 from dqo.reward.scoring.tolerance import OnError, Tolerance
 from dqo.reward.scoring.totals import judged_mask, total
 from dqo.reward.scoring.user_function import HIDDEN, UserFunction
+from dqo.sandbox.sandbox import Sandbox
 from dqo.stages import Task
 
 EXAMPLE = "type reward.function=my_module.score or reward.function=path/to/file.py:score"

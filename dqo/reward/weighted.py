@@ -1,17 +1,19 @@
 """A reward that is the weighted sum of other rewards."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 
-from dqo.capabilities import Closing, Counting, Pausing
+from dqo.capabilities import Closing, Concurrent, Counting, HasMemory, Pausing, Reporting, Stateful
 from dqo.errors import ConfigError, StageError
 from dqo.records import Prompt, Rewards, Rollouts
 from dqo.reward.scoring.totals import judged_mask, total
 from dqo.row_checks import Explaining
 from dqo.stages import Reward
+
+Offer = TypeVar("Offer")  # one of ``dqo.capabilities``
 
 
 class WeightedSum:
@@ -71,25 +73,55 @@ class WeightedSum:
             valid_PK=valid_PK,
         )
 
-    def counters(self) -> dict[str, int]:
+    @property
+    def calls_at_a_time(self) -> int:
+        """As many as the part that allows most; parts that are not ``Concurrent`` take one at a time by a lock."""
+        return max(part.calls_at_a_time if isinstance(part, Concurrent) else 1 for part in self._parts.values())
+
+    def counters(self) -> dict[str, int | float]:
         """The counters of all parts, as ``part/counter``. Thread-safe; not a collective."""
-        counts = {name: part.counters() for name, part in self._parts.items() if isinstance(part, Counting)}
+        counts = {name: part.counters() for name, part in self._of(Counting)}
         return {f"{name}/{key}": count for name, inner in counts.items() for key, count in inner.items()}
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers that parts report of themselves, as ``part/number``."""
+        numbers = {name: part.metrics() for name, part in self._of(Reporting)}
+        return {f"{name}/{key}": number for name, inner in numbers.items() for key, number in inner.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the parts that have one."""
+        states = {name: part.state_dict() for name, part in self._of(Stateful)}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises ConfigError if parts of the checkpoint have a state and those of this run have none, or the other way
+        round."""
+        own = dict(self._of(Stateful))
+        if state.keys() != self.state_dict().keys():
+            then, now = (", ".join(states) or "none" for states in (state, self.state_dict()))
+            raise ConfigError(
+                f"resume: parts with a state are {now}, in the checkpoint {then}; resume with the same reward.parts"
+            )
+        for name, inner in state.items():
+            own[name].load_state_dict(inner)
 
     def explained(self, prompts: Sequence[Prompt]) -> Sequence[str]:
         """The lines of all parts that explain how they read the data (``row_checks.Explaining``)."""
-        return [
-            line for part in self._parts.values() if isinstance(part, Explaining) for line in part.explained(prompts)
-        ]
+        return [line for _, part in self._of(Explaining) for line in part.explained(prompts)]
+
+    def memory(self) -> dict[str, int]:
+        """The memory of all parts, as ``part purpose``."""
+        return {f"{name} {what}": size for name, part in self._of(HasMemory) for what, size in part.memory().items()}
 
     def pause(self) -> None:
         """Pause the parts that have a ``pause``."""
-        for part in self._parts.values():
-            if isinstance(part, Pausing):
-                part.pause()
+        for _, part in self._of(Pausing):
+            part.pause()
 
     def close(self) -> None:
         """Close the parts that have a ``close``."""
-        for part in self._parts.values():
-            if isinstance(part, Closing):
-                part.close()
+        for _, part in self._of(Closing):
+            part.close()
+
+    def _of(self, capability: type[Offer]) -> list[tuple[str, Offer]]:
+        return [(name, part) for name, part in self._parts.items() if isinstance(part, capability)]

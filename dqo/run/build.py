@@ -106,6 +106,11 @@ def make_answering(config: Config, policy: Policy, task: Task, *, rollout: Rollo
     )
 
 
+def make_reward(config: Config, task: Task, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Reward:
+    """The reward alone, for completions of policies that are elsewhere."""
+    return _made(config, "reward", Reward, {"task": task, "tokenizer": tokenizer, "device": device})
+
+
 def make_encoder(config: Config, device: torch.device) -> Embed:
     """The encoder alone, for completions that were sampled before."""
     return _made(config, "embed", Embed, {"device": device})
@@ -149,6 +154,7 @@ def make_plan(config: Config) -> Plan:
         seed=config.seed,
         ahead=config.ahead,
         redraws=config.redraws,
+        redraw_signal=config.redraw_signal,
     )
 
 

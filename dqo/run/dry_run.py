@@ -6,8 +6,8 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
+from dqo.config.advice import advice
 from dqo.config.schema import Config
-from dqo.config.validate import advice
 from dqo.models import parameter_counts
 from dqo.observe.visible import visible_lines
 from dqo.references import References

@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 import re
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -20,7 +21,7 @@ import torch
 
 import dqo
 from dqo import distributed
-from dqo.capabilities import Closing
+from dqo.capabilities import Closing, Concurrent
 from dqo.config.schema import EvalConfig
 from dqo.config.typed import arguments
 from dqo.errors import ConfigError
@@ -208,22 +209,25 @@ def _sample_cell(config: EvalConfig, stages: Answering, work: Work) -> None:
         stages.rollout.set_decoding(**work.cell.decoding.settings())
     rank, world = distributed.rank(), distributed.world_size()
     mine, most = work.missing[rank::world], -(-len(work.missing) // world)
-    waiting: deque[Future[None]] = deque()
+    waiting, lock = deque[Future[None]](), threading.Lock()
+    calls = stages.reward.calls_at_a_time if isinstance(stages.reward, Concurrent) else 1
     with (
         LoggedBar(total=len(mine), desc=work.folder.name, unit="prompts") as bar,
         AnswersStore(work.folder, rank=rank, cell=work.cell, about=work.about) as store,
-        distributed.thread_pool(1) as judging,
+        distributed.thread_pool(calls) as judging,
     ):
 
         def keep(rollouts: Rollouts) -> None:
-            for answers in judge(stages, rollouts):
-                store.add(answers)
-            bar.update(len(rollouts.prompts))
+            judged = judge(stages, rollouts)
+            with lock:
+                for answers in judged:
+                    store.add(answers)
+                bar.update(len(rollouts.prompts))
 
         for start in range(0, most, CHUNK):  # as many calls on each rank
             for rollouts in stages.rollout.generate(mine[start : start + CHUNK], k=config.n, seed=config.eval.seed):
                 waiting.append(judging.submit(keep, rollouts))
-                while waiting and (len(waiting) > JUDGED or waiting[0].done()):
+                while waiting and (len(waiting) > max(JUDGED, calls) or waiting[0].done()):
                     waiting.popleft().result()
         for last in waiting:
             last.result()

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from dqo.batching import group_of
 from dqo.config.schema import Config
 from dqo.contracts import check_embeddings, check_rewards
 from dqo.errors import ConfigError, StageError
+from dqo.judging import side_by_side
 from dqo.progress import LoggedBar, duration, elapsed
 from dqo.records import Prompt, Rewards, Rollouts
 from dqo.references import Reference, References
@@ -70,7 +72,7 @@ def sample_references(
         groups = _sampled(stages, prompts, references, seed=config.seed + NOISE)
     except StageError as error:
         problem = f"sampling reference completions: {error.message}"
-        raise StageError(error.stage, problem, positions=error.positions) from error
+        raise type(error)(error.stage, problem, positions=error.positions) from error
     references.add({group.rollouts.prompts[0].tokens: group for group in groups})
     if distributed.is_rank_0():
         write(folder / FILE, groups)
@@ -99,21 +101,25 @@ def _sampled(stages: Collectors, prompts: Sequence[Prompt], references: Referenc
     """The groups of all prompts, in their order, on all ranks; each rank samples its share."""
     mine, found = prompts[distributed.rank() :: distributed.world_size()], list[Judged]()
     with LoggedBar(total=len(mine), desc="reference samples", unit="prompts") as bar:
-        for rollouts in stages.rollout.generate(mine, k=references.count, seed=seed):
-            found.append(_judged(stages, rollouts, embedded=references.embedded))
+        sampled = stages.rollout.generate(mine, k=references.count, seed=seed)
+        for rollouts, rewards in side_by_side(stages.reward, partial(_scored, stages), sampled):
+            found.append((rollouts, rewards, _embeddings(stages, rollouts) if references.embedded else None))
             bar.update(len(rollouts.prompts))
     # whole records are gathered: each group is a view, and would be sent with the storage of its whole record
     groups = [group for part in distributed.all_gather(found) for judged in part for group in _groups(*judged)]
     return sorted(groups, key=lambda group: group.rollouts.prompts[0].position)
 
 
-def _judged(stages: Collectors, rollouts: Rollouts, *, embedded: bool) -> Judged:
+def _scored(stages: Collectors, rollouts: Rollouts) -> tuple[Rollouts, Rewards]:
     rewards = stages.reward.score(rollouts)
     check_rewards(rollouts, rewards)
-    embeddings_PKD = stages.embed.encode(rollouts) if embedded else None
-    if embeddings_PKD is not None:
-        check_embeddings(rollouts, ~rollouts.empty_PK, embeddings_PKD)
-    return rollouts, rewards, embeddings_PKD
+    return rollouts, rewards
+
+
+def _embeddings(stages: Collectors, rollouts: Rollouts) -> Tensor:
+    embeddings_PKD = stages.embed.encode(rollouts)
+    check_embeddings(rollouts, ~rollouts.empty_PK, embeddings_PKD)
+    return embeddings_PKD
 
 
 def _groups(rollouts: Rollouts, rewards: Rewards, embeddings_PKD: Tensor | None) -> list[Reference]:

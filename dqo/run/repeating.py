@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dqo.errors import StageError
+from dqo.errors import ServiceError, StageError
 
 FILE = "error.txt"
 MARK = "after checkpoint "  # first line of error.txt: "after checkpoint 40", "after checkpoint None"
@@ -53,7 +53,7 @@ def _is_outside(error: BaseException) -> bool:
     if isinstance(error, OSError | MemoryError) or type(error).__name__ in OUTSIDE:
         return True
     if isinstance(error, StageError):
-        return error.stage in ("run_dir", "eval.judge")  # the judge is a service
+        return isinstance(error, ServiceError) or error.stage == "run_dir"
     kind: Any = getattr(error, "kind", None)  # of a reward's SandboxError
     return kind in ("timeout", "exit") or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
 

@@ -52,8 +52,7 @@ def memory_line(stages: Stages) -> str:
     """One line with each stage's memory. Example: ``memory: rollout 0.54 GB (weights 0.54); learner …``."""
     parts = []
     for f in fields(stages):
-        if isinstance(stage := getattr(stages, f.name), HasMemory):
-            sizes = stage.memory()
+        if isinstance(stage := getattr(stages, f.name), HasMemory) and (sizes := stage.memory()):
             listed = ", ".join(f"{what} {size / 1e9:.2f}" for what, size in sizes.items())
             parts.append(f"{f.name} {sum(sizes.values()) / 1e9:.2f} GB ({listed})")
     return f"memory: {'; '.join(parts) or 'not known'}; activations on top"

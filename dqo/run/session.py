@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from dqo.capabilities import Closing, HasCheckpointSize
 from dqo.config.resume import checkpoint_of
 from dqo.config.schema import Config
 from dqo.contracts import failure_counts
-from dqo.errors import ConfigError
+from dqo.errors import ConfigError, ServiceError
 from dqo.evaluation import Evaluation, evaluate
 from dqo.files.checkpoint import Checkpoints, Resumed, restore, saved_extra
 from dqo.observe.metrics_file import read_metrics
@@ -152,8 +152,12 @@ class Evaluating:
 
     def __call__(self, step: Step) -> None:
         """A collective."""
-        if self.every and step.number % self.every == 0:
+        if self.is_due(step.number):
             self.measure(step.number)
+
+    def is_due(self, number: int) -> bool:
+        """Whether the policy is evaluated after step ``number``."""
+        return bool(self.every) and number % self.every == 0
 
     def measure(self, number: int) -> Evaluation:
         """The evaluation of the policy after step ``number``; a second call for the same step samples nothing. A
@@ -176,8 +180,8 @@ class Saving:
     """Saves a checkpoint every ``every`` steps and after the ``last`` (every=0: never); ``save`` does it now.
 
     It must be the last observer: ``position`` (the offset of metrics.jsonl) then includes what the others wrote of the
-    step. ``position`` is called on every rank, must not be a collective, and counts on rank 0 alone. ``failures``:
-    ``failure_counts`` of the processes before this one; ``inputs``: what the run has read.
+    step; ``note`` must be the first. ``position`` is called on every rank, must not be a collective, and counts on
+    rank 0 alone. ``failures``: ``failure_counts`` of the processes before this one; ``inputs``: what the run has read.
     """
 
     def __init__(
@@ -186,22 +190,40 @@ class Saving:
         checkpoints: Checkpoints,
         stages: Stages,
         position: Callable[[], Mapping[str, Any]],
-        failures: Mapping[str, int] | None,
+        failures: Mapping[str, int | float] | None,
         inputs: Inputs,
         every: int,
         last: int,
     ):
         self.checkpoints, self.stages, self.position, self.failures = checkpoints, stages, position, failures
         self.inputs, self.every, self.last = inputs, every, last
+        self._finished: tuple[int, int] | None = None  # number and cursor of the last finished step
+
+    def note(self, step: Step) -> None:
+        """Remember that a step is finished: ``save`` saves this one. Not a collective."""
+        self._finished = step.number, step.cursor
 
     def __call__(self, step: Step) -> None:
         """A collective."""
+        self.note(step)
         if self.every and (step.number % self.every == 0 or step.number == self.last):
-            self.save(step)
+            self.save()
 
-    def save(self, step: Step) -> None:
-        """A collective."""
+    def save(self) -> None:
+        """Save the last finished step, if this process has finished one. A collective."""
+        if self._finished is None:
+            return
+        number, cursor = self._finished
         failures = failure_counts(self.stages, self.failures)
         extra = {**self.position(), "failures": failures, "inputs": dict(self.inputs)}
-        with elapsed(f"writing the checkpoint after step {step.number}"):
-            self.checkpoints.save(step.number, step.cursor, self.stages, extra)
+        with elapsed(f"writing the checkpoint after step {number}"):
+            self.checkpoints.save(number, cursor, self.stages, extra)
+
+    @contextlib.contextmanager
+    def after_service_errors(self) -> Iterator[None]:
+        """Save when the block ends with a ServiceError, which all ranks raise together. A collective then."""
+        try:
+            yield
+        except ServiceError:
+            self.save()
+            raise

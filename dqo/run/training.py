@@ -7,7 +7,8 @@ import torch
 from rich.console import Console
 
 from dqo import distributed
-from dqo.config.validate import advice
+from dqo.config.advice import advice
+from dqo.config.schema import Config
 from dqo.evaluation import Evaluation
 from dqo.files.checkpoint import restore_generators
 from dqo.loop import Observer, train
@@ -15,6 +16,7 @@ from dqo.metrics.names import SCORERS, evaluation_metrics, needs_of
 from dqo.metrics.training import describe
 from dqo.models import parameter_counts
 from dqo.observe.comparison import difference
+from dqo.observe.spreads import SpreadNotice
 from dqo.observe.view import View
 from dqo.observe.wrong_credit import WrongCreditWarning
 from dqo.records import Step
@@ -55,19 +57,21 @@ def run(job: Job) -> None:
             for line in advice(config):
                 log.warning(line)
         stack.enter_context(view)
-        evaluating = _evaluating(job, session, files, view, scorers)
+        evaluating, saving = _evaluating(job, session, files, view, scorers), _saving(config, session, files)
         before = _before(session, files, view, evaluating)
+        _make_up(session, files, evaluating)
         sample_references(config, job.folder, session.stages, session.references, say=view.say)
         if session.checkpoint:
             restore_generators(session.checkpoint)
-        with job.stopping.after_the_step(view.say):
-            resumed, failures = session.resumed, session.resumed.extra.get("failures")
-            observers = _observers(job, session, files, view, evaluating)
-            train(
-                session.stages, make_plan(config), observers,
-                step=resumed.step, cursor=resumed.cursor, failures=failures,
-            )  # fmt: skip
-        after = evaluating.measure(config.steps)
+        with saving.after_service_errors():
+            with job.stopping.after_the_step(view.say):
+                resumed, failures = session.resumed, session.resumed.extra.get("failures")
+                observers = _observers(job, files, view, evaluating, saving)
+                train(
+                    session.stages, make_plan(config), observers,
+                    step=resumed.step, cursor=resumed.cursor, failures=failures,
+                )  # fmt: skip
+            after = evaluating.measure(config.steps)
         view.say("writing policy and pictures")
         write_report(job, session, before, after)
     print_report(view.console, job, session, before, after)
@@ -125,15 +129,17 @@ def _before(session: Session, files: RunFiles | None, view: View, evaluating: Ev
     return known
 
 
-def _observers(
-    job: Job, session: Session, files: RunFiles | None, view: View, evaluating: Evaluating
-) -> list[Observer]:
-    """In the order they see a step: what stops the run comes after the checkpoint."""
-    config = job.config
-    sinks = [*files.sinks, view] if files else []
-    if files and config.alpha:
-        sinks.append(WrongCreditWarning(gate=config.credit.get("gate")))
-    saving = Saving(
+def _make_up(session: Session, files: RunFiles | None, evaluating: Evaluating) -> None:
+    """Make the evaluation during which the resumed run ended, with a checkpoint, since a service was down."""
+    step = session.resumed.step
+    if step and evaluating.is_due(step):
+        missing = files is not None and files.evaluations.measured(step, ()) is None
+        if distributed.broadcast(missing):
+            evaluating.measure(step)
+
+
+def _saving(config: Config, session: Session, files: RunFiles | None) -> Saving:
+    return Saving(
         checkpoints=session.checkpoints,
         stages=session.stages,
         position=files.position if files else dict,
@@ -142,6 +148,14 @@ def _observers(
         every=config.checkpoint.every,
         last=config.steps,
     )
+
+
+def _observers(job: Job, files: RunFiles | None, view: View, evaluating: Evaluating, saving: Saving) -> list[Observer]:
+    """In the order they see a step: what stops the run comes after the checkpoint."""
+    config = job.config
+    sinks = [*files.sinks, view] if files else []
+    if files and config.alpha:
+        sinks += [WrongCreditWarning(gate=config.credit.get("gate")), SpreadNotice(alpha=config.alpha)]
 
     def check_folder(step: Step) -> None:
         if job.ownership:
@@ -154,7 +168,7 @@ def _observers(
 
     def stop(step: Step) -> None:
         if distributed.all_reduce_max(job.stopping.asked):  # a signal may reach the ranks before and after this line
-            saving.save(step)
+            saving.save()
             raise Stopped(f"stopped after step {step.number}")
 
-    return [check_folder, record, evaluating, saving, stop]
+    return [saving.note, check_folder, record, evaluating, saving, stop]

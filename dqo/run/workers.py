@@ -7,6 +7,7 @@ from pathlib import Path
 from dqo.config.gpu import has_gpu
 from dqo.config.schema import Config, EvalConfig
 from dqo.config.typed import arguments
+from dqo.config.validate import mini_batches
 from dqo.errors import ConfigError
 from dqo.run.threads import environment as threads_environment
 
@@ -47,6 +48,13 @@ def check_workers(config: Config) -> None:
             f"prompts_per_step={config.prompts_per_step}: {count} workers share them equally; type "
             f"prompts_per_step={-(-config.prompts_per_step // count) * count}, or another number of workers"
         )
+    if not isinstance(config, EvalConfig) and config.prompts_per_step // count < mini_batches(config):
+        raise ConfigError(
+            f"num_mini_batches={mini_batches(config)}: each of {count} workers has "
+            f"{config.prompts_per_step // count} groups of a step, and mini-batches are whole groups; type "
+            f"num_mini_batches={config.prompts_per_step // count}, or "
+            f"prompts_per_step={mini_batches(config) * count}"
+        )
     gpus = _gpus() if config.device != "cpu" else 0
     if 0 < gpus < (config.nproc or 1):
         raise ConfigError(f"nproc={count}: there are {gpus} GPUs, one for each worker; type nproc={gpus}")
@@ -71,7 +79,7 @@ def _can_share(config: Config, count: int) -> bool:
     """Whether this many ranks can share the work: the prompts of a step, or for dqo-eval the engines."""
     if isinstance(config, EvalConfig):
         return count % int(config.rollout.get("tensor_parallel_size", 1)) == 0 or count == 1
-    return config.prompts_per_step % count == 0
+    return config.prompts_per_step % count == 0 and config.prompts_per_step // count >= mini_batches(config)
 
 
 def _multi_rank(config: Config) -> bool:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dqo.chat import Chat, Endpoint, one_line, value_in_a_line
+from dqo.chat import Chat, Endpoint, value_in_a_line
+from dqo.files.answers_file import AnswersFile
 from dqo.records import Prompt
-from dqo.scorers.answers_file import AnswersFile
+from dqo.services import one_line
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ AGAIN = "Reply with one line and nothing else, N being a whole number from 1 to 
 _AROUND = r"[\s*_`#>\"'(){}\[\]:.=-]*"
 _NUMBER = r"(10|[1-9])(?:\s*(?:/|out\s+of)\s*10)?[\s*_`\"'(){}\[\].]*"
 SCORE_LINE = re.compile(rf"{_AROUND}(?:final\s+)?score(?:\s+is)?[\s*_`\"':=]*{_NUMBER}", re.IGNORECASE)
+FOLDER = "judge"  # of a run, with the answers
 BARE_SCORE = re.compile(rf"[\s*_`]*{_NUMBER}")
 
 
@@ -49,18 +51,17 @@ class JudgeDiversity:
 
     def __init__(
         self, *, base_url: str, model: str, wordings: int, concurrency: int, retries: int, timeout: float,
-        max_tokens: int, folder: Path | None, others: Sequence[Path] = (),
+        patience: float, max_tokens: int, folder: Path | None, others: Sequence[Path] = (),
     ):  # fmt: skip
         """``folder``: of the run, where answers are kept, so that what was paid for is not asked again; None: in memory
-        alone. ``others``: runs that may have asked the same. Raises ConfigError where the package openai is missing,
-        and where the service is not there."""
+        alone. ``others``: runs that may have asked the same. Raises ConfigError where the service is not there."""
         endpoint = Endpoint(
             base_url=base_url, model=model, concurrency=concurrency, retries=retries, timeout=timeout,
-            max_tokens=max_tokens,
+            patience=patience, max_tokens=max_tokens,
         )  # fmt: skip
         self._chat = Chat(endpoint, key="eval.judge")
         self._wordings = WORDINGS[:wordings]
-        self._answers = AnswersFile(folder, others)
+        self._answers = AnswersFile(folder and folder / FOLDER, [other / FOLDER for other in others])
         self._kept = 0
 
     def __call__(self, prompt: Prompt, texts: Sequence[str]) -> JudgeScore:
@@ -114,7 +115,7 @@ def _question(wording: str, prompt: Prompt, texts: Sequence[str]) -> str:
     return f"{wording}\n\nQuestion: {json.dumps(prompt.text, ensure_ascii=False)}\n\nAnswers:\n{answers}\n\n{FORM}"
 
 
-def _score(scores: Sequence[int | None]) -> JudgeScore:
+def _score(scores: Sequence[int | float | None]) -> JudgeScore:
     known = [float(score) for score in scores if score is not None]
     return JudgeScore(
         mean=statistics.fmean(known) if known else math.nan,

@@ -6,7 +6,7 @@ from itertools import permutations
 
 import torch
 
-from dqo.scorers.classifier import Classifier
+from dqo.models.classifier import Classifier
 
 REMEMBERED = 20_000  # pairs: those of a chunk of prompts, whose correct completions are asked about after all of them
 SCORES = {"contradict": 1.0, "entail": -1.0}  # how the labels begin; any other label is neutral, and 0

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -13,10 +13,11 @@ from torch.nn.functional import normalize
 
 from dqo.errors import StageError
 from dqo.metrics.noveltybench import distinct_k, partition, same_if_short, score_of, utility_k, without_emphasis
+from dqo.models.classifier import Classifier
+from dqo.models.conversation import Encoding, conversation_tokens
 from dqo.models.folders import first_line
 from dqo.models.templates import TEMPLATE_ERRORS
 from dqo.records import Prompt
-from dqo.scorers.classifier import Classifier, Encoding
 
 SAME_PROBABILITY = 0.102  # more than this is the same answer (NoveltyBench's src/partition.py)
 SEEN_TOKENS = 128  # of each text
@@ -84,7 +85,7 @@ class RewardModel:
         """Prompt and answer as a conversation in the model's own chat template. Raises StageError for a prompt that the
         template refuses (Gemma's knows no system turn)."""
         try:
-            tokens = [self._tokens(prompt, text) for text in texts]
+            tokens = [conversation_tokens(self._classifier.tokenizer, prompt, text) for text in texts]
         except TEMPLATE_ERRORS as error:
             what = f"its chat template refuses the prompt ({first_line(error)})"
             raise StageError("eval.novelty.reward_model", what, positions=[prompt.position]) from error
@@ -96,13 +97,6 @@ class RewardModel:
     def release(self) -> None:
         """Frees the model's memory until the next question."""
         self._classifier.release()
-
-    def _tokens(self, prompt: Prompt, text: str) -> list[int]:
-        turns: list[dict[str, Any]] = [{"role": "user", "content": prompt.content}]
-        if not isinstance(prompt.content, str):
-            turns = [dict(message) for message in prompt.content[: -1 if prompt.prefill else None]]
-        conversation = [*turns, {"role": "assistant", "content": prompt.prefill + text}]
-        return cast(list[int], self._classifier.tokenizer.apply_chat_template(conversation, return_dict=False))
 
 
 class NoveltyBench:

@@ -74,7 +74,7 @@ COMMON = [
     case("per_device_train_batch_size=8", "prompts_per_step * k completions", "type prompts_per_step=4"),
     case("top_entropy_quantile=0.2", "type loss=top_entropy", "loss.terms.top_entropy.top_entropy_quantile"),
     case("clip_cov_lb=1", "type loss=clip_cov", "loss.terms.clip_cov"),
-    case("actor.policy_loss.loss_mode=kl_cov", "clip | clip_cov | kl_cov | gspo", "type loss="),
+    case("actor.policy_loss.loss_mode=kl_cov", "clip | gspo | cispo | sapo | clip_cov | kl_cov", "type loss="),
     case("pass_at_k=4", "type advantage=set", "advantage.n is the k of pass@k"),
     case("diversity_weight=0.5", "diversity_weight is alpha here", "type alpha=1.0"),
     case("elliptical.beta=0.01", "type credit=elliptic", "its λ credit.ridge"),

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.bad_input.algorithms import ALGORITHMS
 from tests.bad_input.conftest import SECRET
 from tests.bad_input.credentials import SECRETS
 from tests.bad_input.data import DATA
@@ -17,9 +18,14 @@ from tests.bad_input.harness import IMPORTS, Case, as_process, in_process, tree
 from tests.bad_input.keys import KEYS
 from tests.bad_input.models import MODELS
 from tests.bad_input.places import PLACES
+from tests.bad_input.rewards import REWARDS
+from tests.bad_input.services import SERVICES
+from tests.bad_input.serving import SERVING
+from tests.bad_input.streams import STREAMS
+from tests.bad_input.tasks import TASKS
 from tests.bad_input.yaml_files import YAML, mine
 
-CASES = [*KEYS, *YAML, *DATA, *MODELS, *PLACES, *SECRETS]
+CASES = [*ALGORITHMS, *KEYS, *YAML, *DATA, *STREAMS, *TASKS, *MODELS, *PLACES, *REWARDS, *SERVICES, *SERVING, *SECRETS]
 
 
 def name(case: Case) -> str:

@@ -47,7 +47,10 @@ def test_a_command_of_ones_own_is_called_with_a_frozen_configuration(tmp_path):
 
 def test_a_module_call_without_a_command_says_what_to_type():
     done = subprocess.run([sys.executable, "-m", "dqo.cli"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "usage: python -m dqo.cli train|sft|eval|sample|report KEY=VALUE" in done.stderr
+    assert (
+        done.returncode == 1
+        and "usage: python -m dqo.cli train|sft|rm|eval|sample|serve|report KEY=VALUE" in done.stderr
+    )
 
 
 def test_without_hydra_one_line_says_what_to_install(tmp_path):

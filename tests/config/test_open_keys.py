@@ -5,7 +5,10 @@ from dqo.config.typed import check
 from tests.config.builders import composed
 
 
-@pytest.mark.parametrize("typed", ["task.chat_template_kwargs.enable_thinking=false", "task.columns.gold=answer"])
+@pytest.mark.parametrize(
+    "typed",
+    ["task.chat_template_kwargs.enable_thinking=false", "task.columns.gold=answer", "task.settings.min_animals=2"],
+)
 def test_a_name_below_a_key_of_the_users_own_names_needs_no_plus(typed):
     assert with_plus(typed) == f"++{typed}"
     assert with_plus(f"+{typed}") == f"+{typed}"

@@ -12,8 +12,13 @@ from dqo.config.refusal import unknown_key
 from dqo.config.typed import flat, plain
 
 CHOICES = (
+    ("task=hf_dataset", "model=hf"),
     ("task=jsonl", "model=hf", "reward=python", "rollout=hf", "learner=torch_single"),
     ("task=jsonl", "model=hf", "reward=math", "rollout=vllm", "learner=deepspeed_zero"),
+    ("task=jsonl", "model=hf", "algorithm=ppo", "critic=head"),
+    ("task=jsonl", "model=hf", "algorithm=ppo"),
+    ("task=jsonl", "model=hf", "reward=remote"),
+    ("task=jsonl", "model=hf", "reward=reward_model"),
 )
 
 
@@ -34,12 +39,12 @@ def test_what_is_to_be_typed_exists(ours):
             compose("train", [choice])
 
 
-def test_every_example_is_a_value_of_its_key(ours):
-    typed = sorted({key.type for key in KEYS.values() if key.type and key.type.partition("=")[0] in ours})
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_example_is_a_value_of_its_key(choice):
+    typed = sorted({key.type for key in KEYS.values()})
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = compose(
-            "train", [*CHOICES[1], *(text for text in typed if not text.startswith(("reward.", "rollout.batch")))]
-        )
+        known = {*flat(plain(compose("train", [*choice])))}
+        config = compose("train", [*choice, *(text for text in typed if text.partition("=")[0] in known)])
     assert OmegaConf.select(config, "k") == 8
 
 
@@ -56,6 +61,14 @@ def test_what_carries_no_value_and_has_no_key_says_why():
 @pytest.mark.parametrize(
     ("typed", "value", "says"),
     [
+        (
+            "critic_learning_rate",
+            "9e-6",
+            "critic_learning_rate is critic.learning_rate here .*; type critic.learning_rate=9e-6",
+        ),
+        ("algorithm.lam", "0.9", "is advantage.lam here .*; type advantage.lam=0.9"),
+        ("vf_coef", "0.5", "; type critic.vf_coef=0.5"),
+        ("num_ppo_epochs", "2", "other toolkits' num_ppo_epochs is num_iterations here; type num_iterations=2"),
         ("num_generations", "16", "other toolkits' num_generations is k here; type k=16"),
         (
             "per_device_train_batch_size",

@@ -32,6 +32,8 @@ def here(tmp_path):
         ((), "task.path", "my.jsonl", "my.jsonl"),
         ((), "task.path", "./my.jsonl", "my.jsonl"),
         ((), "task.eval_path", "eval.jsonl", "eval.jsonl"),
+        ((), "task.path", "*.jsonl", "*.jsonl"),
+        ((), "task.path", "su?/**/*.py", "su?/**/*.py"),
         (("task=gsm8k",), "task.data_dir", ".", ""),
         ((), "model.path", "models/a", "models/a"),
         ((), "model.path", "gpt2", "gpt2"),  # a name of the hub, and a folder here: the folder is meant
@@ -53,6 +55,11 @@ def test_the_paths_of_scorers_are_replaced(here):
     evaluation = with_values(given, absolute_paths(given, here)).eval
     assert (evaluation.nli, evaluation.novelty.reward_model) == (f"{here}/gpt2", f"{here}/encoder")
     assert with_values(given, {}) == given
+
+
+def test_a_list_of_files_and_a_pattern_without_a_file(here):
+    given = config(task__path=["my.jsonl", "no*.jsonl", "*.jsonl"])
+    assert absolute_paths(given, here) == {"task.path": [f"{here}/my.jsonl", "no*.jsonl", f"{here}/*.jsonl"]}
 
 
 def test_a_list_of_reward_functions(here):

@@ -1,6 +1,7 @@
 import json
 import os
 from datetime import date
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -107,6 +108,26 @@ def test_the_judge_of_a_credit_may_have_moved_and_be_no_other_model(tmp_path):
         resume.changes(other, check(other))
 
 
+def test_the_service_of_a_reward_may_have_moved_also_as_a_part_of_a_sum(tmp_path):
+    def typed(prefix, **changes):
+        common = {"resume": str(tmp_path), "run_dir": str(tmp_path), "credit__gate": "none"}
+        given = {f"{prefix}url": "http://here", **changes}
+        sum_of = ("+reward@reward.parts.rm=remote", "+reward.reward_weights.rm=1.0")
+        options = ("reward=remote",) if prefix == "reward__" else ("reward=weighted", *sum_of)
+        return composed("task=concepts", *options, **common, **given)
+
+    for prefix in ("reward__", "reward__parts__rm__"):
+        key = prefix.replace("__", ".")
+        (tmp_path / "config.yaml").write_text(to_yaml(check(typed(prefix))))
+        now = typed(prefix, **{f"{prefix}url": ["http://there", "http://too"], f"{prefix}patience": 900.0})
+        assert resume.changes(now, check(now)) == [
+            f"{key}patience=900.0 (was 300.0)", f"{key}url=['http://there', 'http://too'] (was http://here)",
+        ]  # fmt: skip
+        other = typed(prefix, **{f"{prefix}form": "openrlhf"})
+        with pytest.raises(ConfigError, match=rf"with {key}form=openrlhf \(the run has dqo\)"):
+            resume.changes(other, check(other))
+
+
 def test_a_file_may_have_moved_and_another_reward_function_may_not_be_typed(tmp_path):
     def typed(**changes):
         return composed(
@@ -154,6 +175,18 @@ def test_a_run_of_an_older_dqo_goes_on_truncating_long_texts(tmp_path):
     assert resume.changes(now, check(now)) == []
 
 
+def test_a_run_of_an_older_dqo_goes_on_with_its_rows_in_memory_and_their_order(tmp_path):
+    given = {"task__path": "my.jsonl", "task__streaming": False, "run_dir": str(tmp_path), "resume": str(tmp_path)}
+    now = composed("task=jsonl", **given)
+    old = check(now).model_dump()
+    del old["task"]["streaming"], old["task"]["format"]
+    OmegaConf.save(OmegaConf.create(old | {"resume": None}), tmp_path / "config.yaml")
+    OmegaConf.save(OmegaConf.create(["task=jsonl", "task.held_out=3"]), tmp_path / "overrides.yaml")
+    saved = resume.with_saved_overrides([f"resume={tmp_path}"])
+    assert saved == ["task=jsonl", "task.held_out=3", "task.streaming=false", f"resume={tmp_path}"]
+    assert resume.changes(now, check(now)) == []
+
+
 def test_a_run_of_an_older_dqo_did_not_normalize_credits(tmp_path):
     now = composed("task=concepts", "advantage=separate", run_dir=str(tmp_path), resume=str(tmp_path))
     old = check(now).model_dump()
@@ -180,6 +213,27 @@ def test_a_run_of_an_older_dqo_without_a_date_and_without_new_switches_is_gone_o
         del old["task"][key]
     OmegaConf.save(OmegaConf.create(old | {"resume": None}), tmp_path / "config.yaml")
     assert resume.date_of_start(check(now)) == {}
+    assert resume.changes(now, check(now)) == []
+
+
+@pytest.mark.parametrize(("then", "now"), [("ppo", "grpo"), ("grpo", "ppo")])
+def test_a_critic_is_not_added_to_a_run_or_taken_from_it(tmp_path, then, now):
+    saved = composed("task=concepts", f"algorithm={then}", run_dir=str(tmp_path))
+    (tmp_path / "config.yaml").write_text(to_yaml(check(saved)))
+    typed = composed("task=concepts", f"algorithm={now}", run_dir=str(tmp_path), resume=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^[^\n]* critic\._target_=\S+ \(the run has [^\n]*: only steps, [^\n]*$"):
+        resume.changes(typed, check(typed))
+
+
+@pytest.mark.parametrize(
+    ("older", "typed"),
+    [("concepts_cpu", ("task=concepts",)), ("cities_gpu", ("task=cities", "rollout=vllm", "learner=deepspeed_zero"))],
+)
+def test_a_run_of_the_dqo_before_ppo_is_gone_on_with(older, typed, tmp_path):
+    """A key that fails here is new: ``resume.ADDED`` has to name it, or an older run is refused for lack of it."""
+    saved = OmegaConf.load(Path(__file__).parent / "older_runs" / f"{older}.yaml")
+    OmegaConf.save(OmegaConf.merge(saved, {"run_dir": str(tmp_path)}), tmp_path / "config.yaml")
+    now = composed(*typed, run_dir=str(tmp_path), resume=str(tmp_path))
     assert resume.changes(now, check(now)) == []
 
 

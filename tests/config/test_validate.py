@@ -6,7 +6,8 @@ import torch
 
 from dqo.advantage.gdpo import Gdpo
 from dqo.advantage.joint import Joint
-from dqo.config.validate import advice, validate
+from dqo.config.advice import advice
+from dqo.config.validate import validate
 from dqo.credit.dpp import Dpp
 from dqo.credit.none import NoCredit
 from dqo.errors import ConfigError
@@ -71,6 +72,25 @@ def test_the_defaults_pass():
         (JOINT, {"k": 1}, r"k=1: .*no others; type k=8, or alpha=0"),
         (JOINT, {"k": 2}, r"k=2: .*removes them entirely; type k=3 or more, or advantage=unbiased"),
         (("credit=none",), {}, r"credit=none: .*; type credit=dpp, or alpha=0"),
+        (("algorithm=ppo",), {"critic__warmup": 10**6}, r"critic\.warmup=1000000: .*type critic\.warmup=0, or steps="),
+        (("advantage=gae",), {}, "critic=none: this advantage needs a critic's values; type critic=model, or critic="),
+        (
+            (),
+            {"num_mini_batches": 5},
+            "num_mini_batches=5: .* prompts_per_step=4; type num_mini_batches=4, or",
+        ),
+        ((), {"learner__num_mini_batches": 5}, "num_mini_batches=5: mini-batches are whole groups"),
+        ((), {"redraw_signal": 0.2}, "redraw_signal=0.2: redraws=0 draws nothing anew; type redraws=3, or redraw_sig"),
+        (
+            ("algorithm=reinforce_pp",),
+            {"advantage__kl_target": 6.0, "advantage__kl_horizon": 31},
+            "advantage.kl_horizon=31: .* one step of 32 completions; type advantage.kl_horizon=10000",
+        ),
+        (
+            (*JOINT, "algorithm=reinforce_pp", "advantage.baseline=group"),
+            {"k": 2},
+            r"k=2: .*removes them entirely; type k=3 or more, or advantage=unbiased",
+        ),
         (
             ("advantage=separate",),
             {"advantage__normalize_credit": "spread"},
@@ -288,6 +308,13 @@ def test_an_elliptic_credit_that_drowns_the_reward_is_told_so():
     assert line.endswith("type alpha=0.01, or credit.bonus=leverage")
     assert advice(checked("credit=elliptic", "alpha=0.01")) == []
     assert advice(checked("credit=elliptic", "credit.bonus=leverage")) == []
+
+
+def test_a_kl_in_the_reward_and_in_the_loss_is_told_so():
+    (line,) = advice(checked("algorithm=reinforce_pp", beta=0.04))
+    assert line.startswith("advantage.kl_coef=0.01 and beta=0.04: the KL to the initial model is in the reward and in")
+    assert line.endswith("type beta=0, or advantage.kl_coef=0")
+    assert advice(checked("algorithm=reinforce_pp")) == advice(checked(beta=0.04)) == []
 
 
 def test_flowrl_with_other_weights_of_tokens_is_told_so():

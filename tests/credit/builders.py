@@ -27,7 +27,7 @@ def gated(cls, gate=Gate.none, threshold=None, **keys):
 def comparison(by=Sameness.key, **changes):
     keys = {
         "similarity": 0.8, "base_url": None, "model": None, "concurrency": 8, "retries": 0, "timeout": 5.0,
-        "max_tokens": 64,
+        "patience": 0.0, "max_tokens": 64,
     }  # fmt: skip
     return Comparison(by=by, **(keys | changes))
 

@@ -11,6 +11,7 @@ import yaml
 
 from dqo.task.jsonl import Jsonl
 from dqo.task.reading.fields import Fields
+from dqo.task.reading.own import Choice
 from tests.docs.markdown import DOCUMENTS, Block, blocks
 from tests.task.builders import with_rendering
 from tests.task.reading import chat_templates
@@ -65,7 +66,7 @@ def test_the_conversations_of_the_configuration_are_understood(tmp_path):
     keywords = with_rendering({}, max_completion_length=8)
     task = Jsonl(
         tokenizer, 1000, **keywords, fields=Fields(**keys), path=str(tmp_path / "my.jsonl"), eval_path=None,
-        held_out=1, skip_long=False,
+        format=None, choice=Choice(held_out=1, skip_long=False, streaming=False),
     )  # fmt: skip
     texts = [str(tokenizer.decode(list(p.tokens))) for p in [*task.draw(0, 2)[0], *task.held_out()]]
     for part in ("<system>Be brief.", '[weather {"city": "Oslo"}]', "<assistant>It is sunny in"):

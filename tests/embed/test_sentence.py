@@ -11,8 +11,10 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from dqo.capabilities import Counting, EncodesTexts, Stateful
 from dqo.contracts import check_embeddings
-from dqo.embed.long_texts.windows import LongTexts, windows_of
-from dqo.embed.sentence import Sentence, keep_layers
+from dqo.embed.sentence import Sentence
+from dqo.embed.texts.layers import keep_layers
+from dqo.embed.texts.normalization import Normalize
+from dqo.embed.texts.windows import LongTexts, windows_of
 from dqo.errors import ConfigError, StageError
 from dqo.models.folders import packaged_files
 from dqo.models.precision import Dtype
@@ -35,7 +37,7 @@ def minilm():
 def encoder(model, **changes) -> Sentence:
     settings = {
         "packaged": None, "batch_size": 64, "max_seq_length": None,
-        "long_texts": LongTexts.windows, "layers": None, "dtype": Dtype.FLOAT32,
+        "long_texts": LongTexts.windows, "normalize_text": [], "prompt": None, "layers": None, "dtype": Dtype.FLOAT32,
     }  # fmt: skip
     return Sentence(CPU, model=str(model), **(settings | changes))
 
@@ -115,6 +117,27 @@ def test_resume_refuses_another_encoder(minilm, tmp_path):
         other._encoder[0].auto_model.embeddings.word_embeddings.weight.normal_(std=0.05)
     with pytest.raises(ConfigError, match=r"embed.model is not the encoder of the checkpoint; type the embed.model"):
         other.load_state_dict(state)
+
+
+def test_a_prompt_before_every_text(minilm):
+    """As sentence-transformers puts it, and counted with the tokens of a text."""
+    peer = SentenceTransformer(str(minilm)).encode(TEXTS, prompt="query: ", normalize_embeddings=True)
+    rows_ND = encoder(minilm, prompt="query: ").encode_texts(TEXTS)
+    torch.testing.assert_close(rows_ND, torch.tensor(peer), atol=1e-5, rtol=0)
+    stage = encoder(minilm, prompt="query: ", max_seq_length=8, long_texts=LongTexts.truncate)
+    stage.encode_texts(["one two three four"])  # 4 words, [CLS], [SEP], "query", ":"
+    assert stage.counters()["truncated"] == 0
+    stage.encode_texts(["one two three four five"])
+    assert stage.counters()["truncated"] == 1
+    with pytest.raises(ConfigError, match=r"embed.prompt=query: : it has 4 tokens .* which reads 4: none is left"):
+        encoder(minilm, prompt="query: ", max_seq_length=4)
+
+
+def test_differences_that_do_not_count(minilm):
+    rows_ND = encoder(minilm, normalize_text=[Normalize.MARKUP, Normalize.SPACE]).encode_texts(
+        ["**Paris**  is\n\n- big", "Paris is big", "Paris is old"]
+    )
+    assert torch.equal(rows_ND[0], rows_ND[1]) and not torch.equal(rows_ND[1], rows_ND[2])
 
 
 def test_truncated_texts_are_logged_once(minilm, caplog):
@@ -269,7 +292,7 @@ def test_more_layers_than_the_encoder_has_are_refused(minilm):
     static = StaticEmbedding(SentenceTransformer(str(minilm)).tokenizer, embedding_dim=4)
     word_vectors = SentenceTransformer(modules=[static])
     with pytest.raises(ConfigError, match=r"embed.layers=1: the encoder has no layers; type embed.layers=null"):
-        keep_layers(word_vectors, 1)
+        keep_layers(word_vectors.transformers_model, 1)
 
 
 def test_bfloat16_gives_float32_of_unit_length(minilm):

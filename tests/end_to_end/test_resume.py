@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,6 +14,7 @@ import yaml
 
 from tests.end_to_end.conftest import SMALL, lines
 from tests.helpers.commands import run_in_process
+from tests.helpers.processes import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -23,13 +23,6 @@ LONG = (*SMALL, "steps=100000", "embed=fake", "checkpoint.every=1", "run_dir=run
 
 def files_of(run: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 600
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.05)
 
 
 def no_large_files() -> None:

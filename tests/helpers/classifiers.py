@@ -5,8 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 WORDS = ("yes", "no", "so", "a", "b", "c", "d", "user", "assistant")
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
@@ -64,3 +72,25 @@ def edit_config(folder: Path, **changes) -> None:
     """Changes keys of config.json."""
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def save_adapter(folder: Path, base: Path, *, labels: int = 1) -> PreTrainedModel:
+    """Writes a causal Llama to ``base`` and a random LoRA of a classifier of it to ``folder``, as training with peft
+    leaves them; returns that classifier."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        initializer_range=0.5,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(base)
+    tokenizer = pair_tokenizer()
+    tokenizer.save_pretrained(base)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear"))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                parameter.normal_()
+    adapted.save_pretrained(str(folder))
+    return adapted.eval()

@@ -3,7 +3,7 @@
 from hydra import compose, initialize_config_dir
 
 from dqo.config import conf_dir
-from dqo.config.schema import Config, EvalConfig, SampleConfig
+from dqo.config.schema import Config, EvalConfig, SampleConfig, ServeConfig
 from dqo.config.typed import check
 
 SMALL = (
@@ -28,6 +28,12 @@ def composed_evaluation(*overrides: str) -> EvalConfig:
     """``dqo-eval OVERRIDES`` with the encoder that needs no model."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         return check(compose("eval", ["model=hf", "embed=fake", "device=cpu", *overrides]), EvalConfig)
+
+
+def composed_serve(*overrides: str) -> ServeConfig:
+    """``dqo-serve OVERRIDES`` with the small run's settings."""
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        return check(compose("serve", [*SMALL, *overrides]), ServeConfig)
 
 
 def with_class(config: Config, group: str, cls: type, **settings) -> Config:

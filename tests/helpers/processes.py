@@ -1,4 +1,4 @@
-"""Whether a process of a test still runs."""
+"""Processes of a test: whether one still runs, and what it has written."""
 
 import contextlib
 import time
@@ -18,3 +18,11 @@ def gone(pid: int, seconds: float = 5.0) -> bool:
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not alive(pid)
+
+
+def wait_for(path: Path, seconds: float = 600.0) -> None:
+    """Until a process has written this path."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)

@@ -11,6 +11,8 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from dqo.advantage.groups.normalization import ScaleRewards
 from dqo.advantage.joint import Joint
 from dqo.capabilities import LossTerm
+from dqo.critic.head import HeadCritic
+from dqo.critic.model import ModelCritic
 from dqo.learner.torch_single import TorchSingle
 from dqo.learner.update.rounding import Rounding
 from dqo.learner.update.settings import LearnerSettings
@@ -21,7 +23,8 @@ from dqo.loss.terms.entropy import Tokens
 from dqo.models.precision import Dtype
 from dqo.optim.adamw import AdamW, Schedule
 from dqo.records import Estimates, Experience, LossInputs, Supervised, Targets
-from tests.factories import make_experience
+from dqo.stages import Critic
+from tests.factories import make_experience, word_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -59,13 +62,15 @@ class Plain:
 
 def run_out_of_memory(layer: torch.nn.Module, *, at: int = 1, backward: bool = False) -> None:
     """The ``at``-th pass through this layer fails as on a GPU, in the forward pass or once the gradients of all later
-    layers are there."""
+    layers are there. ``backward``: passes that have no backward pass do not count."""
     passes: list[int] = []
 
     def fail(*_) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB")
 
     def hook(module, inputs, output) -> None:
+        if backward and not torch.is_grad_enabled():
+            return
         passes.append(1)
         if len(passes) == at:
             hidden = output[0] if isinstance(output, tuple) else output
@@ -154,6 +159,8 @@ def make_learner(
     lora_r: int | None = None,
     lora_dropout: float = 0.0,
     lora_target_modules: list[str] | str | None = None,
+    critic: Critic | None = None,
+    needs_old_logprobs: bool = False,
 ) -> TorchSingle:
     loss = clip() if loss is None else loss
     settings = LearnerSettings(
@@ -172,7 +179,28 @@ def make_learner(
         lora_target_modules=lora_target_modules,
     )
     optim = adamw() if optim is None else optim
-    return TorchSingle(policy, CPU, loss, optim, loss.needs_reference, settings=settings)
+    return TorchSingle(policy, CPU, loss, optim, loss.needs_reference, critic, needs_old_logprobs, settings=settings)
+
+
+def model_critic(policy: PreTrainedModel, *, path: str | None = None, **keys) -> ModelCritic:
+    settings = {"learning_rate": None, "policy_learning_rate": 1e-3, "cliprange_value": 0.2, "warmup": 0, "seed": 0}
+    return ModelCritic(policy, word_tokenizer(), policy.device, path=path, **(settings | keys))
+
+
+def head_critic(policy: PreTrainedModel, **keys) -> HeadCritic:
+    settings = {"vf_coef": 0.1, "learning_rate": None, "policy_learning_rate": 1e-3, "cliprange_value": 0.2, "seed": 0}
+    return HeadCritic(policy, policy.device, **(settings | keys))
+
+
+def ppo_targets(experience: Experience, estimates: Estimates, *, noise: float = 0.3) -> Targets:
+    """Advantages and returns that differ from token to token, as those of ``advantage=gae``."""
+    sampled_BT, generator = experience.rollouts.sampled_BT, torch.Generator().manual_seed(5)
+    advantages_BT, errors_BT = (torch.randn(sampled_BT.shape, generator=generator) for _ in range(2))
+    assert estimates.values_BT is not None
+    return Targets(
+        advantages_BT=torch.where(sampled_BT, advantages_BT, 0.0),
+        returns_BT=torch.where(sampled_BT, estimates.values_BT + noise * errors_BT, 0.0),
+    )
 
 
 def tiny_qwen2(vocabulary: int = 63, *, seed: int = 0) -> Qwen2ForCausalLM:

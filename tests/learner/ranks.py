@@ -16,6 +16,7 @@ from dqo.batching import join, split
 from dqo.errors import StageError
 from dqo.learner.deepspeed_zero import DeepSpeedZero
 from dqo.learner.update.base import Base
+from dqo.learner.update.preparing import base_model
 from dqo.learner.update.rounding import Rounding
 from dqo.learner.update.settings import LearnerSettings
 from dqo.loss.clip import Clip
@@ -23,8 +24,20 @@ from dqo.loss.terms.entropy import Entropy, Tokens
 from dqo.models.precision import Dtype
 from dqo.records import Estimates, Experience
 from dqo.run.workers import launched
+from dqo.stages import Critic
 from tests.factories import make_experience, tiny_llama
-from tests.learner.builders import CPU, Exemplars, Plain, adamw, clip, exemplars, run_out_of_memory, targets_of
+from tests.learner.builders import (
+    CPU,
+    Exemplars,
+    Plain,
+    adamw,
+    clip,
+    exemplars,
+    head_critic,
+    model_critic,
+    run_out_of_memory,
+    targets_of,
+)
 
 STEPS = 5
 CASES = {
@@ -43,11 +56,29 @@ CASES = {
     "stage 3 bfloat16": {"stage": 3, "dtype": Dtype.BFLOAT16},
     "stage 2 bfloat16 lora": {"stage": 2, "dtype": Dtype.BFLOAT16, "lora_r": 4},
 }
+CASES |= {
+    "stage 0 critic": {"stage": 0, "critic": "model"},
+    "stage 1 critic head": {"stage": 1, "critic": "head"},
+    "stage 1 critic": {"stage": 1, "critic": "model"},
+    "stage 2 critic offloaded": {"stage": 2, "critic": "model", "offload_optimizer": True},
+    "stage 3 critic": {"stage": 3, "critic": "model"},
+    "stage 3 critic lora": {"stage": 3, "critic": "model", "lora_r": 4},
+    "stage 3 critic head": {"stage": 3, "critic": "head"},
+    "stage 2 critic bfloat16": {"stage": 2, "critic": "model", "dtype": Dtype.BFLOAT16},
+}
 BFLOAT16 = [name for name, settings in CASES.items() if settings.get("dtype") is Dtype.BFLOAT16]
+TWENTY = [name for name in BFLOAT16 if "critic" not in name]  # cases that also take twenty steps
 SMALL_RATE = 1e-5  # with which bfloat16, rounded to nearest, sees 3 % of an update
 
 
-def make(*, beta: float = 0.1, optim=None, **settings) -> DeepSpeedZero:
+def critic_of(policy: LlamaForCausalLM, kind: str | None) -> Critic | None:
+    """After a step in which it alone learns."""
+    if kind is None:
+        return None
+    return model_critic(policy, warmup=1) if kind == "model" else head_critic(policy)
+
+
+def make(*, beta: float = 0.1, optim=None, critic: str | None = None, **settings) -> DeepSpeedZero:
     torch.manual_seed(7)  # of new adapters
     own = {"stage", "offload_optimizer", "offload_param"}
     defaults = {
@@ -59,8 +90,10 @@ def make(*, beta: float = 0.1, optim=None, **settings) -> DeepSpeedZero:
     shared = defaults | {key: value for key, value in settings.items() if key not in own}
     engine = {"offload_optimizer": False, "offload_param": False} | {k: v for k, v in settings.items() if k in own}
     loss, shared = clip(beta=beta), LearnerSettings(**shared)
-    optim = optim or adamw()
-    return DeepSpeedZero(grid_llama(), CPU, loss, optim, loss.needs_reference, settings=shared, **engine)
+    optim, policy = optim or adamw(), grid_llama()
+    return DeepSpeedZero(
+        policy, CPU, loss, optim, loss.needs_reference, critic_of(policy, critic), settings=shared, **engine
+    )
 
 
 def grid_llama() -> LlamaForCausalLM:
@@ -89,7 +122,15 @@ def mine(whole: Experience) -> Experience:
 
 def learn(learner: Base, step: int) -> dict[str, float]:
     experience = mine(experience_of(step))
-    return dict(learner.update(experience, learner.estimate(experience.rollouts), targets_of(experience)))
+    return learn_from(learner, experience)
+
+
+def learn_from(learner: Base, experience: Experience) -> dict[str, float]:
+    """The report of a step. Returns for a critic are advantages on its own values."""
+    estimates, targets = learner.estimate(experience.rollouts), targets_of(experience)
+    if estimates.values_BT is not None:
+        targets = replace(targets, returns_BT=estimates.values_BT + targets.advantages_BT)
+    return dict(learner.update(experience, estimates, targets))
 
 
 def main(out: Path) -> None:
@@ -100,6 +141,7 @@ def main(out: Path) -> None:
         learner = make(**settings)
         reports = [learn(learner, step) for step in range(STEPS)]
         weights = {name: tensor.clone() for name, tensor in learner.weights()}
+        critic = {name: tensor.clone() for name, tensor in learner._parameters("critic")} if "critic" in name else {}
         scores = learner.score(mine(experience_of(0)).rollouts)
         folder = out / name
         folder.mkdir(exist_ok=True)
@@ -109,14 +151,14 @@ def main(out: Path) -> None:
         resumed.load(folder)
         report = learn(resumed, STEPS)  # both must continue alike
         result = {
-            "weights": weights, "reports": reports, "scores": distributed.all_gather(scores),
+            "weights": weights, "critic": critic, "reports": reports, "scores": distributed.all_gather(scores),
             "next": learn(learner, STEPS), "resumed": report, "version": resumed.version,
         }  # fmt: skip
         if distributed.is_rank_0():
             torch.save(result, out / f"{name}.pt")
-        if name in BFLOAT16:
+        if name in TWENTY:
             torch.save(twenty_steps(make(optim=adamw(learning_rate=SMALL_RATE), **settings)), out / f"{name} 20.pt")
-    for case in (not_finite, tied_rows, nothing_but_ties, out_of_memory):
+    for case in (not_finite, critic_not_finite, tied_rows, nothing_but_ties, out_of_memory):
         outcomes = {stage: case(stage=stage) for stage in range(4)}
         if distributed.is_rank_0():
             (out / f"{case.__name__}.json").write_text(json.dumps(outcomes))
@@ -158,6 +200,31 @@ def not_finite(*, stage: int) -> str:
     return "nothing was said"
 
 
+def critic_not_finite(*, stage: int) -> str:
+    """The same where the critic's gradient alone is infinite: the policy must not move either."""
+    learner = make(stage=stage, critic="model")
+    learn(learner, 0)
+    before = trained(learner)
+    layer = base_model(learner.called["critic"]).model.layers[0]
+    layer.register_forward_hook(lambda _, inputs, hidden: overflowing(hidden) if torch.is_grad_enabled() else None)
+    try:
+        learn(learner, 1)
+    except StageError as error:
+        same = all(torch.equal(before[name], tensor) for name, tensor in trained(learner).items())
+        return f"{error.message} | weights {'stayed' if same else 'moved'}"
+    return "nothing was said"
+
+
+def overflowing(hidden: torch.Tensor) -> None:
+    """Makes the gradient of these infinite."""
+    hidden.register_hook(lambda gradient: gradient * torch.inf)
+
+
+def trained(learner: Base) -> dict[str, torch.Tensor]:
+    """Copies of what is trained, of all models."""
+    return {f"{name} {key}": tensor.clone() for name in learner.models for key, tensor in learner._parameters(name)}
+
+
 def tied_rows(*, stage: int) -> tuple[float, float]:
     """(difference of a step that leaves rows without an advantage out from one that does not, number of these rows)."""
     experience = mine(experience_of(0))
@@ -193,10 +260,14 @@ def out_of_memory(*, stage: int) -> dict[str, tuple[float, float, float] | str]:
     """(difference of a step with a pass that runs out of memory from one without, the same after a second step, how
     often it was out of memory), or the error."""
     plans = {"first backward": {"backward": True}, "forward": {"at": 2}, "backward": {"at": 2, "backward": True}}
-    expected, results = two_steps(make(stage=stage, beta=0.0, num_iterations=1, optim=Plain())), {}
+    plans |= {"critic's backward": {"at": 2, "backward": True}}
+    expected, results = {}, {}
     for name, plan in plans.items():
-        learner = make(stage=stage, beta=0.0, num_iterations=1, optim=Plain())
-        run_out_of_memory(learner.policy.model.layers[0], **plan)
+        critic = "model" if "critic" in name else None
+        how = {"stage": stage, "beta": 0.0, "num_iterations": 1, "optim": Plain(), "critic": critic}
+        expected = two_steps(make(**how))
+        learner = make(**how)
+        run_out_of_memory(base_model(learner.called["critic" if critic else "policy"]).model.layers[0], **plan)
         try:
             (one, two), failures = two_steps(learner)
             results[name] = (difference(one, expected[0][0]), difference(two, expected[0][1]), failures)
@@ -215,8 +286,13 @@ def two_steps(learner: DeepSpeedZero) -> tuple[list[torch.Tensor], float]:
 
 
 def change(learner: Base) -> torch.Tensor:
-    start = tiny_llama().state_dict()
-    return torch.cat([(tensor.float() - start[name]).flatten() for name, tensor in learner.weights()])
+    """Of all weights since the start, one vector."""
+    start = {"policy": tiny_llama().state_dict()}
+    weights = [("policy", *item) for item in learner.weights()]
+    if "critic" in learner.called:
+        start["critic"] = model_critic(grid_llama()).module().state_dict()
+        weights += [("critic", *item) for item in learner._parameters("critic")]
+    return torch.cat([(tensor.detach().float() - start[model][name]).flatten() for model, name, tensor in weights])
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:

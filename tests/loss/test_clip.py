@@ -63,7 +63,9 @@ VALID = torch.tensor([True, True, False])  # 2 valid rows with 4 sampled tokens
     [
         (LossType.dapo, [[0, 1 / 4, 1 / 4, 1 / 4], [0, 0, 1 / 4, 0]]),
         (LossType.bnpo, [[0, 1 / 4, 1 / 4, 1 / 4], [0, 0, 1 / 4, 0]]),
+        (LossType.cispo, [[0, 1 / 4, 1 / 4, 1 / 4], [0, 0, 1 / 4, 0]]),
         (LossType.grpo, [[0, 1 / 6, 1 / 6, 1 / 6], [0, 0, 1 / 2, 0]]),
+        (LossType.sapo, [[0, 1 / 6, 1 / 6, 1 / 6], [0, 0, 1 / 2, 0]]),
         (LossType.dr_grpo, [[0, 1 / 20, 1 / 20, 1 / 20], [0, 0, 1 / 20, 0]]),
     ],
 )

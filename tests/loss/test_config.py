@@ -21,4 +21,4 @@ def test_a_loss_is_built_from_its_yaml_file(option):
     loss = make(node, "loss", AVAILABLE)
     assert isinstance(loss, Loss)
     assert len(set(loss.names)) == len(loss.names)
-    assert bool(node["terms"]) == (option not in ("clip", "dr_grpo", "gspo"))
+    assert bool(node["terms"]) == (option not in ("clip", "cispo", "dapo", "dr_grpo", "gspo", "sapo"))

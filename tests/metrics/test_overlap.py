@@ -1,11 +1,9 @@
-import itertools
 import math
 import random
 
 import pytest
 
-from dqo.metrics.diversity import words
-from dqo.metrics.overlap import _common_subsequence, _places, self_bleu_diversity, self_rouge_diversity
+from dqo.metrics.overlap import self_bleu_diversity, self_rouge_diversity
 
 BOTH = pytest.mark.parametrize("measure", [self_bleu_diversity, self_rouge_diversity])
 
@@ -52,14 +50,3 @@ def test_self_bleu_clips_repetitions_at_the_reference_with_most_of_them():
 def test_self_rouge_by_hand():
     pairs = [2 * 3 / (4 + 3), 2 * 1 / (4 + 2), 2 * 1 / (3 + 2)]  # a b d, b or d, b or d
     assert self_rouge_diversity(["a b c d", "a b d", "d b"]) == pytest.approx(1 - sum(pairs) / 3)
-
-
-def test_longest_common_subsequence_equals_the_longest_of_all():
-    generator = random.Random(1)
-    for _ in range(200):
-        one, other = words(letters(generator, 8, "abc")), words(letters(generator, 8, "abc"))
-        subsequences = {kept for size in range(9) for kept in itertools.combinations(one, size)}
-        expected = max(len(kept) for kept in itertools.chain.from_iterable(
-            itertools.combinations(other, size) for size in range(9)
-        ) if kept in subsequences)  # fmt: skip
-        assert _common_subsequence(_places(one), len(one), other) == expected

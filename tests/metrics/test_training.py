@@ -30,6 +30,7 @@ def test_metrics_equal_hand_computed_values():
         "num_tokens": 10.0,
         "credit": 1.4 / 3,
         "credit_spread": 0.0,
+        "reward_spread": 0.0,
         "credit_over_reward": math.sqrt((2 * 0.16 + 0.36) / 2.25),
         "credit_wrong_share": 0.6 / 1.4,
         "advantage_spread": 1.5,
@@ -64,6 +65,8 @@ def test_undefined_metrics_are_nan_and_keys_do_not_depend_on_the_data():
         "rewards/style/mean",
         "credit",
         "credit_spread",
+        "reward_spread",
+        "spread_ratio",
         "credit_over_reward",
         "credit_wrong_share",
         "credit_length_correlation",
@@ -81,7 +84,8 @@ def test_a_group_with_equal_rewards_has_signal_if_its_credits_differ():
     )
     metrics = describe(replace(step, experience=experience), alpha=1.0)
     assert (metrics["frac_reward_zero_std"], metrics["frac_score_zero_std"]) == (0.5, 0.0)
-    assert metrics["credit_spread"] == pytest.approx(0.05)
+    assert metrics["credit_spread"] == pytest.approx(0.05) and metrics["reward_spread"] == 0.5
+    assert describe(replace(step, experience=experience), alpha=2.0)["spread_ratio"] == pytest.approx(0.2)
     assert describe(replace(step, experience=experience), alpha=0.0)["frac_score_zero_std"] == 0.5
 
 

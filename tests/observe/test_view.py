@@ -41,8 +41,8 @@ def test_plain_lines_without_a_terminal():
     assert lines[0] == "evaluating"
     assert lines[1].startswith("eval step 0 n 4 reward 0.250 pass@1 0.250 pass@10 0.250 distinct_correct 0.250")
     assert lines[2] == (
-        "step 1/4 reward 0.833 correct 50.0% distinct 1.0 credit 0.467 credit_spread 0.000 credit_to_wrong 42.9% "
-        "entropy 1.50 kl – rollout 5 tokens/s learner 10 tokens/s 5.0 s/step 0:15 left"
+        "step 1/4 reward 0.833 correct 50.0% distinct 1.0 credit 0.467 credit_spread 0.000 spread_ratio – "
+        "credit_to_wrong 42.9% entropy 1.50 kl – rollout 5 tokens/s learner 10 tokens/s 5.0 s/step 0:15 left"
     )
     assert "\x1b" not in written(console)
 

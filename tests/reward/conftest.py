@@ -1,15 +1,10 @@
 import pytest
 
 from dqo.reward.python import Python
+from tests.helpers.user_module import folder
 from tests.reward.tasks import PROMPTS, FixedPrompts
 
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch, request):
-    """The test's working folder; ``my_module.py`` in it has the text of the test module's ``MODULE``."""
-    (tmp_path / "my_module.py").write_text(request.module.MODULE)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+__all__ = ["build", "folder"]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dqo.errors import StageError
-from dqo.reward.sandbox.sandbox import SandboxError
+from dqo.sandbox.sandbox import SandboxError
 from tests.factories import make_rollouts
 from tests.reward.tasks import PROMPTS, ROLLOUTS
 

@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from dqo.config.open_keys import with_plus
 from dqo.errors import ConfigError, StageError
 from dqo.reward.check import Check
 from dqo.reward.python import Python
@@ -166,7 +167,9 @@ def test_python_from_the_command_line(folder):
     reward.close()
 
 
-@pytest.mark.parametrize("option", ["check", "math", "python", "weighted"])
+@pytest.mark.parametrize(
+    "option", ["check", "format", "length", "math", "overlong", "python", "reward_model", "rouge", "weighted"]
+)
 def test_the_file_lists_every_key_of_the_constructor(option):
     node = OmegaConf.to_container(OmegaConf.load(CONF / "reward" / f"{option}.yaml"))
     assert isinstance(node, dict)
@@ -186,3 +189,59 @@ def test_a_sum_says_what_its_parts_read():
         parts=parts, reward_weights={"a": 1.0, "b": 1.0}, correct_from=None, mask_truncated_completions=False
     )
     assert reward.explained(PROMPTS) == ["2 prompts"]
+
+
+class Offering(Check):
+    """A part with all that a reward may offer."""
+
+    def __init__(self, number: int, calls_at_a_time: int = 1):
+        super().__init__(TASK, mask_truncated_completions=False)
+        self.number, self.calls_at_a_time, self.paused = number, calls_at_a_time, False
+
+    def counters(self):
+        return {"errors": self.number}
+
+    def metrics(self):
+        return {"cost": float(self.number)}
+
+    def memory(self):
+        return {"weights": self.number}
+
+    def state_dict(self):
+        return {"number": self.number} if self.number else {}
+
+    def load_state_dict(self, state):
+        self.number = state["number"]
+
+    def pause(self):
+        self.paused = True
+
+
+def test_a_sum_offers_what_its_parts_offer():
+    parts = {"a": Offering(1, calls_at_a_time=5), "b": Offering(0), "c": CHECK}
+    reward = weighted(parts, dict.fromkeys(parts, 1.0))
+    assert reward.counters() == {"a/errors": 1, "b/errors": 0} and reward.metrics() == {"a/cost": 1.0, "b/cost": 0.0}
+    assert reward.memory() == {"a weights": 1, "b weights": 0} and reward.calls_at_a_time == 5
+    reward.pause()
+    assert parts["a"].paused and parts["b"].paused
+    assert reward.state_dict() == {"a": {"number": 1}}
+    reward.load_state_dict({"a": {"number": 7}})
+    assert parts["a"].number == 7
+    with pytest.raises(ConfigError, match=r"resume: parts with a state are a, in the checkpoint none; resume with"):
+        reward.load_state_dict({})
+    assert weighted({"c": CHECK}, {"c": 1.0}).state_dict() == {}
+
+
+def test_checks_and_punishment_of_long_completions(folder):
+    node = reward_node(folder, "reward=check_and_overlong", "+max_completion_length=2", "reward.parts.overlong.cache=1")
+    rewards = make(node, "reward", {"task": TASK}).score(ROLLOUTS)
+    assert rewards.parts["overlong"].tolist() == [[-1, -2], [-1, 0]] and rewards.correct_PK is not None
+
+
+def test_a_sum_on_the_command_line(folder):
+    """As conf/reward/weighted.yaml shows it."""
+    parts = ["+reward@reward.parts.a=check", "+reward@reward.parts.b=length", "reward.parts.b.max=1"]
+    weights = map(with_plus, ["reward.reward_weights.a=1", "reward.reward_weights.b=0.5"])
+    node = reward_node(folder, "reward=weighted", *parts, *weights)
+    rewards = make(node, "reward", {"task": TASK}).score(ROLLOUTS)
+    assert list(rewards.parts) == ["a", "b"] and rewards.total_PK[0, 0] == 0.75 + 0.5 / 2

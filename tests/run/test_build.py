@@ -162,8 +162,8 @@ class WithCritic(TorchSingle):
         super().__init__(policy, device, loss, optim, needs_reference, settings=settings)
         self.add_model("critic", torch.nn.Linear(3, 1))
 
-    def _backward(self, loss, *, last: bool) -> None:
-        super()._backward(loss, last=last)
+    def _backward(self, name, loss, *, last: bool) -> None:
+        super()._backward(name, loss, last=last)
         self.models["critic"](torch.ones(3)).sum().backward()
 
 

@@ -1,4 +1,4 @@
-"""A short run of every credit, advantage and loss that ``conf`` offers."""
+"""A short run of every credit, advantage, loss and algorithm that ``conf`` offers."""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from dqo.run.training import run
 from tests.helpers.composing import composed
 
 NEEDS = {
+    "advantage=gae": ("critic=head",),
     "advantage=set": ("advantage.n=2",),
     "credit=none": ("alpha=0",),
     "credit=partition": ("credit.by=key",),
@@ -20,7 +21,7 @@ NEEDS = {
 }
 CHOICES = [
     f"{group}={path.stem}"
-    for group in ("credit", "advantage", "loss")
+    for group in ("credit", "advantage", "loss", "algorithm")
     for path in sorted(Path(conf_dir(), group).glob("*.yaml"))
 ]
 

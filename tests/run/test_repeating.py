@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
-from dqo.errors import ConfigError, StageError
-from dqo.reward.sandbox.sandbox import Kind, SandboxError
+from dqo.errors import ConfigError, ServiceError, StageError
 from dqo.run.repeating import AGAIN, COMES_AGAIN, is_again, keep, kept, may_pass
+from dqo.sandbox.sandbox import Kind, SandboxError
+from dqo.services import Refused
 from tests.helpers.commands import run_in_process
 from tests.helpers.composing import SMALL
 
@@ -28,7 +29,8 @@ class OutOfMemoryError(RuntimeError):
         OutOfMemoryError("CUDA out of memory"),
         RuntimeError("CUDA error: an illegal memory access"),
         StageError("run_dir", "runs/a was removed, moved or replaced during the run"),
-        StageError("eval.judge", "evaluating: it does not answer"),
+        ServiceError("eval.judge", "evaluating: it does not answer"),
+        Refused("reward", "HTTP 401"),
         caused(StageError("reward", "slow"), SandboxError(Kind.TIMEOUT, "no answer within 5 seconds")),
         caused(
             StageError("reward", "again", step=3), caused(StageError("reward", "x"), SandboxError(Kind.EXIT, "SIGKILL"))

@@ -3,6 +3,9 @@
 import contextlib
 import json
 
+import pytest
+
+from dqo.errors import ServiceError, StageError
 from dqo.files.checkpoint import Checkpoints
 from dqo.run.session import Evaluating, Saving, close_stages
 from tests.helpers.families import OF_TRAINING
@@ -50,6 +53,21 @@ def test_saves_on_time_and_after_the_last_step(tmp_path):
     assert names == ["step_00002", "step_00004", "step_00005"]
 
 
+def test_an_error_of_a_service_saves_the_last_finished_step(tmp_path):
+    saving = make_saving(tmp_path, make_stages(), every=0)
+    with pytest.raises(ServiceError), saving.after_service_errors():
+        raise ServiceError("reward", "down before the first step")
+    assert not saving.checkpoints.folder.exists()
+    saving.note(make_step(1))
+    saving(make_step(2))
+    with pytest.raises(StageError), saving.after_service_errors():
+        raise StageError("reward", "not finite, which comes again")
+    assert not saving.checkpoints.folder.exists()
+    with pytest.raises(ServiceError, match="is down"), saving.after_service_errors():
+        raise ServiceError("reward", "is down")
+    assert [path.name for path in saving.checkpoints.folder.iterdir()] == ["step_00002"]
+
+
 class Forgiving:
     """A reward of one's own that counts what it tolerates, gives device memory away and has something to close."""
 
@@ -82,7 +100,8 @@ def test_a_checkpoint_keeps_the_failures_of_every_stage_and_of_earlier_processes
         tmp_path, stages, position=lambda: {"metrics_offset": 7}, failures={"rewards/judge/timeouts": 40},
         inputs={"training rows": "35 rows, 4f0c"},
     )  # fmt: skip
-    saving.save(make_step(3))
+    saving.note(make_step(3))
+    saving.save()
     extra = json.loads((saving.checkpoints.folder / "step_00003" / "state.json").read_text())["extra"]
     assert extra == {
         "metrics_offset": 7,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dqo.errors import ConfigError
 from dqo.run import workers
 from dqo.run.workers import check_workers, environments, worker_count
 from tests.helpers.composing import composed, composed_evaluation, with_class
@@ -29,6 +30,17 @@ def test_one_worker_a_gpu_as_far_as_prompts_can_be_shared_out(monkeypatch, gpus,
     assert worker_count(with_class(config, "learner", Everywhere)) == count
     assert worker_count(config) == 1  # torch_single is one process
     assert worker_count(with_class(composed(f"prompts_per_step={prompts}"), "learner", Everywhere)) == 1  # device=cpu
+
+
+def test_each_worker_has_a_group_for_every_mini_batch(monkeypatch):
+    monkeypatch.setattr(workers, "has_gpu", lambda: True)
+    monkeypatch.setattr(workers, "_gpus", lambda: 8)
+    config = with_class(composed("prompts_per_step=8", "num_mini_batches=3", "device=auto"), "learner", Everywhere)
+    assert worker_count(config) == 2
+    message = r"num_mini_batches=3: each of 4 workers has 2 groups .*; type num_mini_batches=2, or prompts_per_step=12"
+    with pytest.raises(ConfigError, match=message):
+        check_workers(config.model_copy(update={"nproc": 4}))
+    check_workers(config.model_copy(update={"nproc": 2}))
 
 
 def test_a_launcher_that_has_started_us_decides(monkeypatch):

@@ -27,7 +27,14 @@ def module(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("table", "part"), [("countdown", slice(None)), ("cities", slice(None)), ("alpha_k", slice(5))]
+    ("table", "part"),
+    [
+        ("countdown", slice(None)),
+        ("cities", slice(None)),
+        ("alpha_k", slice(5)),
+        ("algorithms_countdown", slice(None)),
+        ("algorithms_concepts", slice(6, None)),
+    ],
 )
 def test_every_arm_is_a_valid_configuration(module, table, part, tmp_path):
     matrix, jobs = module("reproduce_matrix"), module("reproduce_jobs")
@@ -49,10 +56,26 @@ def test_arms_and_folders_are_told_apart(module, tmp_path):
     assert claimed <= {arm.name for arm in matrix.COUNTDOWN.arms}
 
 
-def write_run(folder: Path, lines, after) -> None:
+def test_preparations_come_in_order_and_the_runs_use_them(module, tmp_path):
+    matrix, jobs = module("reproduce_matrix"), module("reproduce_jobs")
+    table = matrix.TABLES["scitldr"]
+    made = jobs.preparations(table, tmp_path)
+    assert [job.name for job in made] == ["scitldr_pairs.jsonl", "scitldr_sft", "scitldr_rm"]
+    assert not any(job.is_done for job in made)
+    made[0].folder.parent.mkdir()
+    made[0].folder.touch()
+    assert made[0].is_done and f"rm.path={made[0].folder}" in made[2].arguments
+    (run, *_) = jobs.main_jobs(table, table.arms, [0], tmp_path, {})
+    assert {f"reward.path={made[2].folder}/model", f"model.path={made[1].folder}/policy"} < {*run.arguments}
+    for task in ("countdown", "concepts"):
+        table = matrix.TABLES[f"algorithms_{task}"]
+        assert [job.arguments[-3] for job in jobs.preparations(table, tmp_path)] == ["seed=0", "seed=1", "seed=2"]
+
+
+def write_run(folder: Path, lines, after, before=None) -> None:
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "summary.json").write_text(json.dumps({"after": after}))
+    (folder / "summary.json").write_text(json.dumps({"after": after, "before": before or {}}))
 
 
 def named(matrix, *names):
@@ -141,6 +164,24 @@ def test_the_table_of_stored_runs(module, tmp_path, capsys):
     assert "Without a finished run: dpp alpha=0.5." in printed and "against `constant`" in printed
 
 
+def test_the_table_of_gains(module, tmp_path, capsys):
+    matrix, jobs, tables = module("reproduce_matrix"), module("reproduce_jobs"), module("reproduce_tables")
+    table = matrix.TABLES["algorithms_countdown"]
+    arms = [arm for arm in table.arms if arm.name in ("ppo", "ppo, dpp", "rloo")]
+    for job in jobs.main_jobs(table, arms[1:], [0, 1], tmp_path, {}):
+        dpp = job.name == "ppo, dpp"
+        after = {"reward": 0.7 + 0.02 * job.seed, "distinct_correct": 2.0 + dpp, "cosine_distance/correct": None}
+        write_run(job.folder, [], after, {"reward": 0.5, "distinct_correct": 2.5})
+        if dpp:
+            job.folder.with_name(f"{job.folder.name}{jobs.CPU}").write_text("100.5\n20\n")
+    tables.print_table(table, arms, [0, 1, 2], tmp_path, {})
+    printed = capsys.readouterr().out
+    assert "| ppo | 0.5 → 0.71 | **+0.210 [+0.083 +0.337]** | 2.5 → 2 | – → – | – | 2 |" in printed
+    assert "| ppo, dpp | 0.5 → 0.71 | **+0.210 [+0.083 +0.337]** | 2.5 → 3 | – → – | 120 | 2 |" in printed
+    assert "| ppo, dpp − ppo | +0.000 [+0.000 +0.000] | **+1.000 [+1.000 +1.000]** | – |" in printed
+    assert "Without a finished run: rloo." in printed
+
+
 def test_the_grid_has_a_cell_for_each_alpha_and_k(module, tmp_path):
     matrix, jobs, tables = module("reproduce_matrix"), module("reproduce_jobs"), module("reproduce_tables")
     table, results = matrix.TABLES["alpha_k"], module("reproduce_results")
@@ -214,6 +255,7 @@ def test_a_run_that_fails_is_named_and_stops_no_other_and_a_finished_one_is_not_
     scheduler.run(jobs, "main")
     assert [job.is_done for job in jobs] == [True, False, True] and scheduler.failed == [jobs[1]]
     assert (jobs[0].folder / "summary.json").read_text() == "1"
+    assert float((tmp_path / "runs" / "0.cpu").read_text()) > 0
     printed = capsys.readouterr().err
     assert "[2/3] countdown: arm 1, seed 1 (1): FAILED, exit code 1: no such thing" in printed
     scheduler.run(jobs, "main")

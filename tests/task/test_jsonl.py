@@ -2,36 +2,13 @@
 
 import json
 import logging
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from dqo.errors import ConfigError
 from dqo.task.jsonl import Jsonl
-from dqo.task.reading.fields import Fields
-from tests.factories import word_tokenizer
-from tests.task.builders import with_rendering
-
-TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
-LINES = [{"prompt": f"question {n}", "answer": n, "topic": "sums"} for n in range(10)]
-
-
-def write(folder: Path, lines, name: str = "my.jsonl") -> str:
-    (folder / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
-    return str(folder / name)
-
-
-def task(path: str | None, *, context: int = 64, template_of_model: str | None = TEMPLATE, **keys) -> Jsonl:
-    tokenizer = word_tokenizer(["question"])
-    tokenizer.chat_template = template_of_model
-    columns = {
-        "prompt_column": "prompt", "template": None, "system_prompt": None, "columns": None, "answer_column": None,
-        "completion_column": None, "tools_column": None,
-    }  # fmt: skip
-    fields = Fields(**{name: keys.pop(name, value) for name, value in columns.items()})
-    given = {"path": path, "eval_path": None, "held_out": 2, "skip_long": False, **keys}
-    return Jsonl(tokenizer, context, fields=fields, **with_rendering(given, max_completion_length=8))
+from tests.task.own_files import LINES, TEMPLATE, raw, task, write
 
 
 def contents(subject: Jsonl) -> set:
@@ -216,9 +193,32 @@ def test_long_rows(tmp_path):
     assert "long " * 60 not in contents(task(path, skip_long=True))
 
 
+def test_several_files_have_one_split_and_one_set_of_columns(tmp_path):
+    write(tmp_path, LINES[:5], "a.jsonl")
+    raw(tmp_path, "prompt;level\nquestion 5;2\nquestion 6;3\n", "b.csv")
+    subject = task([str(tmp_path / "b.csv"), str(tmp_path / "*.jsonl")], held_out=2)
+    assert len(contents(subject) | {prompt.content for prompt in subject.held_out()}) == 7
+    assert all(set(prompt.columns) == {"answer", "topic", "level"} for prompt in subject.draw(0, 5)[0])
+    with pytest.raises(ConfigError, match=r"a.jsonl and 1 more has 7 different prompts"):
+        task([str(tmp_path / "a.jsonl"), str(tmp_path / "b.csv")], held_out=7)
+
+
+def test_a_format_that_is_typed_is_the_one_that_is_read(tmp_path):
+    path = raw(tmp_path, "prompt,answer\na,1\nb,2\nc,3\n", "my.txt")
+    assert len(contents(task(path, held_out=1, format="csv"))) == 2
+    with pytest.raises(ConfigError, match=r"line 1: not JSON .*does the file hold csv"):
+        task(path, held_out=1)
+    with pytest.raises(ConfigError, match=r"my.txt: cannot be read as Parquet"):
+        task(path, held_out=1, format="parquet")
+    with pytest.raises(ConfigError, match=r"gone.csv: No such file or directory; type task.path=FILE"):
+        task(str(tmp_path / "gone.csv"), format="csv")
+
+
 def test_path_is_needed():
     with pytest.raises(ConfigError, match=r"type task.path=my.jsonl"):
         task(None)
+    with pytest.raises(ConfigError, match=r"type task.path=my.jsonl"):
+        task([])
 
 
 USER = {"role": "user", "content": "hello"}

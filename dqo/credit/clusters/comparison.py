@@ -1,6 +1,6 @@
 """The keys that say when two completions are the same."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Annotated
 
@@ -8,7 +8,8 @@ from pydantic import Field
 
 from dqo.chat import Endpoint
 from dqo.errors import ConfigError
-from dqo.ranges import Count, CountOrZero, Seconds
+from dqo.ranges import Count
+from dqo.services import Calls
 
 
 class Sameness(StrEnum):
@@ -20,7 +21,7 @@ class Sameness(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Calls):
     """What says that two completions are the same, and the judge's endpoint. Raises ConfigError for ``by=judge``
     without a judge, and for a judge without ``by=judge``."""
 
@@ -28,9 +29,6 @@ class Comparison:
     similarity: Annotated[float, Field(ge=-1, le=1, examples=[0.8])]
     base_url: str | None
     model: str | None
-    concurrency: Annotated[Count, Field(examples=[8])]
-    retries: CountOrZero
-    timeout: Seconds
     max_tokens: Annotated[Count, Field(examples=[64])]
 
     def __post_init__(self):
@@ -51,11 +49,4 @@ class Comparison:
     def endpoint(self) -> Endpoint:
         """The judge's, for ``by=judge``."""
         assert self.base_url is not None and self.model is not None
-        return Endpoint(
-            base_url=self.base_url,
-            model=self.model,
-            concurrency=self.concurrency,
-            retries=self.retries,
-            timeout=self.timeout,
-            max_tokens=self.max_tokens,
-        )
+        return Endpoint(**{field.name: getattr(self, field.name) for field in fields(Endpoint)})

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from dqo.chat import Chat, Endpoint, one_line, value_in_a_line
+from dqo.chat import Chat, Endpoint, value_in_a_line
 from dqo.records import Prompt, Rollouts
+from dqo.services import one_line
 
 log = logging.getLogger(__name__)
 

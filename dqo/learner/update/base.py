@@ -4,59 +4,53 @@ Every public method is a collective: all ranks call it, with different and even 
 number of forward passes, since an engine that shards parameters fetches them with collectives.
 """
 
-import abc
-import contextlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from dqo import distributed
 from dqo.errors import ConfigError
 from dqo.learner.update import saved_state
-from dqo.learner.update.budget import Budget
-from dqo.learner.update.compiling import compile_layers, compiled_graphs
-from dqo.learner.update.dropout import checkpointing, enable_checkpointing, eval_mode, lora_dropout
-from dqo.learner.update.forms import fastest_form, probe
-from dqo.learner.update.logprobs import logit_rows, plain_head
-from dqo.learner.update.lora import with_lora
+from dqo.learner.update.compiling import compiled_graphs
+from dqo.learner.update.forms import probe
+from dqo.learner.update.logprobs import logit_rows
+from dqo.learner.update.mini_batches import MiniBatch, mini_batches
 from dqo.learner.update.objective import Objective, Tally, counts, objective, rows_to_train
-from dqo.learner.update.packing import Form, MicroBatch, micro_batches
+from dqo.learner.update.packing import CRITIC, POLICY, MicroBatch
+from dqo.learner.update.passes import Passes
 from dqo.learner.update.peak import Peak
+from dqo.learner.update.preparing import Model
 from dqo.learner.update.reference import Reference
-from dqo.learner.update.rounding import RoundedSteps, Rounding
+from dqo.learner.update.rounding import Rounding
 from dqo.learner.update.settings import LearnerSettings
+from dqo.learner.update.values import value_metrics
 from dqo.models.precision import Dtype
 from dqo.models.sizes import parameter_counts
 from dqo.records import Estimates, Experience, Rollouts, Targets
-from dqo.stages import Loss, Optim
+from dqo.stages import Critic, Loss, Optim
 
 log = logging.getLogger("dqo")
-POLICY = "policy"
-Model = PreTrainedModel | PeftModel
 
 
-class Base(abc.ABC):
+class Base(Passes):
     """The part of a learner that does not depend on its engine. An engine adds the forward and backward pass, the
     optimizer's step, and reading and writing its state.
 
-    ``models`` holds each trained model under its name: "policy", and what an engine's subclass adds, such as
-    "critic". Gradient norms and saved states carry these names.
+    ``models`` holds each trained model under its name: "policy", "critic" where there is one, and what an engine's
+    subclass adds. Gradient norms and saved states carry these names.
 
     A step without any valid completion takes no optimizer step and reports ``skipped_updates``; a step whose advantages
     are all zero takes it, as in TRL: momentum moves the weights. The learning rate follows the steps of the run, not
-    those of the optimizer. Rows that the gradient does not depend on get no pass where the loss allows it
-    (``Loss.only_advantages``) and no second model is trained.
-
-    Log-probabilities are taken without dropout wherever they are compared: with those of the sampler, the reference or
-    the policy before its last steps. LoRA's dropout acts on the gradient alone.
+    those of the optimizer. Rows that the policy's gradient does not depend on get no pass where the loss allows it
+    (``Loss.only_advantages``) and no other model learns in the policy's passes.
     """
 
     def __init__(
@@ -66,124 +60,81 @@ class Base(abc.ABC):
         loss: Loss,
         optim: Optim,
         needs_reference: bool,
+        critic: Critic | None,
+        needs_old_logprobs: bool,
         settings: LearnerSettings,
     ):
         """``needs_reference``: loss or advantage ask for the reference's log-probabilities. An engine then sets
-        ``reference`` before anything is trained."""
+        ``reference`` before anything is trained. ``needs_old_logprobs``: the advantage asks for the policy's."""
         if settings.dtype is Dtype.FLOAT16:
             raise ConfigError("learner.dtype=float16: gradients would underflow; type learner.dtype=bfloat16 or auto")
-        self.policy, self.device, self.loss, self.optim, self.settings = policy, device, loss, optim, settings
-        self.needs_reference, self.reference = needs_reference, None
-        self.bf16 = settings.dtype.on(device) == torch.bfloat16
-        self.version, self.graphs_before = 0, compiled_graphs()  # updates so far; graphs of others in this process
-        self.budget = Budget(settings.max_tokens_per_micro_batch, device)
-
-        self.form = fastest_form(policy.eval(), device, shared_prompt=settings.shared_prompt, bf16=self.bf16)
-        self.budget.is_measured |= self.form is Form.SINGLE  # one completion a pass, whatever the memory
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):  # flash attention takes no fp32
-            self.head = plain_head(policy, device)
-        if settings.gradient_checkpointing:
-            enable_checkpointing(policy)
-        self.model: Model = policy
-        if settings.lora_r is not None:
-            self.model = with_lora(
-                policy, r=settings.lora_r, alpha=settings.lora_alpha, dropout=settings.lora_dropout,
-                target_modules=settings.lora_target_modules,
-            )  # fmt: skip
-        self.model.eval()  # peft's new modules are in training mode
-        if settings.compile:
-            compile_layers(self.model, self.form, device, bf16=self.bf16)
-        self.rounded_steps = RoundedSteps(settings.rounding if self.bf16 else None)
-        self.rounded_steps.start(self.model)
-        self.models: dict[str, Module] = {}  # filled by the engine
-        self.dropout = settings.lora_r is not None and settings.lora_dropout > 0
-        self.seed = torch.initial_seed()  # of the dropout's masks
+        self.graphs_before = compiled_graphs()  # graphs of others in this process
+        self.needs_reference, self.reference, self.needs_old_logprobs = needs_reference, None, needs_old_logprobs
+        super().__init__(policy, device, loss, optim, critic, settings)
 
     reference: Reference | None  # the policy before its first update
-
-    @abc.abstractmethod
-    def _forward(self, model: Model, batch: MicroBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies of the micro-batch's sampled tokens."""
-
-    @abc.abstractmethod
-    def _backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradient of ``loss``. Losses add up over micro-batches and ranks. ``last``: no micro-batch of this
-        step follows."""
-
-    @abc.abstractmethod
-    def _optimize(self, rate: float) -> dict[str, float]:
-        """Clip gradients and take the optimizer's step; returns each model's gradient norm before clipping. Takes no
-        step where a norm is not finite."""
-
-    @abc.abstractmethod
-    def _discard_gradients(self) -> None:
-        """Forget the gradients of this step's passes so far, also after a pass that has failed halfway."""
-
-    @abc.abstractmethod
-    def _parameters(self, name: str) -> Iterable[tuple[str, Tensor]]:
-        """Trained fp32 parameters of a model, whole, one at a time."""
-
-    @abc.abstractmethod
-    def _moments(self, name: str) -> Iterable[tuple[str, Tensor]]:
-        """Optimizer state of a model as (<key>/<parameter>, tensor), one at a time."""
-
-    @abc.abstractmethod
-    def _restore(self, name: str, saved: saved_state.Saved) -> None:
-        """Put saved parameters and optimizer state back into a model."""
 
     def _faulty(self, whole: Objective, batches: list[MicroBatch]) -> list[MicroBatch]:
         """The micro-batches that a non-finite gradient may come from."""
         return batches
 
-    @property
-    def entropy_gradient(self) -> bool:
-        """Whether the entropies of a forward pass carry a gradient."""
-        return getattr(self.loss, "needs_entropy_gradient", False) and torch.is_grad_enabled()
-
     def estimate(self, rollouts: Rollouts) -> Estimates:
-        """Old log-probabilities where several iterations need them and this version sampled the rows; with entropies
-        where the loss asks for them; the reference's where it is kept. Otherwise nothing runs. A collective."""
+        """Old log-probabilities where several optimizer steps need them and this version sampled the rows, or loss or
+        advantage ask for them; with entropies where the loss does; the reference's where it is kept; values where there
+        is a critic. Otherwise nothing runs. A collective."""
         fresh = bool((rollouts.versions_B >= self.version).any())
-        needed, old_BT, ref_BT, entropies_BT = getattr(self.loss, "needs_old_logprobs", False), None, None, None
-        if needed or (self.settings.num_iterations > 1 and distributed.all_reduce_max(fresh)):
+        entropies = getattr(self.loss, "needs_old_logprobs", False)
+        steps = self.settings.num_iterations * self.settings.num_mini_batches
+        needed = entropies or self.needs_old_logprobs or (steps > 1 and distributed.all_reduce_max(fresh))
+        old_BT = ref_BT = entropies_BT = values_BT = None
+        if self.value_head is not None:
+            old_BT, entropies_BT, values_BT = self._numbers(rollouts, self._outputs, 3)
+        elif needed:
             old_BT, entropies_BT = self._logprobs(self.model, rollouts)
+        if CRITIC in self.called:
+            (values_BT,) = self._numbers(rollouts, lambda batch: (self._values(batch),), 1)
         if self.reference is not None:
             with self.reference.model() as reference:
                 ref_BT, _ = self._logprobs(reference, rollouts)
-        return Estimates(old_logprobs_BT=old_BT, ref_logprobs_BT=ref_BT, entropies_BT=entropies_BT if needed else None)
+        return Estimates(
+            old_logprobs_BT=old_BT if needed else None, ref_logprobs_BT=ref_BT,
+            entropies_BT=entropies_BT if entropies else None, values_BT=values_BT,
+        )  # fmt: skip
 
     def update(self, experience: Experience, estimates: Estimates, targets: Targets) -> Mapping[str, float]:
         """The step's optimizer steps; returns its metrics. Raises StageError, before the optimizer's step, for a loss
         or a gradient that is not finite. A collective."""
         rollouts, (rows, tokens), peak = experience.rollouts, counts(experience), Peak(self.device)
         whole = objective(self.loss, experience, estimates, targets, version=self.version, rows=rows, tokens=tokens)
-        trained, skipped = rows_to_train(self.loss if len(self.models) == 1 else None, experience, targets)
-        rate, tally, batches = self.optim.rate(self.version), Tally(), list[MicroBatch]()
+        says = self.loss if len(self.models) == len(self.called) else None  # None: a model learns in policy's passes
+        rates, tally, batches, skipped, taken = self._rates(), Tally(), list[MicroBatch](), 0, 0
         if not tokens:
             log.warning("step %d: no valid completion, no update", self.version + 1)
-        elif not self.budget.is_measured and distributed.all_reduce_max(len(trained)):
-            self._measure_budget(rollouts, trained)
-        for iteration in range(self.settings.num_iterations if tokens else 0):
-            batches = self._step(whole, rollouts, trained, rate, tally, iteration)
-        self.version += 1
-        padding, size = sum(batch.padding for batch in batches), sum(batch.tokens_RL.numel() for batch in batches)
-        numbers = [padding, size, skipped, self.budget.new_failures()]
-        padding, size, skipped, failures = distributed.all_reduce_sum(numbers)
-        norms = (_norm_metric(name) for name in self.models)
-        means = tally.over_all_ranks().means(("loss", "entropy", "update/seen", *self.loss.names, *norms))
-        self.rounded_steps.warn(means["update/seen"])
-        return {
-            **means,
-            "learning_rate": rate,
+        else:
+            measured = says if self.critic is None else None  # a critic learns from all valid rows
+            self._measure_budget(rollouts, rows_to_train(measured, experience, targets)[0])
+        iterations, parts = self.settings.num_iterations, self.settings.num_mini_batches
+        for iteration in range(iterations if tokens else 0):
+            batches, skipped, seed = [], 0, (self.seed, self.version, iteration)
+            for part in mini_batches(whole, experience, targets, says, number=parts, seed=seed):
+                skipped += part.skipped
+                if part.objective.tokens:
+                    batches += self._step(part, rollouts, rates, tally, number=taken)
+                    taken += 1
+        metrics = {
+            **self._means(tally),
+            "learning_rate": rates.get(POLICY, 0.0),
             "trained_tokens": float(tokens),
-            "micro_batches": float(distributed.all_reduce_max(len(batches))),
-            "padding_share": padding / size if size else math.nan,
-            "skipped_updates": float(not tokens),
-            "update/skipped_rows": float(skipped),
-            "update/out_of_memory": float(failures),
-            "update/compiled_graphs": float(distributed.all_reduce_max(compiled_graphs() - self.graphs_before)),
+            "skipped_updates": 1 - taken / (iterations * parts),
+            **self._pass_metrics(batches, skipped),
             **peak.metric(),
         }
+        self.version += 1
+        if self.critic is None:
+            return metrics
+        assert estimates.values_BT is not None and targets.returns_BT is not None
+        values = value_metrics(estimates.values_BT, targets.returns_BT, experience.counted_BT)
+        return {**metrics, "learning_rate/critic": rates[CRITIC], **values}
 
     def score(self, rollouts: Rollouts) -> Tensor:
         """Log-probability of each sampled token at temperature 1, 0.0 elsewhere: (B, T), in nats. A collective."""
@@ -203,12 +154,14 @@ class Base(abc.ABC):
         """Read what ``save`` wrote. Raises ConfigError for the state of another model or of other adapters. A
         collective."""
         assert self.models, "an engine names the models that it trains"
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        if found != sorted(self.models):
+            raise ConfigError(
+                f"resume: {folder} has the models {', '.join(found) or '(none)'}, this run trains "
+                f"{', '.join(self.models)}: with another critic=, or by another version of dqo, was it written; resume "
+                "with the same critic=, or start a new run with run_dir=ANOTHER_FOLDER"
+            )
         for name in self.models:
-            if not (folder / name).is_dir():
-                raise ConfigError(
-                    f"resume: {folder} has no {name}/: another version of dqo, or a learner with other models, wrote "
-                    "this checkpoint; start a new run with run_dir=ANOTHER_FOLDER"
-                )
             shapes = {key: full_shape(parameter) for key, parameter in self.trained_parameters(name).items()}
             self._restore(name, saved_state.Saved(folder / name, shapes))
         state = json.loads((folder / "learner.json").read_text())
@@ -216,15 +169,17 @@ class Base(abc.ABC):
         self.budget.load(state.get("micro_batches", {}))  # an older dqo did not save them
 
     def memory(self) -> dict[str, int]:
-        """Bytes on one rank's device without activations, by what they are for."""
-        total, trained = parameter_counts(self.model)
+        """Bytes on one rank's device without activations, by what they are for, a critic's included."""
+        modules = [*self.called.values(), *([] if self.value_head is None else [self.value_head])]
+        total, trained = (sum(numbers) for numbers in zip(*map(parameter_counts, modules), strict=True))
         rows, head = self.budget.tokens, self._head_of(self.model)
         rows = rows if head is None else min(rows, logit_rows(head))
         logits = rows * self.policy.config.get_text_config().vocab_size
         lost_bits = 2 * trained * (self.rounded_steps.rounding is Rounding.DITHERED)
         held = {"weights": 4 * total, "gradients": 4 * trained, "optimizer": 8 * trained + lost_bits}
         copied = self.reference is not None and self.reference.copy is not None
-        return held | ({"reference": 4 * total} if copied else {}) | {"logits of a micro-batch": 4 * logits}
+        reference = {"reference": 4 * parameter_counts(self.model)[0]} if copied else {}
+        return held | reference | {"logits of a micro-batch": 4 * logits}
 
     def checkpoint_bytes(self) -> int:
         """Bytes that ``save`` writes: fp32 weights and AdamW's two moments."""
@@ -234,110 +189,104 @@ class Base(abc.ABC):
         """The parameters of a model that require a gradient, by name."""
         return {key: parameter for key, parameter in self.models[name].named_parameters() if parameter.requires_grad}
 
-    def _head_of(self, model: Model) -> Module | None:
-        """The LM head of the policy or the reference, if it can run in chunks."""
-        return model.get_output_embeddings() if self.head is not None else None
+    def _rates(self) -> dict[str, float]:
+        """The learning rate of each model that this step trains."""
+        rate = self.optim.rate(self.version)
+        rates = dict.fromkeys(self.models, rate)
+        if self.critic is not None:
+            rates[CRITIC] = self.critic.rate(rate)
+            if self.version < self.critic.warmup:
+                del rates[POLICY]
+        return rates
 
-    def _micro_batches(self, rollouts: Rollouts, rows: list[int], tokens: int) -> list[MicroBatch]:
-        return micro_batches(rollouts, rows, budget=tokens, form=self.form)
+    def _means(self, tally: Tally) -> dict[str, float]:
+        """The step's tallied metrics over all ranks. A collective."""
+        norms, critics = map(_norm_metric, self.models), self.critic.names if self.critic else ()
+        means = tally.over_all_ranks().means(("loss", "entropy", "update/seen", *self.loss.names, *norms, *critics))
+        self.rounded_steps.warn(means["update/seen"])
+        return means
+
+    def _pass_metrics(self, batches: list[MicroBatch], skipped: int) -> dict[str, float]:
+        """What the passes of the step's last iteration took, over all ranks. A collective."""
+        computed = [sum(batch.padding for batch in batches), sum(batch.tokens_RL.numel() for batch in batches)]
+        mine = [*computed, skipped, self.budget.new_failures()]
+        padding, size, skips, failures = distributed.all_reduce_sum(mine)
+        return {
+            "micro_batches": float(distributed.all_reduce_max(len(batches))),
+            "padding_share": padding / size if size else math.nan,
+            "update/skipped_rows": float(skips),
+            "update/out_of_memory": float(failures),
+            "update/compiled_graphs": float(distributed.all_reduce_max(compiled_graphs() - self.graphs_before)),
+        }
 
     def _measure_budget(self, rollouts: Rollouts, rows: list[int]) -> None:
-        """Trial passes of the longest sequences; their loss is 0, and so is what they add to the gradients."""
+        """Trial passes of the longest sequences, where the memory was not measured yet and any rank has rows; their
+        loss is 0, and so is what they add to the gradients. A collective."""
+        if self.budget.is_measured or not distributed.all_reduce_max(len(rows)):
+            return
         tiny = probe(self.form)
+
+        def run(batch: MicroBatch) -> None:
+            for name in self.called:
+                self._pass(None, replace(batch, model=name), None, last=False)
+
         with self._updating(0):
             self.budget.measure(
                 lambda tokens: self._micro_batches(rollouts, rows, tokens) or [tiny],
-                lambda batch: self._pass(None, batch, None, last=False),
+                run,
                 self._discard_gradients,
                 first=tiny,
                 to_come=0 if self.version else self.memory().get("optimizer", 0),
             )
 
-    def _passes(self, batches: list[MicroBatch], passes: int) -> Iterator[tuple[MicroBatch, bool]]:
-        """This rank's micro-batches with True, then dummy ones with False until there are ``passes``: every rank makes
-        the same number of forward passes."""
-        yield from ((batch, True) for batch in batches)
-        yield from ((probe(self.form), False) for _ in range(passes - len(batches)))
-
-    @torch.no_grad()
-    def _logprobs(self, model: Model, rollouts: Rollouts, *, temperature: float | None = None) -> tuple[Tensor, Tensor]:
+    def _logprobs(self, model: Model, rollouts: Rollouts, *, temperature: float | None = None) -> list[Tensor]:
         """Log-probabilities of the sampled tokens and entropies of their distributions, (B, T), without dropout."""
-        found = torch.zeros_like(rollouts.logprobs_BT), torch.zeros_like(rollouts.logprobs_BT)
-        rows = list(range(len(rollouts.texts)))
-
-        def passes(batches: list[MicroBatch]) -> None:
-            for batch, real in self._passes(batches, distributed.all_reduce_max(len(batches))):
-                values = self._forward(model, batch, temperature=temperature or self.settings.temperature)
-                for value_BT, value_N in zip(found, values, strict=True):
-                    if real:
-                        value_BT[batch.rows_N, batch.columns_N] = value_N.cpu()
-
-        self.budget.take(lambda tokens: self._micro_batches(rollouts, rows, tokens), passes, self._discard_gradients)
-        return found
+        temperature = temperature or self.settings.temperature
+        return self._numbers(rollouts, lambda batch: self._forward(model, batch, temperature=temperature), 2)
 
     def _step(
-        self, whole: Objective, rollouts: Rollouts, rows: list[int], rate: float, tally: Tally, iteration: int
+        self, part: MiniBatch, rollouts: Rollouts, rates: Mapping[str, float], tally: Tally, *, number: int
     ) -> list[MicroBatch]:
-        """One optimizer step on the given rows; returns this rank's micro-batches."""
+        """The optimizer step of this number of the batch; returns this rank's micro-batches."""
+        whole, names = part.objective, [name for name in self.called if name in rates]
+
+        def pack(tokens: int) -> list[MicroBatch]:
+            batches = whole.micro_batches(rollouts, part.rows, budget=tokens, form=self.form)
+            others = self._micro_batches(rollouts, part.valid, tokens) if CRITIC in names else []
+            return [*(batches if POLICY in names else []), *(replace(batch, model=CRITIC) for batch in others)]
 
         def passes(batches: list[MicroBatch]) -> tuple[float, Tally]:
             total, means = 0.0, Tally()
-            count = max(1, distributed.all_reduce_max(len(batches)))  # momentum moves the weights without a gradient
-            with self._updating(iteration):
-                for number, (batch, real) in enumerate(self._passes(batches, count), start=1):
-                    total += self._pass(whole, batch, means if real else None, last=number == count)
+            with self._updating(number):
+                for name in names:
+                    mine = [batch for batch in batches if batch.model == name]
+                    count = max(1, distributed.all_reduce_max(len(mine)))  # momentum moves weights without a gradient
+                    for index, (batch, real) in enumerate(self._passes(name, mine, count), start=1):
+                        total += self._pass(whole, batch, means if real else None, last=index == count)
             return total, means
 
-        batches, (total, means) = self.budget.take(
-            lambda tokens: whole.micro_batches(rollouts, rows, budget=tokens, form=self.form),
-            passes,
-            self._discard_gradients,
-        )
-        norms = self._optimize(rate)
-        if not all(map(math.isfinite, norms.values())):
-            with self._updating(iteration):  # with the same dropout
-                faulty = self._faulty(whole, batches)
-            raise whole.not_finite("gradient", faulty, step=self.version + 1)
+        batches, (total, means) = self.budget.take(pack, passes, self._discard_gradients)
+        self._take_step(whole, batches, rates, tally, number=number)
         share = torch.tensor(1 / distributed.world_size())  # a rank has a part of the loss, and the norm of the whole
         tally.merge(means)
-        tally.add({_norm_metric(name): (torch.tensor(norm), torch.ones(())) for name, norm in norms.items()})
-        tally.add({"loss": (torch.tensor(total), share), "update/seen": self.rounded_steps.seen()})
+        if POLICY in names:
+            tally.add({"loss": (torch.tensor(total), share)})
+        tally.add({"update/seen": self.rounded_steps.seen()})
         return batches
 
-    @contextlib.contextmanager
-    def _updating(self, iteration: int) -> Iterator[None]:
-        """Around the forward and backward passes of one optimizer step: checkpointing and LoRA's dropout are on."""
-        seed = (self.seed, self.version, iteration, distributed.rank())
-        dropout = lora_dropout(self.model, seed, self.device) if self.dropout else contextlib.nullcontext()
-        with checkpointing(self.model), dropout:
-            yield
-
-    def _trained_logprobs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies without dropout; their gradient is that with LoRA's dropout. So no ratio
-        contains its noise: with an exact sampler the first iteration's are 1."""
-        temperature = self.settings.temperature
-        if not self.dropout:
-            return self._forward(self.model, batch, temperature=temperature)
-        with torch.no_grad(), eval_mode(self.model):
-            logprobs_N, entropies_N = self._forward(self.model, batch, temperature=temperature)
-        noisy_N, noisy_entropies_N = self._forward(self.model, batch, temperature=temperature)
-        if self.entropy_gradient:
-            entropies_N = entropies_N + (noisy_entropies_N - noisy_entropies_N.detach())
-        return logprobs_N + (noisy_N - noisy_N.detach()), entropies_N
-
-    def _pass(self, whole: Objective | None, batch: MicroBatch, tally: Tally | None, *, last: bool) -> float:
-        """Forward and backward pass; the loss. Without a tally it is a dummy pass, whose loss is 0."""
-        logprobs_N, entropies_N = self._trained_logprobs(batch)
-        if whole is None or tally is None:
-            total = logprobs_N.sum() + entropies_N.sum() if self.entropy_gradient else logprobs_N.sum()
-            self._backward(total * 0.0, last=last)
-            return 0.0
-        loss, means = whole(batch, logprobs_N, entropies_N)
-        if not loss.isfinite():
-            raise whole.not_finite("loss", [batch], step=self.version + 1)
-        self._backward(loss, last=last)
-        tally.add(means)
-        return float(loss.detach())
+    def _take_step(
+        self, whole: Objective, batches: list[MicroBatch], rates: Mapping[str, float], tally: Tally, *, number: int
+    ) -> None:
+        """The optimizers' steps. Raises StageError, before any, for a gradient that is not finite."""
+        norms = self._optimize(rates)
+        broken = [name for name, norm in norms.items() if not math.isfinite(norm)]
+        if broken:
+            own = [batch for batch in batches if batch.model in broken] or batches
+            with self._updating(number):  # with the same dropout
+                faulty = self._faulty(whole, own)
+            what = "gradient" if POLICY in broken else f"{broken[0]}'s gradient"
+            raise whole.not_finite(what, faulty, step=self.version + 1)
+        tally.add({_norm_metric(name): (torch.tensor(norm), torch.ones(())) for name, norm in norms.items()})
 
 
 def full_shape(parameter: Tensor) -> tuple[int, ...]:

@@ -23,20 +23,26 @@ log = logging.getLogger(__name__)
 
 
 def compile_layers(
-    model: PreTrainedModel | PeftModel, form: Form, device: torch.device, *, bf16: bool, backend: Backend = "inductor"
+    model: PreTrainedModel | PeftModel,
+    form: Form,
+    device: torch.device,
+    *,
+    bf16: bool,
+    values: bool = False,
+    backend: Backend = "inductor",
 ) -> bool:
     """Whether the model's layers are compiled now: for any shape, in place, so that parameters keep their names.
 
-    One forward and backward pass of the compiled model is compared with the same pass before. If it fails, or gives
-    other log-probabilities or gradients, the model stays uncompiled and one line is logged.
+    ``values``: the model is a critic. One forward and backward pass of the compiled model is compared with the same
+    pass before. If it fails, or gives other outputs or gradients, the model stays uncompiled and one line is logged.
     """
     if not (layers := decoder_layers(model)):
         log.info("learner.compile has no effect: %s has no layers of transformers' own class", type(model).__name__)
         return False
     with checkpointing(model), elapsed("learner: compiling layers"):
-        expected = Trial.of(model, form, device, bf16=bf16)
+        expected = Trial.of(model, form, device, bf16=bf16, values=values)
         compile_all(layers, backend)
-        problem = expected.problem(lambda: Trial.of(model, form, device, bf16=bf16))
+        problem = expected.problem(lambda: Trial.of(model, form, device, bf16=bf16, values=values))
     if problem is not None:
         for layer in layers:
             layer._compiled_call_impl = None  # as Module's own __getstate__ does; torch has no public way

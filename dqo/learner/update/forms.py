@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from dqo.errors import ConfigError
 from dqo.learner.update.logprobs import token_logprobs
 from dqo.learner.update.packing import Form, MicroBatch, micro_batches
+from dqo.learner.update.values import token_values
 from dqo.models.attention import FLEX_BLOCK, layer_kinds, use_dqo_attention
 from dqo.models.probing import (
     BFLOAT16_TOLERANCE,
@@ -62,19 +63,24 @@ CONSEQUENCES = {
 
 @torch.no_grad()
 def fastest_form(
-    model: PreTrainedModel, device: torch.device, *, shared_prompt: bool | Literal["auto"], bf16: bool
+    model: PreTrainedModel,
+    device: torch.device,
+    *,
+    shared_prompt: bool | Literal["auto"],
+    bf16: bool,
+    values: bool = False,
 ) -> Form:
     """The fastest form that gives the same log-probabilities as one forward pass per sequence. If that shares prompts,
     the model uses dqo's attention afterwards. Logs one line if it is not the form that was asked for.
 
-    ``bf16``: the model will be trained in bfloat16. Raises ConfigError where ``shared_prompt`` is True and the model
-    cannot take it, and where no form is right.
+    ``bf16``: the model will be trained in bfloat16. ``values``: it is a critic, whose values are compared. Raises
+    ConfigError where ``shared_prompt`` is True and the model cannot take it, and where no form is right.
     """
     name, reason = type(model).__name__, None
     with probe_precision(model) as share:
-        expected_BT, tolerance = _expected_logprobs(model, device, share)
+        expected_BT, tolerance = _expected(model, device, share, values=values)
         for form in (*([Form.SHARED] if shared_prompt else []), Form.PLAIN, Form.MASKED, Form.SINGLE):
-            problem = _problem(model, device, form, expected_BT, tolerance)
+            problem = _problem(model, device, form, expected_BT, tolerance, values=values)
             if problem is None:
                 break
             if form is Form.SHARED and shared_prompt is True:
@@ -84,15 +90,22 @@ def fastest_form(
             raise ConfigError(f"learner: {name} {reason}; {OTHER_MODEL}")
     if reason is not None:
         log.info("learner: %s %s; %s", name, reason, CONSEQUENCES[form])
-    return _flex_if_right(model, device, bf16=bf16) if form is Form.SHARED and device.type == "cuda" else form
+    if form is Form.SHARED and device.type == "cuda":
+        return _flex_if_right(model, device, bf16=bf16, values=values)
+    return form
 
 
-def _flex_if_right(model: PreTrainedModel, device: torch.device, *, bf16: bool) -> Form:
+def weaker(one: Form, other: Form) -> Form:
+    """Of two forms the one that needs less of a model."""
+    return max(one, other, key=list(Form).index)
+
+
+def _flex_if_right(model: PreTrainedModel, device: torch.device, *, bf16: bool, values: bool = False) -> Form:
     """``FLEX`` if its kernel can be compiled here and gives what ``SHARED`` gives, else ``SHARED`` and a log line."""
     name = type(model).__name__
     with elapsed("learner: compiling the attention of shared prompts"):
-        expected = Trial.of(model, Form.SHARED, device, bf16=bf16)
-        problem = expected.problem(lambda: Trial.of(model, Form.FLEX, device, bf16=bf16))
+        expected = Trial.of(model, Form.SHARED, device, bf16=bf16, values=values)
+        problem = expected.problem(lambda: Trial.of(model, Form.FLEX, device, bf16=bf16, values=values))
     if problem is None:
         return Form.FLEX
     log.info("learner: flex attention of %s %s; shared prompts take a slower kernel", name, problem)
@@ -103,22 +116,32 @@ def _flex_if_right(model: PreTrainedModel, device: torch.device, *, bf16: bool) 
 class Trial:
     """One forward and backward pass of a small micro-batch in the precision of training."""
 
-    logprobs_N: Float[Tensor, " sampled"]
-    # of a sum of the log-probabilities with different weights, by the embeddings of the tokens that predict them
+    outputs_N: Float[Tensor, " sampled"]  # log-probabilities, or a critic's values
+    # of a sum of the outputs with different weights, by the embeddings of the tokens at which they are computed
     gradients_ND: Float[Tensor, "sampled width"]
     tolerance: float  # see ``probe_precision``
+    values: bool = False  # of a critic
 
     @classmethod
-    def of(cls, model: PreTrainedModel | PeftModel, form: Form, device: torch.device, *, bf16: bool) -> "Trial":
+    def of(
+        cls,
+        model: PreTrainedModel | PeftModel,
+        form: Form,
+        device: torch.device,
+        *,
+        bf16: bool,
+        values: bool = False,
+    ) -> "Trial":
         """Parameters get no gradients: only that of the embeddings is computed."""
         batch = probe(form)
         with torch.enable_grad(), probe_precision(model) as share, _embeddings(model) as embeddings:
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16 or torch.is_autocast_enabled(device.type)):
-                logprobs_N, _ = token_logprobs(model, batch, temperature=1.0, device=device)
-            weights_N = torch.linspace(-1, 1, len(logprobs_N), device=device)
-            (gradients_RLD,) = torch.autograd.grad(logprobs_N @ weights_N, embeddings)
+                outputs_N = _outputs(model, batch, device, values=values)
+            weights_N = torch.linspace(-1, 1, len(outputs_N), device=device)
+            (gradients_RLD,) = torch.autograd.grad(outputs_N @ weights_N, embeddings)
         gradients_ND = gradients_RLD.float().cpu()[batch.sequences_N, batch.sources_N]
-        return cls(logprobs_N.detach().cpu(), gradients_ND, max(share, BFLOAT16_TOLERANCE if bf16 else 0.0))
+        tolerance = max(share, BFLOAT16_TOLERANCE if bf16 else 0.0)
+        return cls(outputs_N.detach().cpu(), gradients_ND, tolerance, values)
 
     def problem(self, other: Callable[[], "Trial"]) -> str | None:
         """What is wrong with ``other``, which should give the same; None: nothing."""
@@ -126,9 +149,9 @@ class Trial:
             given = other()
         except KERNEL_ERRORS as error:
             return f"cannot be computed ({model_fault(error)})"
-        difference = largest_difference(given.logprobs_N, self.logprobs_N)
-        if not difference <= self.tolerance * max(finite_range(self.logprobs_N), 1.0):
-            return f"gives log-probabilities that are {difference:.2g} nats off"
+        difference = largest_difference(given.outputs_N, self.outputs_N)
+        if not difference <= self.tolerance * max(finite_range(self.outputs_N), 1.0):
+            return _off(difference, values=self.values)
         difference = float((given.gradients_ND - self.gradients_ND).norm() / self.gradients_ND.norm())
         if not difference <= self.tolerance * GRADIENT_FACTOR:
             return f"gives gradients that are {difference:.2g} of their length off"
@@ -156,8 +179,22 @@ def probe(form: Form) -> MicroBatch:
     return _probes(form)[0]
 
 
+def _outputs(
+    model: PreTrainedModel | PeftModel, batch: MicroBatch, device: torch.device, *, values: bool
+) -> Float[Tensor, " sampled"]:
+    if values:
+        return token_values(model, batch, device=device)
+    return token_logprobs(model, batch, temperature=1.0, device=device)[0]
+
+
 def _problem(
-    model: PreTrainedModel, device: torch.device, form: Form, expected_BT: Tensor, tolerance: float
+    model: PreTrainedModel,
+    device: torch.device,
+    form: Form,
+    expected_BT: Tensor,
+    tolerance: float,
+    *,
+    values: bool,
 ) -> str | None:
     """Why a model does not take a form; None: it does."""
     if form is Form.SHARED:
@@ -170,20 +207,28 @@ def _problem(
     given_BT = torch.zeros_like(expected_BT)
     try:
         for batch in _probes(form):
-            logprobs_N, _ = token_logprobs(model, batch, temperature=1.0, device=device)
-            given_BT[batch.rows_N, batch.columns_N] = logprobs_N.cpu()
+            given_BT[batch.rows_N, batch.columns_N] = _outputs(model, batch, device, values=values).cpu()
     except MODEL_ERRORS as error:
         return f"cannot take the {form} form of micro-batches ({model_fault(error)})"
     difference = largest_difference(given_BT, expected_BT)
     if difference <= tolerance:
         return None
-    return f"gives log-probabilities that are {difference:.2g} nats off in the {form} form of micro-batches"
+    return f"{_off(difference, values=values)} in the {form} form of micro-batches"
 
 
-def _expected_logprobs(model: PreTrainedModel, device: torch.device, share: float) -> tuple[Tensor, float]:
-    """Log-probabilities of the sampled tokens of ``PROBE`` from one forward pass per row, (B, T) on the CPU, and
-    ``share`` of the range of all tokens' log-probabilities. Raises ConfigError for a model that cannot be called."""
-    logprobs_BT, scale = torch.zeros_like(PROBE.logprobs_BT), 0.0
+def _off(difference: float, *, values: bool) -> str:
+    return (
+        f"gives {'values' if values else 'log-probabilities'} that are {difference:.2g} {'' if values else 'nats '}off"
+    )
+
+
+def _expected(
+    model: PreTrainedModel, device: torch.device, share: float, *, values: bool
+) -> tuple[Float[Tensor, "batch tokens"], float]:
+    """Log-probabilities or values of the sampled tokens of ``PROBE`` from one forward pass per row, on the CPU, and
+    ``share`` of the range of all tokens' log-probabilities, or of all values. Raises ConfigError for a model that
+    cannot be called."""
+    expected_BT, scale = torch.zeros_like(PROBE.logprobs_BT), 0.0
     for b, length in enumerate(PROBE.lengths_B.tolist()):
         tokens_1T = PROBE.tokens_BT[b : b + 1, :length].to(device)
         try:
@@ -191,10 +236,11 @@ def _expected_logprobs(model: PreTrainedModel, device: torch.device, share: floa
         except MODEL_ERRORS as error:
             name = type(model).__name__
             raise ConfigError(f"learner: {name} cannot be computed ({model_fault(error)}); {OTHER_MODEL}") from error
-        logprobs_TV = logits_TV.log_softmax(-1)
-        logprobs_BT[b, 1:length] = logprobs_TV[:-1].gather(1, tokens_1T[0, 1:, None])[:, 0].cpu()
-        scale = max(scale, finite_range(logprobs_TV))
-    return logprobs_BT.where(PROBE.sampled_BT, 0.0), share * scale
+        outputs_TV = logits_TV if values else logits_TV.log_softmax(-1)
+        picked_T1 = outputs_TV[:-1, :1] if values else outputs_TV[:-1].gather(1, tokens_1T[0, 1:, None])
+        expected_BT[b, 1:length] = picked_T1[:, 0].cpu()
+        scale = max(scale, finite_range(outputs_TV))
+    return expected_BT.where(PROBE.sampled_BT, 0.0), share * scale
 
 
 def _probes(form: Form) -> list[MicroBatch]:

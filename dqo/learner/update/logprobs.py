@@ -2,7 +2,6 @@
 causal language model: plain, wrapped by peft, or a DeepSpeed engine."""
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
 from dqo.learner.update.packing import Form, MicroBatch
 from dqo.models.attention import segment_mask
@@ -20,10 +18,6 @@ ENTROPY_CHUNK = 256  # rows of logits whose entropy is computed at once
 # backward pass.
 MAX_LOGIT_BYTES = 2**29
 ROW_ALIGNMENT = 128  # rows that a matrix product on a GPU computes at a time
-PROBE_LOGIT = 1e3  # far above any cap on logits (Gemma's is 30)
-PROBE_TOKENS = (3, 4, 5, 6, 7)
-
-log = logging.getLogger(__name__)
 
 
 def token_logprobs(
@@ -39,28 +33,18 @@ def token_logprobs(
     """Log-probability of each sampled token, and entropy of the distribution it was sampled from.
 
     Both are in nats at ``temperature``, float32; the entropy carries a gradient only with ``entropy_gradient``. The LM
-    head runs only at positions that predict a sampled token. Where ``head`` is given (see ``plain_head``), it runs on
-    at most ``max_logit_rows`` positions at a time; None: that many rows that their logits take ``MAX_LOGIT_BYTES``.
+    head runs only at positions that predict a sampled token. Where ``head`` is given, a plain one (``models.heads``),
+    it runs on at most ``max_logit_rows`` positions at a time; None: that many rows that their logits take
+    ``MAX_LOGIT_BYTES``.
     """
-    columns_U, column_N = batch.sources_N.unique(return_inverse=True)
-    # a prompt's last token predicts several first tokens, and not every sequence needs every column
-    used_M, row_N = (batch.sequences_N * len(columns_U) + column_N).unique(return_inverse=True)
+    columns_U, used_M, row_N = predicting_positions(batch)
     max_rows = max_logit_rows or logit_rows(head)
     in_chunks = head is not None and len(used_M) > max_rows
     with _captured_input(head) if head is not None and in_chunks else contextlib.nullcontext([]) as hidden:
-        output_RU = model(
-            input_ids=batch.tokens_RL.to(device),
-            logits_to_keep=columns_U.to(device),
-            use_cache=False,
-            **_attention_inputs(batch, device),
-        ).logits
+        output_RU = outputs_at(model, batch, columns_U, device)
     if in_chunks:
         (output_RU,) = hidden
-    if output_RU.shape[1] > len(columns_U):  # a model that takes logits_to_keep and ignores it (xLSTM)
-        output_RU = output_RU[:, columns_U.to(device)]
-    output_M = output_RU.flatten(0, 1)  # hidden states if in_chunks, else logits
-    if len(used_M) < len(output_M):
-        output_M = output_M[used_M.to(device)]
+    output_M = used_rows(output_RU, columns_U, used_M)  # hidden states if in_chunks, else logits
     counts = torch.bincount(row_N // max_rows).tolist()
     row_N, targets_N = row_N.to(device), batch.targets_N.to(device)
     if head is None or not in_chunks:
@@ -78,6 +62,33 @@ def token_logprobs(
     ]
     logprobs_N, entropies_N = (torch.cat(values)[order_N.argsort()] for values in zip(*chunks, strict=True))
     return logprobs_N, entropies_N
+
+
+def predicting_positions(batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """(columns at which any sampled token is predicted, indices into sequences × these columns of the positions that
+    are used, for each sampled token the index of its position among the used ones). A prompt's last token predicts
+    several first tokens, and not every sequence needs every column."""
+    columns_U, column_N = batch.sources_N.unique(return_inverse=True)
+    used_M, row_N = (batch.sequences_N * len(columns_U) + column_N).unique(return_inverse=True)
+    return columns_U, used_M, row_N
+
+
+def outputs_at(model: Callable[..., Any], batch: MicroBatch, columns_U: Tensor, device: torch.device) -> Tensor:
+    """The outputs of the model's head at these columns, (sequences, columns or more, outputs)."""
+    return model(
+        input_ids=batch.tokens_RL.to(device),
+        logits_to_keep=columns_U.to(device),
+        use_cache=False,
+        **_attention_inputs(batch, device),
+    ).logits
+
+
+def used_rows(output_RU: Tensor, columns_U: Tensor, used_M: Tensor) -> Tensor:
+    """The outputs at the used positions, (positions, outputs)."""
+    if output_RU.shape[1] > len(columns_U):  # a model that takes logits_to_keep and ignores it (xLSTM)
+        output_RU = output_RU[:, columns_U.to(output_RU.device)]
+    output_M = output_RU.flatten(0, 1)
+    return output_M if len(used_M) == len(output_M) else output_M[used_M.to(output_RU.device)]
 
 
 def logit_rows(head: torch.nn.Module | None) -> int:
@@ -130,32 +141,6 @@ def _captured_input(head: torch.nn.Module) -> Iterator[list[Tensor]]:
         yield hidden
     finally:
         handle.remove()
-
-
-def plain_head(model: PreTrainedModel, device: torch.device) -> torch.nn.Module | None:
-    """The LM head if logits == head(last_hidden_state) exactly (no cap, no scaling), else None. A plain head can run in
-    chunks."""
-    head = model.get_output_embeddings()
-    if isinstance(head, torch.nn.Linear):
-        outputs: list[Tensor] = []
-
-        def replace_output(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            outputs.append(torch.linspace(-PROBE_LOGIT, PROBE_LOGIT, output.numel()).view_as(output).to(output))
-            return outputs[-1]
-
-        handle = head.register_forward_hook(replace_output)
-        try:
-            with torch.no_grad():
-                logits = model(input_ids=torch.tensor([PROBE_TOKENS], device=device), use_cache=False).logits
-        finally:
-            handle.remove()
-        if len(outputs) == 1 and torch.equal(logits.float(), outputs[0].float()):
-            return head
-    log.info(
-        "%s: logits are not exactly head(last hidden state); all logits of a micro-batch are kept in memory at once",
-        type(model).__name__,
-    )
-    return None
 
 
 def _entropies(

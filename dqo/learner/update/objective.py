@@ -14,7 +14,7 @@ from dqo.contracts import says
 from dqo.errors import StageError
 from dqo.learner.update.packing import Form, MicroBatch, micro_batches
 from dqo.records import Estimates, Experience, LossInputs, Rollouts, Supervised, Targets
-from dqo.stages import Loss
+from dqo.stages import Critic, Loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,8 @@ class Objective:
     loss: Loss
     positions_P: tuple[int, ...]  # positions of the prompts, for error messages
     advantages_BT: Float[Tensor, "batch tokens"]
-    weights_BT: Float[Tensor, "batch tokens"]  # from Loss.token_weights, over the whole step
+    weights_BT: Float[Tensor, "batch tokens"]  # from Loss.token_weights, over the whole step or mini-batch
+    tokens: int  # sampled tokens of valid rows in the step or mini-batch, over all ranks
     old_logprobs_BT: Float[Tensor, "batch tokens"] | None  # None: equal to the policy's, all ratios are 1
     ref_logprobs_BT: Float[Tensor, "batch tokens"] | None
     sampler_logprobs_BT: Float[Tensor, "batch tokens"]
@@ -45,6 +46,27 @@ class Objective:
             "lower learning_rate or optim.max_grad_norm may help",
             positions=sorted(positions),
             step=step,
+        )
+
+    def of_part(self, part: Experience, *, rows: int, tokens: int) -> "Objective":
+        """The objective of a mini-batch. ``part``: the step's experience, in which all other rows are invalid; ``rows``
+        and ``tokens``: its ``counts``. Marks stay those of the whole step."""
+        valid_B = part.rewards.valid_PK.flatten()
+        weights_BT = self.loss.token_weights(part.rollouts.sampled_BT, valid_B, rows=rows, tokens=tokens)
+        return replace(self, weights_BT=weights_BT, tokens=tokens)
+
+    def value_loss(
+        self, critic: Critic, batch: MicroBatch, values_N: Float[Tensor, " sampled"]
+    ) -> tuple[Float[Tensor, ""], Mapping]:
+        """The loss of a micro-batch's values, and its metrics as ``Critic.loss`` returns them. Each token weighs the
+        same, whatever the policy's loss gives it."""
+        assert self.values_BT is not None and self.returns_BT is not None, "an advantage for a critic gives returns"
+        old_N, returns_N = (part_BT[batch.rows_N, batch.columns_N] for part_BT in (self.values_BT, self.returns_BT))
+        return critic.loss(
+            values_N,
+            old_values_N=old_N.to(values_N.device),
+            returns_N=returns_N.to(values_N.device),
+            weights_N=torch.full_like(values_N, 1 / max(self.tokens, 1)).detach(),
         )
 
     def micro_batches(self, rollouts: Rollouts, rows: list[int], *, budget: int, form: Form) -> list[MicroBatch]:
@@ -140,6 +162,7 @@ def objective(
         positions_P=tuple(prompt.position for prompt in rollouts.prompts),
         advantages_BT=targets.advantages_BT,
         weights_BT=loss.token_weights(rollouts.sampled_BT, valid_B, rows=rows, tokens=tokens),
+        tokens=tokens,
         old_logprobs_BT=estimates.old_logprobs_BT,
         ref_logprobs_BT=estimates.ref_logprobs_BT,
         sampler_logprobs_BT=rollouts.logprobs_BT,

@@ -18,6 +18,8 @@ from torch import Tensor
 from dqo.models.attention import FLEX_BLOCK, PADDING, SharedPrompt
 from dqo.records import Rollouts
 
+POLICY, CRITIC = "policy", "critic"  # names of trained models
+
 
 class Form(StrEnum):
     """From the fastest to the one that needs least of a model."""
@@ -57,6 +59,7 @@ class MicroBatch:
     groups: tuple[int, ...]  # indices into rollouts.prompts of the groups in this micro-batch
     padding: int  # padding tokens in tokens_RL
     supervised: bool = False  # True: rows and groups are indices into ``Objective.supervised``
+    model: str = POLICY  # the trained model whose pass it is for
 
 
 def micro_batches(rollouts: Rollouts, rows: Sequence[int], *, budget: int, form: Form) -> list[MicroBatch]:

@@ -45,10 +45,15 @@ class RoundedSteps:
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """To be called once per optimizer, before its first step."""
-        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-            self._numbers[parameter] = len(self._numbers)
+        self.number(p for group in optimizer.param_groups for p in group["params"])
         optimizer.register_step_pre_hook(self._before_step)
         optimizer.register_step_post_hook(self._after_step)
+
+    def number(self, parameters: Iterable[Tensor]) -> None:
+        """Gives parameters their numbers now: the first of several optimizers to step may be another in a resumed
+        run."""
+        for parameter in parameters:
+            self._numbers.setdefault(parameter, len(self._numbers))
 
     def start(self, model: torch.nn.Module) -> None:
         """Rounds a model's weights for good, before an engine copies them."""

@@ -43,8 +43,8 @@ class Saved:
             name = different[0]
             raise ConfigError(
                 f"resume: {len(different)} trained parameters differ from the checkpoint's, first {name} "
-                f"(shape {theirs.get(name, 'none')} saved, {mine.get(name, 'none')} here); resume with the same model= "
-                "and learner.lora_*"
+                f"(shape {theirs.get(name, 'none')} saved, {mine.get(name, 'none')} here); resume with the same "
+                "model=, critic= and learner.lora_*"
             )
 
     def parameter(self, name: str) -> Tensor:

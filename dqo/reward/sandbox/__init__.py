@@ -1,1 +1,1 @@
-"""A worker process for code that may hang or crash. What the worker imports must not import torch."""
+"""What runs in the sandbox for rewards: users' functions, comparisons of answers to maths. Imports no torch."""

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from dqo.progress import LoggedBar
-from dqo.reward.sandbox.sandbox import Sandbox, SandboxError
+from dqo.sandbox.sandbox import Sandbox, SandboxError
 
 READ = "dqo.reward.sandbox.verify_math:read_golds"
 PLAIN = re.compile(r"-?\d{1,15}(\.\d{1,15})?")  # needs no reading

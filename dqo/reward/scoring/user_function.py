@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dqo.errors import ConfigError, StageError
 from dqo.records import Prompt, Rollouts
-from dqo.reward.sandbox.sandbox import Kind, Sandbox, SandboxError
 from dqo.reward.scoring.tolerance import Tolerance
+from dqo.sandbox.sandbox import Kind, Sandbox, SandboxError
 
 GIVEN = ("prompts", "completions", "completion_ids")  # arguments that are always there
 HIDDEN = ("prompt", "completion", "completion_ids")  # columns that are not passed, as in TRL

@@ -9,10 +9,13 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+from dqo.task.language.sentences import sentences
+
 LEXICON = Path(__file__).parents[2] / "data" / "english.json"
 MAX_WORDS = 30
 MIN_FUNCTION_WORDS = 0.2  # share of the words
 MAX_UNKNOWN = 1  # words; a name or a rare word is tolerated
+SPEECH_END = re.compile(r"""[.!?](?=["”’']\s+[a-z])""")
 PLAIN = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-"}
 
 
@@ -68,6 +71,19 @@ def fault(text: str, concepts: Sequence[str], known: Collection[str]) -> str | N
     if sum(word not in known for word in content_words) > MAX_UNKNOWN:
         return "unknown words"
     return None
+
+
+def story_fault(text: str, concepts: Sequence[str], known: Collection[str], *, least: int, most: int) -> str | None:
+    """Why the text is not a story of ``least`` to ``most`` well-formed sentences; None if no fault is found. Each
+    sentence is held to ``fault``, but may end direct speech: "Run!" she said."""
+    parts = [SPEECH_END.sub(",", part.strip()) for part in sentences(text)]
+    if not least <= len(parts) <= most:
+        return f"not {least} to {most} sentences"
+    if len({part.lower() for part in parts}) < len(parts):
+        return "a sentence is repeated"
+    if len(concepts) > 2 and _longest_run(words_of(text), concepts) >= len(concepts):
+        return "a list of the words"
+    return next((found for part in parts if (found := fault(part, (), known))), None)
 
 
 def _longest_run(words: Sequence[str], concepts: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError
@@ -24,7 +24,6 @@ from dqo.task.reading.messages import (
     one_answer,
 )
 from dqo.task.reading.row import Content, Row
-from dqo.task.reading.tables import read_rows
 
 log = logging.getLogger(__name__)
 
@@ -46,30 +45,32 @@ class Fields:
     completion_column: str | None
     tools_column: str | None
 
-    def read(self, path: str, *, key: str, splits: Sequence[str]) -> list[Row]:
-        """The rows of a file or folder (``read_rows``). Raises ConfigError, with the file and the line; ``key`` is the
-        key that set the path."""
-        template = self._jinja_template()
-        lines = read_rows(Path(path), key=key, splits=splits)
+    def read(self, lines: Sequence[tuple[str, Line]]) -> list[Row]:
+        """The rows of lines that were read with where they stand. Raises ConfigError, which names the line."""
         names = list(dict.fromkeys(name for _, line in lines for name in line))
+        self.check(lines, names)
+        return [self.row(source, line, names) for source, line in lines]
+
+    def check(self, lines: Sequence[tuple[str, Line]], names: Sequence[str]) -> None:
+        """Warns of fields of ``lines`` that are not read. Raises ConfigError where
+        ``tools_column`` is none of the ``names`` of all lines."""
         self._warn_of_fields(lines)
         if self.tools_column is not None and self.tools_column not in names:
-            self._field(dict.fromkeys(names), self.tools_column, "tools_column", str(path))
-        rows = []
-        for source, line in lines:
-            content, answer = self._content(line, template, source), self._answer(line, source)
-            if self._answers_in_prompt:
-                content, answer = _without_answer(content, f'{source}: "{self.prompt_column}"')
-            rows.append(
-                Row(
-                    content=content,
-                    source=source,
-                    columns=self._columns(line, names, source),
-                    demonstrations=() if answer is None else (answer,),
-                    tools=checked_tools(line.get(self.tools_column or ""), f'{source}: "{self.tools_column}"'),
-                )
-            )
-        return rows
+            self._field(dict.fromkeys(names), self.tools_column, "tools_column", lines[0][0])
+
+    def row(self, source: str, line: Line, names: Sequence[str]) -> Row:
+        """The row of one line. ``names``: the fields of all lines, which are its columns unless ``columns`` chooses.
+        Raises ConfigError. Thread-safe."""
+        content, answer = self._content(line, source), self._answer(line, source)
+        if self._answers_in_prompt:
+            content, answer = _without_answer(content, f'{source}: "{self.prompt_column}"')
+        return Row(
+            content=content,
+            source=source,
+            columns=self._columns(line, names, source),
+            demonstrations=() if answer is None else (answer,),
+            tools=checked_tools(line.get(self.tools_column or ""), f'{source}: "{self.tools_column}"'),
+        )
 
     @property
     def _answers_in_prompt(self) -> bool:
@@ -89,6 +90,7 @@ class Fields:
                 source,
             )
 
+    @cached_property
     def _jinja_template(self) -> Template | None:
         environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_printed)
         try:
@@ -98,11 +100,11 @@ class Fields:
                 f"task.template: {error}; a Jinja template is needed, type task.template='{{{{ question }}}}'"
             ) from error
 
-    def _content(self, line: Line, template: Template | None, source: str) -> Content:
-        if template is None:
+    def _content(self, line: Line, source: str) -> Content:
+        if self._jinja_template is None:
             content = self._field(line, self.prompt_column, "prompt_column", source)
         else:
-            content = _prompt_text(template, line, source)
+            content = _prompt_text(self._jinja_template, line, source)
         if isinstance(content, str) and MESSAGES.match(content):
             content = json_of(content)
         if isinstance(content, list):

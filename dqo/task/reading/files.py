@@ -1,16 +1,15 @@
 """Readers of text and of the Hugging Face hub: plain lines, JSON lines, one JSON array. ``tables`` has the others."""
 
-import gzip
 import json
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dqo.errors import ConfigError
 from dqo.models.folders import hub_answers
+from dqo.task.reading.packed import ERRORS, unpacked
 
 JSON_KINDS = {
     dict: "an object",
@@ -23,18 +22,15 @@ JSON_KINDS = {
 }
 FOREIGN = {  # the first bytes of files that are not read
     b"PK\x03\x04": "an Excel or zip file",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd",
-    b"BZh": "compressed by bzip2",
-    b"\xfd7zXZ": "compressed by xz",
     b"ARROW1": "an Arrow file",
 }
-GZIP, BYTE_ORDER_MARK = b"\x1f\x8b", b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SPACE = re.compile(r"\s*")
 
 
 def read_lines(path: Path, *, key: str) -> list[tuple[int, str]]:
-    """The lines that are not blank, stripped, each with its number from 1. A byte order mark, CRLF and gzip are
-    accepted.
+    """The lines that are not blank, stripped, each with its number from 1. A byte order mark, CRLF and
+    compression (``packed``) are accepted.
 
     Raises ConfigError if the file is empty, not UTF-8 or cannot be read; the message ends in "type ``key``".
     """
@@ -55,20 +51,27 @@ def read_json(path: Path, *, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     for number, line in chain([first], lines):
         where = f"{path}, line {number}"
-        try:
-            row = DECODER.decode(line)
-        except json.JSONDecodeError as error:
-            several = line == "{" or error.msg == "Extra data"
-            hint = "; one object per line is needed, or one array of objects" if several else ""
-            hint = hint or ("; does the file hold csv? name it .csv" if number == first[0] and line[0] != "{" else "")
-            raise ConfigError(f"{where}: not JSON ({error.msg}, column {error.colno}){hint}") from error
-        except (ValueError, RecursionError) as error:  # a field twice, 5,000 digits, 1,000 brackets
-            raise ConfigError(f"{where}: cannot be read ({error}); fix the line") from error
-        yield where, _checked_object(row, line, where)
+        yield where, object_of(line, where, is_first=number == first[0])
+
+
+def object_of(line: str, where: str, *, is_first: bool = False) -> dict[str, Any]:
+    """The object that a stripped line of JSON holds. ``is_first``: whether it is the file's first line, which tells
+    another format. Raises ConfigError."""
+    try:
+        row = DECODER.decode(line)
+    except json.JSONDecodeError as error:
+        several = line == "{" or error.msg == "Extra data"
+        hint = "; one object per line is needed, or one array of objects" if several else ""
+        hint = hint or ("; does the file hold csv? name it .csv" if is_first and line[0] != "{" else "")
+        raise ConfigError(f"{where}: not JSON ({error.msg}, column {error.colno}){hint}") from error
+    except (ValueError, RecursionError) as error:  # a field twice, 5,000 digits, 1,000 brackets
+        raise ConfigError(f"{where}: cannot be read ({error}); fix the line") from error
+    return _checked_object(row, line, where)
 
 
 def raw_lines(path: Path, *, key: str) -> Iterator[tuple[int, str]]:
-    """All lines with their ends, each with its number from 1; without a byte order mark, unpacked if they are gzip.
+    """All lines with their ends, each with its number from 1; without a byte order mark, unpacked if the file is
+    compressed.
 
     Raises ConfigError, like ``read_lines``.
     """
@@ -80,16 +83,16 @@ def raw_lines(path: Path, *, key: str) -> Iterator[tuple[int, str]]:
             if kind := next((kind for magic, kind in FOREIGN.items() if start.startswith(magic)), None):
                 raise ConfigError(
                     f"{path} is {kind}; JSON lines, one JSON array, csv or parquet is needed, the text files packed by "
-                    f"gzip or not; type {key}"
+                    f"gzip, zstandard, bzip2, xz or not; type {key}"
                 )
-            for number, line in enumerate(gzip.GzipFile(fileobj=file) if start.startswith(GZIP) else file, 1):
+            for number, line in enumerate(unpacked(file), 1):
                 yield number, line.removeprefix(BYTE_ORDER_MARK if number == 1 else b"").decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the file system's
+            raise ConfigError(f"{path}: {error.strerror or error}; type {key}") from error
         raise ConfigError(f"{path}, line {number + 1}: cannot be unpacked ({error}); type {key}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}; type {key}") from error
 
 
 def _filled_lines(path: Path, *, key: str) -> Iterator[tuple[int, str]]:
@@ -175,22 +178,38 @@ def kind_of(value: Any) -> str:
     return "null" if value is None else JSON_KINDS[type(value)]
 
 
-def read_hub(name: str, subset: str | None, splits: Sequence[str], *, files: str) -> list[list[dict[str, Any]]]:
-    """The rows of each split, from a data set on the hub or in the cache of ``datasets``.
+def read_hub(
+    name: str,
+    subset: str | None,
+    splits: Sequence[str],
+    *,
+    files: str,
+    revision: str | None = None,
+    folder: str | None = None,
+) -> list[Iterable[dict[str, Any]]]:
+    """The rows of each split, from a data set on the hub or in the cache of ``datasets``, which stay on the disk until
+    they are iterated. ``folder``: the part of the repository that is read; None: all.
 
     Raises ConfigError within seconds if the data set is in neither; the message names the ``files`` that
     ``task.data_dir`` needs instead.
     """
-    import datasets.config  # imported here: it takes a second, and few runs read from the hub
+    offline = hub_is_offline()
+    import datasets
     from datasets.exceptions import DatasetsError
 
-    # Without this check, datasets would retry six times: 23 seconds before it opens the cache.
-    offline = datasets.config.HF_HUB_OFFLINE or not hub_answers()
-    datasets.config.HF_HUB_OFFLINE = offline
     try:
-        loaded = datasets.load_dataset(name, subset)
-        return [[dict(row) for row in loaded[split]] for split in splits]
-    except (DatasetsError, OSError, ValueError, KeyError) as error:  # no connection, subset or split
+        loaded = datasets.load_dataset(name, subset, revision=revision, data_dir=folder)
+        return [cast(Iterable[dict[str, Any]], loaded[split]) for split in splits]
+    except (DatasetsError, OSError, ValueError, KeyError, RuntimeError) as error:  # no connection, subset or split
         reason = "the hub is out of reach" if offline else f"the hub does not give {name}"
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{reason} ({first}); type task.data_dir=FOLDER with {files}") from error
+
+
+def hub_is_offline() -> bool:
+    """Whether ``datasets`` will read its cache alone: in offline mode, and where the hub does not answer. Without this
+    check, it would retry six times: 23 seconds before it opens the cache."""
+    import datasets.config  # imported here: it takes a second, and few runs read from the hub
+
+    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE or not hub_answers()
+    return datasets.config.HF_HUB_OFFLINE

@@ -32,6 +32,11 @@ def system_text(content: str | Messages) -> str | None:
     return first["content"] if first.get("role") in SYSTEM else None
 
 
+def ends_with_assistant(content: str | Messages) -> bool:
+    """Whether the last words are the assistant's, with which the model goes on (prefill)."""
+    return not isinstance(content, str) and content[-1]["role"] == "assistant"
+
+
 def one_answer(messages: Any, where: str) -> str:
     """The text of a completion that is a list with one message of the assistant. Raises ConfigError for any other."""
     checked = checked_messages(messages, where)

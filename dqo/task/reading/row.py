@@ -16,3 +16,4 @@ class Row:
     columns: Mapping[str, Any] = field(default_factory=dict)  # become Prompt.columns, which rewards read
     demonstrations: tuple[str, ...] = ()  # example answers, for supervised fine-tuning
     tools: tuple[Mapping[str, Any], ...] = ()  # schemas of the tools that the prompt offers
+    document: tuple[int, int] | None = None  # start and end of the part of a text that may be cut (``documents``)

@@ -7,55 +7,72 @@ numbers, text, lists, objects; binary data stays bytes. Everything in a csv file
 import csv
 import io
 import logging
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 from dqo.errors import ConfigError
-from dqo.models.folders import as_typed, first_line
-from dqo.task.reading.files import raw_lines, read_json, repeated
+from dqo.models.folders import as_typed
+from dqo.task.reading.arrow import Numbered, parquet_rows, refuse_repeated, saved_rows
+from dqo.task.reading.files import raw_lines, read_json
+from dqo.task.reading.packed import without_ending
 
 log = logging.getLogger(__name__)
 
 PARQUET = b"PAR1"  # a Parquet file's first bytes
 DELIMITERS = ",;\t|"
 LONGEST_CELL = 2**31 - 1  # characters; Python's own limit is 131,072
-BATCH = 1000  # rows that are converted at a time
 
-Numbered = Iterator[tuple[str, dict[str, Any]]]
+Form = Literal["json", "csv", "parquet"]  # json: JSON lines, or one JSON array of objects
 
 
-def read_rows(path: Path, *, key: str, splits: Sequence[str] = ()) -> list[tuple[str, dict[str, Any]]]:
-    """The rows, each with where it stands: "my.csv, line 3", "my.parquet, row 3".
+def read_rows(
+    path: Path, *, key: str, splits: Sequence[str] = (), form: Form | None = None
+) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of ``iterated``, all of them in memory."""
+    return list(iterated(path, key=key, splits=splits, form=form))
 
-    The first bytes tell Parquet and gzip, the first character one JSON array, the name csv (``.csv``, ``.tsv``, and
-    both with ``.gz``); any other file has JSON lines. ``splits``: those of a saved DatasetDict that are looked for; the
-    first that is there is read.
+
+def iterated(path: Path, *, key: str, splits: Sequence[str] = (), form: Form | None = None) -> Numbered:
+    """The rows one at a time, each with where it stands: "my.csv, line 3", "my.parquet, row 3".
+
+    ``form``: the file's format; None: ``form_of`` tells. ``splits``: those of a saved DatasetDict that are looked for;
+    the first that is there is read.
 
     Raises ConfigError, with the row where one is at fault; ``key`` is what to type instead: "task.path=FILE".
     """
     path = Path(as_typed(str(path.expanduser())))
-    name = path.name.lower().removesuffix(".gz")
+    if is_folder(path, key=key):
+        rows = saved_rows(path, key, splits)
+    else:
+        rows = READERS[form or form_of(path, key=key)](path, key)
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise ConfigError(f"{path} has no rows; type {key}")
+
+
+def form_of(path: Path, *, key: str) -> Form:
+    """A file's format: the first bytes tell Parquet, the name csv (``.csv``, ``.tsv``, and both compressed); any other
+    file has JSON. Raises ConfigError for a file that cannot be read."""
+    name = without_ending(path.name.lower())
     try:
-        if path.is_dir():
-            rows = _saved(path, key, splits)
-        else:
-            with path.open("rb") as file:
-                is_parquet = file.read(len(PARQUET)) == PARQUET or name.endswith(".parquet")
-            is_csv = name.endswith((".csv", ".tsv"))
-            rows = _parquet(path, key) if is_parquet else _csv(path, key) if is_csv else read_json(path, key=key)
+        with path.open("rb") as file:
+            is_parquet = file.read(len(PARQUET)) == PARQUET or name.endswith(".parquet")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}; type {key}") from error
-    if not (found := list(rows)):
-        raise ConfigError(f"{path} has no rows; type {key}")
-    return found
+    return "parquet" if is_parquet else "csv" if name.endswith((".csv", ".tsv")) else "json"
 
 
-def is_saved_dict(folder: Path) -> bool:
-    """Whether ``datasets.save_to_disk`` has written the folder for a data set with splits; each is a folder in it."""
-    return (folder / "dataset_dict.json").is_file()
+def is_folder(path: Path, *, key: str) -> bool:
+    """Raises ConfigError for a path that no file can have."""
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; type {key}") from error
 
 
 def _csv(path: Path, key: str) -> Numbered:
@@ -85,7 +102,7 @@ def _csv(path: Path, key: str) -> Numbered:
 
 def _column_names(cells: Sequence[str], path: Path) -> list[str]:
     names = [cell.strip() for cell in cells]
-    _refuse_repeated([name for name in names if name], path)
+    refuse_repeated([name for name in names if name], path)
     if "" in names:  # pandas' index
         log.info("%s: the column without a name is left out", path)
     return names
@@ -100,73 +117,8 @@ def _csv_row(names: Sequence[str], cells: Sequence[str], where: str, delimiter: 
     return {name: cell or None for name, cell in zip(names, cells, strict=True) if name}
 
 
-def _parquet(path: Path, key: str) -> Numbered:
-    import pyarrow  # imported here, as below: few runs read such files
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _refuse_repeated(file.schema_arrow.names, path)
-            batches = (batch.to_pylist(maps_as_pydicts="strict") for batch in file.iter_batches(BATCH))
-            yield from _numbered(chain.from_iterable(batches), str(path))
-    except (pyarrow.ArrowException, OSError, KeyError) as error:
-        raise ConfigError(f"{path}: cannot be read as Parquet ({first_line(error)}); type {key}") from error
-
-
-def _saved(path: Path, key: str, splits: Sequence[str]) -> Numbered:
-    """The rows of a folder that ``datasets.save_to_disk`` has written."""
-    if not is_saved_dict(path) and not (path / "state.json").is_file():
-        raise ConfigError(f"{path} is a folder that datasets.save_to_disk has not written; type {key}")
-    import datasets
-    import pyarrow
-
-    place = str(path)
-    try:
-        data = datasets.load_from_disk(place)
-        if isinstance(data, datasets.DatasetDict):
-            split = _split([str(name) for name in data], splits, path, key)
-            data, place = data[split], f"{place}/{split}"
-        _refuse_repeated(data.column_names, path)
-        # as Arrow tables, not in the format that was saved with the data: tensors, data frames
-        tables = cast(Iterator[pyarrow.Table], data.with_format("arrow").iter(BATCH))
-        rows = chain.from_iterable(table.to_pylist(maps_as_pydicts="strict") for table in tables)
-        yield from _numbered(rows, place)
-    except ConfigError:
-        raise
-    except (pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:  # files missing or damaged
-        raise ConfigError(f"{path}: datasets cannot read the folder ({first_line(error)}); type {key}") from error
-
-
-def _split(there: Sequence[str], wanted: Sequence[str], path: Path, key: str) -> str:
-    """The split of a saved DatasetDict that is read."""
-    if len(there) == 1:
-        return there[0]
-    split = next((split for split in wanted if split in there), None)
-    if split is None:
-        name = key.partition("=")[0]
-        raise ConfigError(f"{path} has the splits {', '.join(there)}; type {name}={path}/{there[0]} for one of them")
-    log.info("%s has the splits %s: %s is read", path, ", ".join(there), split)
-    return split
-
-
-def _refuse_repeated(names: Sequence[str], path: Path) -> None:
-    if name := repeated(names):
-        raise ConfigError(f'{path}: two columns are called "{name}"; rename one of them')
-
-
-def _numbered(rows: Iterable[Mapping[str, Any]], place: str) -> Numbered:
-    for number, row in enumerate(rows, 1):
-        yield f"{place}, row {number}", {name: _json(value) for name, value in row.items()}
-
-
-def _json(value: Any) -> Any:
-    """A value of an Arrow table as JSON has it. NaN, pandas' missing value, becomes None; dates, times and decimals
-    become text. Objects lose the fields that are null: all objects of an Arrow column have the same fields, so there
-    null means that the field is absent (but for a message's content, which is null beside tool calls)."""
-    if isinstance(value, Mapping):
-        return {name: _json(inner) for name, inner in value.items() if inner is not None or name == "content"}
-    if isinstance(value, list | tuple):
-        return [_json(inner) for inner in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
-    return value if value is None or isinstance(value, str | int | bytes) else str(value)
+READERS: dict[Form, Callable[[Path, str], Numbered]] = {
+    "json": lambda path, key: read_json(path, key=key),
+    "csv": _csv,
+    "parquet": parquet_rows,
+}

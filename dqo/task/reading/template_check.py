@@ -32,7 +32,7 @@ def check_template(renderer: Renderer, tokenizer: PreTrainedTokenizerBase, rows:
     _check_variables(renderer, with_tools, inspect.signature(tokenizer.apply_chat_template).parameters)
     texts = [row for row in rows if isinstance(row.content, str)]
     _warn_of_special_tokens(texts, tuple(tokenizer.all_special_tokens))
-    kinds = {_kind(row): row for row in reversed(rows) if not isinstance(row.content, str)}
+    kinds = {kind(row): row for row in reversed(rows) if not isinstance(row.content, str)}
     omissions: dict[str, str] = {}
     for row in kinds.values():  # one row of each kind: what a template leaves out depends on roles and their order
         omissions = {**_omissions(row, renderer), **omissions}
@@ -89,8 +89,10 @@ def _warn_of_special_tokens(rows: Sequence[Row], specials: tuple[str, ...]) -> N
             return
 
 
-def _kind(row: Row) -> tuple[Any, ...]:
-    return tuple((message["role"], calls_tools(message)) for message in cast(Sequence[Message], row.content))
+def kind(row: Row) -> tuple[Any, ...]:
+    """What a chat template may treat in its own way: whether there are tools, and the roles of the messages."""
+    messages = () if isinstance(row.content, str) else cast(Sequence[Message], row.content)
+    return bool(row.tools), *((message["role"], calls_tools(message)) for message in messages)
 
 
 def _omissions(row: Row, renderer: Renderer) -> dict[str, str]:

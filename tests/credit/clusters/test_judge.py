@@ -9,11 +9,11 @@ from dqo.credit.clusters.judge import SameByJudge, question_about, same_in
 from dqo.errors import StageError
 from tests.credit.groups import group
 from tests.factories import make_prompts
-from tests.helpers.judge_server import fails, judge_server, says
+from tests.helpers.judge_server import fails, judge_server, questions, says
 
 
 def judge(server, **changes):
-    keys = {"model": "m", "concurrency": 8, "retries": 0, "timeout": 5.0, "max_tokens": 64} | changes
+    keys = {"model": "m", "concurrency": 8, "retries": 0, "timeout": 5.0, "patience": 0.0, "max_tokens": 64} | changes
     return SameByJudge(Endpoint(base_url=server.url, **keys))
 
 
@@ -58,7 +58,7 @@ def test_pairs_of_different_texts_that_take_part_are_asked_once():
     expected = (letters[:, :, None] == letters[:, None, :]) & earning_PK[:, :, None] & earning_PK[:, None, :]
     assert torch.equal(same_PKK, expected)
     assert sorted(map(texts_of, server.requests)) == [["ab", "ac"], ["ab", "ba"], ["ac", "ba"]]
-    assert 'Question: "' in server.questions()[0] and asked.unread == 0
+    assert 'Question: "' in questions(server)[0] and asked.unread == 0
 
 
 def test_the_same_texts_under_another_prompt_are_another_question():
@@ -93,7 +93,7 @@ def test_a_pair_without_an_answer_counts_as_the_same_and_is_asked_again_next_tim
 def test_a_service_that_fails_ends_the_step_in_one_line():
     with (
         judge_server(lambda number, request: fails(500, "busy")) as server,
-        pytest.raises(StageError, match=rf"^\[credit\] credit\.base_url={server.url} does not answer .*busy"),
+        pytest.raises(StageError, match=rf"^\[credit\] credit\.base_url={server.url} fails .*busy"),
     ):
         judge(server)(group([[0.0] * 2])[0], torch.ones(1, 2, dtype=torch.bool))
 

@@ -3,9 +3,10 @@ import torch
 import torch.nn.attention.flex_attention
 from peft import LoraConfig, get_peft_model
 
-from dqo.learner.update.logprobs import MAX_LOGIT_BYTES, logit_rows, plain_head, token_logprobs
+from dqo.learner.update.logprobs import MAX_LOGIT_BYTES, logit_rows, token_logprobs
 from dqo.learner.update.packing import Form, micro_batches
 from dqo.models.attention import use_dqo_attention
+from dqo.models.heads import plain_head
 from tests.factories import make_experience, tiny_llama
 from tests.learner.builders import CPU, tiny_qwen2
 
@@ -125,17 +126,3 @@ def test_a_head_runs_in_chunks_inside_a_peft_model_and_keeps_no_hook():
 def test_chunks_of_the_head_take_the_same_memory_for_any_vocabulary(vocabulary, rows):
     assert logit_rows(torch.nn.Linear(1, vocabulary, device="meta")) == rows
     assert rows == 128 or 0.8 * MAX_LOGIT_BYTES < 4 * rows * vocabulary <= MAX_LOGIT_BYTES
-
-
-@pytest.mark.parametrize("cap", [0.5, 30.0])  # Gemma's cap is 30, far above the logits of an untrained model
-def test_a_head_whose_logits_are_capped_is_not_plain(cap):
-    policy = tiny_llama()
-    forward = policy.forward
-
-    def capped(**inputs):
-        out = forward(**inputs)
-        out.logits = cap * torch.tanh(out.logits / cap)
-        return out
-
-    policy.forward = capped
-    assert plain_head(policy, CPU) is None

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from dqo.errors import ConfigError
 from dqo.optim.adamw import Schedule
 from tests.factories import make_experience, tiny_llama
-from tests.learner.builders import adamw, assert_same, clip, learn, make_learner
+from tests.learner.builders import adamw, assert_same, clip, learn, make_learner, model_critic
 
 EXPERIENCES = [make_experience(prompts=2, k=3, seed=seed) for seed in range(4)]
 
@@ -50,8 +50,19 @@ def test_the_files_hold_named_fp32_tensors_and_json(tmp_path):
 
 def test_a_checkpoint_of_another_version_says_that_a_new_run_is_needed(tmp_path):
     (tmp_path / "learner.json").write_text('{"version": 1}')
-    with pytest.raises(ConfigError, match=r"has no policy/: another version of dqo.*; start a new run with run_dir="):
+    with pytest.raises(ConfigError, match=r"has the models \(none\), this run trains policy: .*run_dir="):
         make().load(tmp_path)
+
+
+def test_a_checkpoint_with_a_critic_goes_on_with_one_alone(tmp_path):
+    policy = tiny_llama()
+    with_critic, without = make_learner(policy, critic=model_critic(policy)), make()
+    for saved, other, here in ((with_critic, without, "critic, policy"), (without, with_critic, "policy")):
+        folder = tmp_path / here
+        folder.mkdir()
+        saved.save(folder)
+        with pytest.raises(ConfigError, match=rf"^resume: .* has the models {here}, this run trains policy"):
+            other.load(folder)
 
 
 def test_lora_saves_only_its_adapters(tmp_path):
@@ -73,6 +84,6 @@ def test_a_checkpoint_with_other_parameters_is_refused(tmp_path, saved, loading)
     make(**saved).save(tmp_path)
     learner = make(**loading)
     before = {name: tensor.clone() for name, tensor in learner.weights()}
-    with pytest.raises(ConfigError, match=r"^resume: .* resume with the same model= and learner\.lora_\*"):
+    with pytest.raises(ConfigError, match=r"^resume: .* resume with the same model=, critic= and learner\.lora_\*"):
         learner.load(tmp_path)
     assert_same(before, dict(learner.weights()), atol=0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dqo.task.language.english import covered_concepts, fault, forms, words_of
+from dqo.task.language.english import covered_concepts, fault, forms, story_fault, words_of
 
 KNOWN = {
     "dog", "throw", "throws", "ball", "park", "run", "runs", "catches", "chicken", "cheese", "pizza", "broccoli", "man",
@@ -83,3 +83,24 @@ def test_fault(text, reason):
 
 def test_one_unknown_word_is_tolerated():
     assert fault("A blorp dog runs to the ball in the park.", ["dog", "ball", "park"], KNOWN) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("The dog runs to the park. A man throws the ball. The dog catches it.", None),
+        ('The dog runs to the park. "Throw the ball!" the man said. The dog catches it.', None),
+        ('The dog runs to the park. The man throws. He said, "It catches the ball!"', None),
+        ("The dog runs to the park. A man throws the ball.", "not 3 to 5 sentences"),
+        ("The dog runs. The dog runs! The dog runs. The man stood.", "a sentence is repeated"),
+        ("The dog runs. Dog, ball, park and run. The man stood.", "a list of the words"),
+        ("The dog runs. A man throws the ball. The man stood. the dog catches it.", "not one sentence"),
+        ("The dog runs. A man glorps the snark. The dog catches it.", "unknown words"),
+        ("The dog runs. A man throws 🎈 to it. The dog catches it.", "not one sentence"),
+        ("", "not 3 to 5 sentences"),
+    ],
+)
+def test_faults_of_stories(text, why):
+    known = KNOWN | {"said", "throw"}
+    found = story_fault(text, ["dog", "ball", "park", "run"], known, least=3, most=5)
+    assert found is None if why is None else found is not None and found.startswith(why), found

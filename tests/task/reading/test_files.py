@@ -58,7 +58,6 @@ def test_a_file_packed_by_gzip(tmp_path):
         (b'{"a": "\xe9"}\n', r"line 1: not UTF-8 \("),
         ('{"a": 1}\n'.encode("utf-16"), "line 1: not UTF-8"),
         (b"PK\x03\x04", "is an Excel or zip file; JSON lines, one JSON array, csv or parquet is needed"),
-        (b"\x28\xb5\x2f\xfd", "is compressed by zstd"),
     ],
 )
 def test_errors_name_the_line(tmp_path, content, message):
@@ -104,6 +103,7 @@ def test_hub_data_set(offline, tmp_path):
     for split in ("train", "test"):
         (folder / f"{split}.jsonl").write_text(json.dumps({"question": split, "answer": "#### 1"}) + "\n", "utf-8")
     train, test = read_hub(str(folder), None, ["train", "test"], files="x")
-    assert (train, test) == ([{"question": "train", "answer": "#### 1"}], [{"question": "test", "answer": "#### 1"}])
+    assert list(train) == [{"question": "train", "answer": "#### 1"}]
+    assert list(test) == [{"question": "test", "answer": "#### 1"}]
     with pytest.raises(ConfigError, match=r"type task.data_dir=FOLDER with x"):
         read_hub(str(folder), None, ["dev"], files="x")

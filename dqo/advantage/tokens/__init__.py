@@ -1,0 +1,1 @@
+"""Rewards, advantages and returns of single tokens."""

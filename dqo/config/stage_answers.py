@@ -1,0 +1,39 @@
+"""What stages say of themselves, asked before they are made: by their classes, and by their keys."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dqo.config.schema import Config
+from dqo.config.typed import arguments, nodes
+
+
+def says(config: Config, group: str, what: str, *, of: str) -> bool:
+    """Whether a group's class says ``what`` of its method."""
+    from dqo import contracts  # imports torch
+
+    return contracts.says(arguments(getattr(config, group), group)[0], what, of=of)
+
+
+def term_that_says(config: Config, what: str) -> str | None:
+    """The key of the first loss term whose class says ``what``."""
+    from dqo import contracts  # imports torch
+
+    terms = nodes(config.loss.get("terms"), "loss.terms")
+    return next((key for key, node in terms if contracts.says(arguments(node, key)[0], what, of="__call__")), None)
+
+
+def silent_about_correct(reward: Mapping[str, Any], node: str) -> str | None:
+    """The key that would make a reward say what is correct, where it is null."""
+    if reward.get("form") == "dqo":  # of reward=remote: its service may say it
+        return None
+    for name in ("correct_above", "correct_from"):
+        if name in reward and reward[name] is None:
+            return f"{node}.{name}"
+    part, parts = reward.get("correct_from"), reward.get("parts")
+    inner = parts.get(part) if isinstance(parts, Mapping) and isinstance(part, str) else None
+    return silent_about_correct(inner, f"{node}.parts.{part}") if isinstance(inner, Mapping) else None
+
+
+def correct_example(key: str) -> str:
+    """A value for a key that ``silent_about_correct`` found."""
+    return "0.5" if key.endswith("correct_above") else "PART"

@@ -1,1 +1,0 @@
-"""Texts that are longer than an encoder reads."""

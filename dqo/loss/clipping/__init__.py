@@ -1,0 +1,1 @@
+"""What a ratio may do to the loss of ``loss=clip``."""

@@ -1,0 +1,1 @@
+"""What the rewards need that ask a service."""

@@ -1,0 +1,1 @@
+"""Training of reward models: the data, the base model, the trainer, the measures."""

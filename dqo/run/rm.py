@@ -1,0 +1,146 @@
+"""``dqo-rm``: train a reward model from preferences or scored texts, and measure it."""
+
+import importlib.util
+import json
+import logging
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dqo.config.schema import RmConfig
+from dqo.errors import ConfigError
+from dqo.files.atomic import replacing, replacing_folder
+from dqo.models.classifier import Classifier
+from dqo.models.conversation import Encoding
+from dqo.models.folders import no_progress_bars
+from dqo.run.build import make, make_device
+from dqo.run.job import Job
+from dqo.run.reward_modelling.base import Base, with_lora
+from dqo.run.reward_modelling.data import Examples, Pair, Scored, read_examples
+from dqo.run.reward_modelling.measures import pair_measures, score_measures
+from dqo.run.reward_modelling.trainer import train
+
+log = logging.getLogger(__name__)
+
+
+def run(job: Job) -> None:
+    """Writes ``RUN_DIR/model``, ``rm.json`` (the measures) and ``metrics.jsonl`` (the training's lines)."""
+    assert isinstance(job.config, RmConfig)
+    config, settings, device = job.config, job.config.rm, make_device(job.config)
+    if importlib.util.find_spec("accelerate") is None:
+        raise ConfigError("dqo-rm needs the package accelerate; type pip install 'dqo-rl[rm]'")
+    base = _base(config)
+    learned, held_out, scale = _examples(config, base)
+    torch.manual_seed(config.seed)  # of the new head
+    model = base.load()
+    job.begin()
+    what = "pairs" if learned.are_pairs else "scored texts"
+    log.info("dqo-rm: %s learns from %d %s, %d are held out", base.name, len(learned.rows), what, len(held_out.rows))
+    if settings.lora_r:
+        model = with_lora(
+            model, rank=settings.lora_r, alpha=settings.lora_alpha,
+            gradient_checkpointing=settings.gradient_checkpointing,
+        )  # fmt: skip
+    lines = train(model, base.tokenizer, learned.rows, settings=settings, device=device, seed=config.seed)
+    folder = _save(model, base.tokenizer, job.folder / "model")
+    measured = scale | _measure(folder, held_out, device)
+    _write(job.folder, lines, measured)
+    print(_summary(measured))
+    print(f"the reward model is in {folder}; next: dqo-train reward=reward_model reward.path={folder} …")
+
+
+def _base(config: RmConfig) -> Base:
+    source = make(config.model, "model", {})
+    folder = getattr(source, "folder", None)
+    if folder is None:
+        raise ConfigError(f"model={source.name}: has no files to begin from; type model=hf model.path=FOLDER")
+    return Base.read(folder, source.name)
+
+
+def _examples(config: RmConfig, base: Base) -> tuple[Examples, Examples, dict[str, float]]:
+    """To learn from and held out, and how scores were scaled: less the mean of those to learn from, in units of their
+    standard deviation."""
+    settings = config.rm
+    if settings.path is None:
+        raise ConfigError("rm.path=null: what is to be learned from? type rm.path=FILE with chosen and rejected")
+    tokenizer, limit = base.tokenizer, base.longest(settings.max_length)
+    examples = read_examples(settings.path, "rm.path", settings, tokenizer, limit=limit)
+    if settings.eval_path is None:
+        learned, held_out = examples.split(settings.held_out)
+    else:
+        learned, held_out = (
+            examples,
+            read_examples(settings.eval_path, "rm.eval_path", settings, tokenizer, limit=limit),
+        )
+    if learned.are_pairs != held_out.are_pairs:
+        raise ConfigError("rm.eval_path: one file has pairs, the other scores; type rm.eval_path=null")
+    return (learned, held_out, {}) if learned.are_pairs else _standardized(learned, held_out)
+
+
+def _standardized(learned: Examples, held_out: Examples) -> tuple[Examples, Examples, dict[str, float]]:
+    scores = [row.score for row in learned.rows if isinstance(row, Scored)]
+    mean, deviation = statistics.fmean(scores), statistics.pstdev(scores)
+    if deviation == 0:
+        raise ConfigError(f"rm.path: all scores are {mean}; a reward model needs different ones")
+    log.info("dqo-rm: scores have the mean %.4g and the standard deviation %.4g, which become 0 and 1", mean, deviation)
+
+    def standardized(examples: Examples) -> Examples:
+        rows = [row for row in examples.rows if isinstance(row, Scored)]
+        return Examples(rows=tuple(replace(row, score=(row.score - mean) / deviation) for row in rows))
+
+    return standardized(learned), standardized(held_out), {"score_mean": mean, "score_deviation": deviation}
+
+
+def _save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
+    merged = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    with replacing_folder(folder) as new, no_progress_bars():
+        merged.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+    return folder
+
+
+def _measure(folder: Path, held_out: Examples, device: torch.device) -> dict[str, Any]:
+    """The measures of the saved model, read as ``reward=reward_model`` reads it, in float32."""
+    classifier = Classifier(str(folder), key="rm", device=device, dtype=torch.float32)
+
+    def rewards(texts: Sequence[Encoding]) -> Tensor:
+        return classifier.logits(texts)[:, 0]
+
+    pairs = [row for row in held_out.rows if isinstance(row, Pair)]
+    if pairs:
+        return pair_measures(pairs, rewards([row.chosen for row in pairs]), rewards([row.rejected for row in pairs]))
+    scored = [row for row in held_out.rows if isinstance(row, Scored)]
+    return score_measures(scored, rewards([row.answer for row in scored]))
+
+
+def _write(folder: Path, lines: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
+    with replacing(folder / "metrics.jsonl") as file:
+        file.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+    with replacing(folder / "rm.json") as file:
+        shown = {name: None if value != value else value for name, value in measured.items()}
+        file.write_text(json.dumps(shown, indent=2) + "\n", "utf-8")
+
+
+def _summary(measured: Mapping[str, Any]) -> str:
+    if "pairs" in measured:
+        lines = [
+            f"held out, {measured['pairs']} pairs: accuracy {measured['accuracy']:.3f} (the longer answer: "
+            f"{measured['longer']:.3f}), nll {measured['nll']:.3f}, calibration error "
+            f"{measured['calibration_error']:.3f}, reward and length correlate by {measured['length_correlation']:.2f}"
+        ]
+        lines += [
+            f"  σ {each['confidence']:.2f}: right {each['right']:.2f} of {each['pairs']}" for each in measured["bins"]
+        ]
+        return "\n".join(lines)
+    return (
+        f"held out, {measured['texts']} texts: correlation {measured['correlation']:.3f}, of ranks "
+        f"{measured['rank_correlation']:.3f}, mse {measured['mse']:.3f} (the mean: 1), slope {measured['slope']:.2f}, "
+        f"accuracy within a prompt {measured['accuracy']:.3f}, reward and length correlate by "
+        f"{measured['length_correlation']:.2f}"
+    )

@@ -1,0 +1,1 @@
+"""A worker process for code that may hang or crash. What the worker imports must not import torch."""

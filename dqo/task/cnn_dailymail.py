@@ -1,0 +1,73 @@
+"""``task=cnn_dailymail``: news articles → their highlights (Hermann et al. 2015, See et al. 2017)."""
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import Annotated, Literal
+
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from dqo.errors import ConfigError
+from dqo.records import Prompt
+from dqo.stages import Verdict
+from dqo.task.reading.data_set import REFERENCES, DataSet, Numbered, held_out_rows, one_per_prompt, texts_of
+from dqo.task.reading.documents import Cutting, DocumentTask
+from dqo.task.reading.row import Row
+from dqo.task.reading.settings import Rendering
+
+DATA = DataSet(
+    hub="abisee/cnn_dailymail",
+    subset="3.0.0",
+    files={"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"},
+)
+BEFORE, AFTER = "Summarize the news article below in three sentences.\n\n", "\n\nSummary in three sentences:"
+SPACED = re.compile(r" +(?=[.,!?;:])")  # the highlights have "word ."
+
+
+class CnnDailyMail(DocumentTask):
+    """Articles with the highlights that their editors wrote. For ``reward=rouge`` or a reward model: no summary is
+    right or wrong, so ``reward=check`` is refused."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        context_length: int,
+        *,
+        rendering: Rendering,
+        cutting: Cutting,
+        data_dir: str | None,
+        train_rows: Annotated[int | None, Field(ge=1, examples=[50_000])],
+        eval_split: Annotated[Literal["validation", "test"], Field(examples=["validation"])],
+        held_out: Annotated[int, Field(ge=1, examples=[200])],
+    ):
+        train, evaluation = DATA.read(["train", eval_split], data_dir)
+        training = one_per_prompt(_rows(islice(train, train_rows)))
+        super().__init__(
+            tokenizer,
+            context_length,
+            rendering,
+            cutting,
+            training=training,
+            held_out=held_out_rows(_rows(evaluation), training, held_out),
+        )
+
+    def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
+        """Raises ConfigError."""
+        raise ConfigError(
+            "task=cnn_dailymail has no right answers, so reward=check cannot judge it; type reward=rouge, which "
+            "compares with the column references, or reward=reward_model reward.path=MODEL"
+        )
+
+
+def _rows(numbered: Numbered) -> Iterator[Row]:
+    for source, fields in numbered:
+        article, highlights = (text.strip() for text in texts_of(fields, ["article", "highlights"], source))
+        summary = SPACED.sub("", " ".join(highlights.split()))
+        yield Row(
+            content=f"{BEFORE}{article}{AFTER}",
+            source=source,
+            columns={REFERENCES: [summary], "id": fields.get("id")},
+            demonstrations=(summary,),
+            document=(len(BEFORE), len(BEFORE) + len(article)),
+        )

@@ -1,0 +1,148 @@
+"""Prompts that contain a long document. Where a prompt is too long, sentences are left out of the document, never of
+the instruction."""
+
+import logging
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from dqo import distributed
+from dqo.errors import ConfigError
+from dqo.records import Prompt
+from dqo.task.language.sentences import sentences, words_with_space
+from dqo.task.reading.row import Row
+from dqo.task.reading.rows import RowTask
+from dqo.task.reading.settings import Rendering
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutting:
+    """See conf/task/cnn_dailymail.yaml."""
+
+    max_prompt_length: Annotated[int | None, Field(ge=1, examples=[1024])]  # tokens; None: what the context leaves
+    cut: Annotated[Literal["end", "start", "none"], Field(examples=["end"])]
+
+
+class DocumentTask(RowTask):
+    """A task whose rows may have a document in a prompt that is one text (``Row.document``).
+
+    A prompt with more than ``max_prompt_length`` tokens loses whole sentences at the document's end or start; where not
+    even one sentence fits, words, and where not even one word fits, characters. Left out are, and a warning says how
+    many: a prompt that is too long without a document, one whose instruction alone is too long, and with ``cut=none``
+    any that is too long.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        context_length: int,
+        rendering: Rendering,
+        cutting: Cutting,
+        *,
+        training: Sequence[Row],
+        held_out: Sequence[Row],
+    ):
+        room = context_length - rendering.max_completion_length
+        self._limit, self._cut = cutting.max_prompt_length or room, cutting.cut
+        self._cut_positions = set[int]()  # of training prompts
+        self._advice = (
+            "model=NAME of a model with a longer context, or a smaller max_completion_length"
+            if cutting.max_prompt_length is None
+            else "task.max_prompt_length=NUMBER"
+        )
+        if self._limit > room:
+            raise ConfigError(
+                f"task.max_prompt_length={self._limit}: with max_completion_length={rendering.max_completion_length} "
+                f"more than the model's context of {context_length}; type task.max_prompt_length={max(1, room)}"
+            )
+        super().__init__(tokenizer, context_length, rendering, training=training, held_out=held_out, skip_long=True)
+        shortened = [self._shortened(row) for row in self._held_out]
+        changed = sum(row is not before for row, before in zip(shortened, self._held_out, strict=True))
+        self._held_out = shortened
+        if changed:
+            log.warning(
+                "%d of %d held-out documents are cut at their %s: the prompts have more than %d tokens (task.cut, "
+                "task.max_prompt_length); training prompts are cut when they are drawn, and counted",
+                changed, len(shortened), self._cut, self._limit,
+            )  # fmt: skip
+
+    def draw(self, cursor: int, count: int) -> tuple[Sequence[Prompt], int]:
+        """See ``RowTask.draw``. Counts the prompts whose document was cut."""
+        prompts, end = super().draw(cursor, count)
+        if distributed.is_rank_0():  # all ranks draw the same prompts
+            self._cut_positions.update(
+                prompt.position for prompt in prompts if prompt.content != self._row(prompt.position).content
+            )
+        return prompts, end
+
+    def counters(self) -> dict[str, int]:
+        """``cut_prompts``: training prompts drawn since the start whose document was cut. Thread-safe."""
+        return {"cut_prompts": len(self._cut_positions)}
+
+    def _prompt(self, row: Row, position: int) -> Prompt:
+        return super()._prompt(self._shortened(row), position)
+
+    def _tokens(self, row: Row) -> tuple[int, ...]:
+        return super()._tokens(self._shortened(row))
+
+    def _rows_that_fit(self, rows: Sequence[Row], skip_long: bool | None) -> list[Row]:
+        fits = dict[tuple[str, str], bool]()  # by the text before and after the document: many rows have the same
+
+        def can_fit(row: Row) -> bool:
+            if row.document is None or self._cut == "none":
+                return self._is_short(row)
+            before, _, after = _parts(row)
+            if (before, after) not in fits:
+                fits[before, after] = self._is_short(replace(row, content=before + after))
+            return fits[before, after]
+
+        fitting = list(filter(can_fit, rows))
+        if rows and not fitting:
+            raise ConfigError(f"all prompts have more than {max(0, self._limit)} tokens; type {self._advice}")
+        if len(fitting) < len(rows):
+            log.warning(
+                "%d of %d prompts have more than %d tokens and are left out",
+                len(rows) - len(fitting), len(rows), self._limit,
+            )  # fmt: skip
+        return fitting
+
+    def _is_short(self, row: Row) -> bool:
+        return self._renderer.most_tokens(row) <= self._limit or len(self._renderer.tokens(row)) <= self._limit
+
+    def _shortened(self, row: Row) -> Row:
+        """The row, with less of its document if the prompt is too long."""
+        if row.document is None or self._cut == "none" or self._is_short(row):
+            return row
+        before, document, after = _parts(row)
+        at_end = self._cut == "end"
+
+        def with_pieces(pieces: Sequence[str], count: int) -> Row:
+            kept = pieces[:count] if at_end else pieces[len(pieces) - count :]
+            return replace(row, content=f"{before}{''.join(kept).strip()}{after}")
+
+        def most(pieces: Sequence[str]) -> int:
+            """The number of pieces that fit, found in a few renderings."""
+
+            def length(count: int) -> int:
+                return len(self._renderer.tokens(with_pieces(pieces, count)))
+
+            return bisect_right(range(len(pieces)), self._limit, key=length) - 1
+
+        for pieces in (split(document) for split in (sentences, words_with_space, list[str])):
+            if count := most(pieces):
+                return with_pieces(pieces, count)
+        return with_pieces((), 0)
+
+
+def _parts(row: Row) -> tuple[str, str, str]:
+    """The text before the document, the document, and the text after it."""
+    assert isinstance(row.content, str)
+    assert row.document
+    start, end = row.document
+    return row.content[:start], row.content[start:end], row.content[end:]

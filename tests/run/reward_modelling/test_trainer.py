@@ -1,0 +1,60 @@
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, LlamaConfig
+
+from dqo.config.schema import RewardModelling
+from dqo.run.reward_modelling.data import Pair, Scored
+from dqo.run.reward_modelling.trainer import pair_loss, train
+from tests.helpers.classifiers import pair_tokenizer
+from tests.helpers.reward_modelling import settings
+
+CPU = torch.device("cpu")
+
+
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=16, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=1,
+        pad_token_id=0, problem_type="regression",
+    )  # fmt: skip
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def answer(*tokens: int) -> dict[str, list[int]]:
+    return {"input_ids": [*tokens], "attention_mask": [1] * len(tokens)}
+
+
+def test_the_loss_by_its_formula():
+    chosen_B, rejected_B = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
+    plain = -(torch.tensor([1.0, -2.0]).sigmoid().log()).mean()
+    assert pair_loss(chosen_B, rejected_B, center=0.0).item() == pytest.approx(plain.item())
+    centred = plain + 0.1 * (1.0**2 + 2.0**2) / 2
+    assert pair_loss(chosen_B, rejected_B, center=0.1).item() == pytest.approx(centred.item())
+
+
+@pytest.mark.parametrize("kind", ["pairs", "scores"])
+def test_what_is_better_gets_a_higher_reward_and_padding_does_not_count(kind):
+    """A token is good, another is bad, beside tokens that say nothing."""
+    good, bad = answer(5, 9), answer(6, 7, 8, 10)
+    rows = (
+        [Pair(prompt="", chosen=good, rejected=bad)] * 64
+        if kind == "pairs"
+        else [Scored(prompt="", answer=good, score=1.0), Scored(prompt="", answer=bad, score=-1.0)] * 32
+    )
+    trained, wanted = model(), RewardModelling(**settings(batch_size=8, epochs=4.0, learning_rate=1e-2))
+    lines = train(trained, pair_tokenizer(), rows, settings=wanted, device=CPU, seed=0)
+    assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
+    rewards = [trained(torch.tensor([text["input_ids"]])).logits.item() for text in (good, bad)]
+    assert rewards[0] > 0.5 and rewards[1] < -0.5
+
+
+def test_equal_seeds_train_equal_models():
+    rows = [Pair(prompt="", chosen=answer(n), rejected=answer(n + 1, 5)) for n in range(4, 12)]
+    weights = []
+    for _ in range(2):
+        trained = model()
+        train(
+            trained, pair_tokenizer(), rows, settings=RewardModelling(**settings(batch_size=2)), device=CPU, seed=3,
+        )  # fmt: skip
+        weights.append(trained.score.weight.detach())
+    assert torch.equal(*weights)

@@ -1,0 +1,3 @@
+from tests.helpers.user_module import folder
+
+__all__ = ["folder"]
