@@ -36,13 +36,14 @@ def task_name(config: Config) -> str:
 def batch_line(config: Config) -> str:
     """How a step's batch comes about, in one line."""
     rows = config.prompts_per_step * config.k
+    updates = config.num_iterations * config.num_mini_batches
     budget, world = config.learner.get("max_tokens_per_micro_batch"), distributed.world_size()
     micro_batches = f"micro-batches of at most {DEFAULT if budget == AUTO else budget} tokens"
     if budget == AUTO and make_device(config).type == "cuda":
         micro_batches = "micro-batches as large as the GPU's memory allows"
     return (
         f"a step: {config.prompts_per_step} prompts × k={config.k} = {rows} completions of at most "
-        f"{config.max_completion_length} tokens, one update"
+        f"{config.max_completion_length} tokens, {'one update' if updates == 1 else f'{updates} updates'}"
         + (f"; {config.prompts_per_step // world} prompts on each of {world} workers" if world > 1 else "")
         + (f"; {micro_batches}, accumulated" if budget else "")
     )

@@ -3,7 +3,7 @@
 from omegaconf import OmegaConf
 
 from dqo.run.job import Job
-from dqo.run.report import _typed, _update_words
+from dqo.run.report import _typed, _update_words, batch_line
 from dqo.run.stopping import Stopping
 from tests.factories import word_tokenizer
 from tests.helpers.composing import composed
@@ -33,3 +33,8 @@ def test_the_update_is_advantage_and_loss_with_its_terms():
     config = composed("advantage=gdpo", "loss=replay")
     assert _update_words(config) == "advantage Gdpo, loss Clip, term replay"
     assert _update_words(composed()) == "advantage Joint, loss Clip"
+
+
+def test_the_line_of_a_step_counts_its_updates():
+    assert " tokens, one update;" in batch_line(composed("device=cpu"))
+    assert " tokens, 8 updates;" in batch_line(composed("device=cpu", "algorithm=ppo", "num_mini_batches=2"))
