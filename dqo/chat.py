@@ -6,7 +6,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -18,7 +18,7 @@ from dqo.services import Calls, Refused, Service, one_line
 
 log = logging.getLogger(__name__)
 
-THINKING = re.compile(r".*</think>", re.DOTALL)
+THINKING = re.compile(r".*</think>|<think>.*", re.DOTALL)  # the second: cut before its end
 T = TypeVar("T")
 
 
@@ -33,8 +33,8 @@ class Endpoint(Calls):
 
 class Chat:
     """Asks a model; any number of threads may ask. ``counts``: questions asked, requests answered, tokens read and
-    written; ``unread``: answers without a value. ``key``: where the endpoint's settings stand, such as ``eval.judge``.
-    ``tells``: whether log lines say how far the questions are.
+    written; ``unread``: by question, an answer without a value. ``key``: where the endpoint's settings stand, such as
+    ``eval.judge``. ``tells``: whether log lines say how far the questions are.
 
     Raises ConfigError where the service is not there or refuses the key, which is $OPENAI_API_KEY.
     """
@@ -47,7 +47,7 @@ class Chat:
         )
         self._lock = threading.Lock()
         self.counts: Counter[str] = Counter()
-        self.unread: list[str] = []
+        self.unread: dict[str, str] = {}
         self._warn_unless_listed(self.service.probe("/models"))
 
     def ask(
@@ -64,17 +64,15 @@ class Chat:
         ``read`` takes the value from an answer; None: it gives none, and ``again`` is asked once. Raises ServiceError
         where the service fails for good.
         """
-        if not questions:
-            return
-        pool = ThreadPoolExecutor(min(self.endpoint.concurrency, len(questions)))
+        asked = {self.service.submit(self._answer, question, read, again): question for question in questions}
         try:
             with LoggedBar(total=len(questions), desc=self._key, unit="questions") as bar:
-                asked = {pool.submit(self._answer, question, read, again): question for question in questions}
                 for done in as_completed(asked):
                     answered(asked[done], done.result())
                     bar.update(self._tells)
         finally:
-            pool.shutdown(cancel_futures=True)
+            for each in asked:
+                each.cancel()
 
     def _answer(self, question: str, read: Callable[[str], T | None], again: str) -> T | None:
         """The value of the answer; None if there is none when asked twice, or if the question is too long."""
@@ -88,7 +86,7 @@ class Chat:
             said = self._reply(messages)
             value = read(said)
         if value is None:
-            self.unread.append(said)
+            self.unread[question] = said
         return value
 
     def _reply(self, messages: list[dict[str, str]]) -> str:
@@ -129,7 +127,7 @@ class Chat:
 
 def value_in_a_line(answer: str, *, labelled: re.Pattern[str], bare: re.Pattern[str]) -> str | None:
     """The first group of the line that matches ``labelled``, or of an only line that matches ``bare``; None: without
-    one, or with several that differ. What a model thinks aloud before its answer is left out."""
+    one, or with several that differ. What a model thinks aloud before its answer is left out, also where it was cut."""
     lines = [line for line in THINKING.sub("", answer).splitlines() if line.strip()]
     found = {match[1].lower() for line in lines if (match := labelled.fullmatch(line))}
     if not found and len(lines) == 1 and (match := bare.fullmatch(lines[0])):

@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Part = TypeVar("Part")
 
 DOWN = (429, 502, 503, 504, 529)  # overloaded, starting, or not behind its proxy: as if the connection were refused
 FAILED = (408, 409, 425)  # and all from 500 on: the request may be made again
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds; each wait is twice the one before
 LONGEST_ASKED = 60.0  # seconds that a service may ask to be left alone (Retry-After)
 PROBE_SECONDS = 10.0  # for a service to show that it is there
+_NOT_BY_A_PROXY = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}  # whatever $HTTP_PROXY says
 _jitter = random.Random()  # the run's own generators must not depend on failures
 
 
@@ -104,7 +107,8 @@ class Service:
         self._hosts = [_Host(_checked(url, key)) for url in urls]
         headers = {"Content-Type": "application/json", **_authorization(token)}
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=calls.concurrency)
-        self._client = httpx2.Client(timeout=calls.timeout, headers=headers, limits=limits)
+        self._client = httpx2.Client(timeout=calls.timeout, headers=headers, limits=limits, mounts=_NOT_BY_A_PROXY)
+        self._threads = ThreadPoolExecutor(calls.concurrency)
         self._gate, self._lock = threading.BoundedSemaphore(calls.concurrency), threading.Lock()
         self._down_since: float | None = None  # of the whole service: since then nothing was answered
         self.repeated = 0  # requests made again, since the start
@@ -140,7 +144,7 @@ class Service:
                     answer = read(self._sent(host, path, body))
                 except _Failure as failure:
                     time.sleep(self._failed(host, request, failure))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:  # JSON may be nested too deeply
                     failure = _Failure(f"cannot be read: {one_line(error)}", is_down=False)
                     time.sleep(self._failed(host, request, failure))
                 else:
@@ -150,8 +154,22 @@ class Service:
                     with self._lock:
                         host.running -= 1
 
+    def submit(self, ask: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Call ``ask``, which posts, in one of ``concurrency`` threads."""
+        return self._threads.submit(ask, *arguments)
+
+    def side_by_side(self, ask: Callable[[Part], T], parts: Sequence[Part]) -> list[T]:
+        """What ``ask``, which posts, makes of each part, in order. After an error what has not begun is dropped."""
+        asked = [self.submit(ask, part) for part in parts]
+        try:
+            return [each.result() for each in asked]
+        finally:
+            for each in asked:
+                each.cancel()
+
     def close(self) -> None:
         """Close the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
     def _chosen(self) -> tuple[_Host, float]:
@@ -307,6 +325,6 @@ def _said(status: int, content: bytes) -> str:
         body: Any = json.loads(text)
         found = body.get("error", body)
         text = found if isinstance(found, str) else found.get("message") or found.get("detail") or text
-    except (ValueError, AttributeError):  # no JSON, or no object
+    except (ValueError, AttributeError, RecursionError):  # no JSON, or no object
         pass
     return one_line(f"HTTP {status}: {text}" if str(text).strip() else f"HTTP {status}")

@@ -40,7 +40,7 @@ def main() -> int:
     for table in tables:
         arms, seeds = chosen_arms(table, options.arms), options.seeds or table.seeds
         if options.stage and table.prepared:
-            for needed in preparations(table, options.runs):  # one after the other: some need those before them
+            for needed in preparations(table, seeds, options.runs):  # one after the other: some need those before them
                 scheduler.run([needed], f"{table.name}, {needed.name}")
                 wanted.append(needed)
         select = selection_jobs(table, arms, options.selection_seeds, options.runs)

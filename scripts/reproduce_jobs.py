@@ -38,10 +38,10 @@ class Job:
         return (self.folder / self.done).exists()
 
 
-def preparations(table: Table, runs: Path) -> list[Job]:
-    """What the table's runs need, in the order in which it has to be made."""
+def preparations(table: Table, seeds: Sequence[int], runs: Path) -> list[Job]:
+    """What the table's runs of these seeds need, in the order in which it has to be made."""
     jobs = []
-    for made in table.prepared:
+    for made in (each for each in table.prepared if each.seed is None or each.seed in seeds):
         folder = runs / "prepared" / made.name
         where = (f"run_dir={folder}", *(["resume=auto"] if made.arguments[0] == "train" else ())) if made.done else ()
         arguments = _filled((*made.arguments, *where), runs)

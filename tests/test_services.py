@@ -58,7 +58,7 @@ def test_five_failures_are_repeated_and_counted(status, caplog):
     ]
 
 
-@pytest.mark.parametrize("broken", [b"{", b"", b"<html>", {"said": "7"}, {"other": 1}, b"\xff"])
+@pytest.mark.parametrize("broken", [b"{", b"", b"<html>", {"said": "7"}, {"other": 1}, b"\xff", b"[" * 100_000])
 def test_an_answer_that_cannot_be_read_is_asked_for_again_and_then_ends_the_work(broken):
     def read(body: bytes) -> int:
         try:
@@ -239,3 +239,46 @@ def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(monkeypatch):
     with pytest.raises(ConfigError, match=r"^DQO_TOKEN in the environment holds characters") as refused:
         service("http://host")
     assert "secret" not in str(refused.value)
+
+
+def test_a_service_of_this_machine_is_not_asked_by_a_proxy(monkeypatch):
+    with http_server(echo) as gone:
+        pass
+    monkeypatch.setenv("HTTP_PROXY", gone.url)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with http_server(echo) as server:
+        assert ask(service(server)) == 7
+    assert server.paths == ["/echo"]
+
+
+def test_parts_are_asked_side_by_side_in_order_by_as_many_threads_as_concurrency():
+    barrier = threading.Barrier(3, timeout=30)
+
+    def together(number, request):
+        barrier.wait()
+        return echo(number, request)
+
+    with http_server(together) as server:
+        given = service(server, concurrency=3)
+        callers = [threading.Thread(target=lambda: found.append(given.side_by_side(say, range(6)))) for _ in range(2)]
+
+        def say(number: int) -> int:
+            names.add(threading.current_thread().name)
+            return ask(given, number)
+
+        found: list[list[int]] = []
+        names: set[str] = set()
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        given.close()
+    assert found == [[*range(6)]] * 2
+    assert (server.most_at_once, len(names)) == (3, 3)
+
+
+def test_after_an_error_no_further_part_is_asked():
+    with http_server(lambda number, request: (400, b"bad")) as server, pytest.raises(ServiceError, match="HTTP 400"):
+        given = service(server, concurrency=1)
+        given.side_by_side(lambda number: ask(given, number), range(50))
+    assert len(server.requests) < 50

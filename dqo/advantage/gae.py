@@ -18,9 +18,9 @@ class Gae(Penalized):
     A token's reward ρ_s is -kl_coef * KL_s; the last token's also has r_i + alpha * c_i. V_s, the critic's value,
     estimates the reward that is to come before token s is known; after the last token it is 0, of truncated completions
     too. The critic is trained on the returns A_t + V_t. ``whiten_advantages`` divides the advantages of the step's
-    tokens by their standard deviation, after subtracting their mean; ``whiten_rewards`` divides ρ before, without
-    subtracting. All of it as TRL 1.12's PPOTrainer does, but for one thing: TRL pays a completion that ends by itself
-    one position after its end token.
+    tokens by their standard deviation, after subtracting their mean; ``whiten_rewards`` does so with ρ before, and adds
+    the mean again. All of it as TRL 1.12's PPOTrainer does, but for one thing: TRL pays a completion that ends by
+    itself one position after its end token.
 
     Invalid completions get 0.0 and are left out.
     """

@@ -8,7 +8,14 @@ LARGE = 10.0  # alpha times the largest credit of credit=elliptic, from which on
 
 def advice(config: Config) -> list[str]:
     """What is allowed and may not be meant, one line each with what to type. Said when a run starts."""
-    return [*_ungated(config), *_flow_weights(config), *_inexact_kl(config), *_large_credit(config), *_two_kls(config)]
+    return [
+        *_ungated(config),
+        *_flow_weights(config),
+        *_inexact_kl(config),
+        *_large_credit(config),
+        *_two_kls(config),
+        *_group_of_one(config),
+    ]
 
 
 def _ungated(config: Config) -> list[str]:
@@ -18,7 +25,7 @@ def _ungated(config: Config) -> list[str]:
     return [
         f"credit.gate=none and {key}=null: nothing says which completions are correct, so alpha={config.alpha:g} pays "
         f"gibberish, too, for being different; type credit.gate=threshold credit.threshold=LOWEST_GOOD_REWARD, or "
-        f"credit.gate=correct {key}={correct_example(key)}"
+        f"credit.gate=reference (a bar of its own for each prompt), or credit.gate=correct {key}={correct_example(key)}"
     ]
 
 
@@ -49,6 +56,17 @@ def _two_kls(config: Config) -> list[str]:
     return [
         f"advantage.kl_coef={kl_coef:g} and beta={config.beta:g}: the KL to the initial model is in the reward and in "
         "the loss; type beta=0, or advantage.kl_coef=0"
+    ]
+
+
+def _group_of_one(config: Config) -> list[str]:
+    keys = config.advantage
+    needs_no_group = "gamma" in keys and keys.get("baseline") != "group"
+    if config.k > 1 or needs_no_group or not keys["_target_"].startswith("dqo."):
+        return []
+    return [
+        "k=1: this advantage compares completions of one group, so the rewards of groups of one teach nothing; type "
+        "k=8, or algorithm=ppo, or algorithm=reinforce_pp"
     ]
 
 

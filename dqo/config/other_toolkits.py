@@ -42,7 +42,8 @@ KEYS: dict[str, Key] = {
     **_other("max_length", "max_seq_length", "max_seq_len", type="max_completion_length=64",
              note="it counts the tokens of the completion alone"),
     **_other("max_prompt_length", "prompt_max_len", type="task.skip_long=true",
-             note="with task=jsonl; prompts are never cut, they may be left out"),
+             note="with task=jsonl, which leaves long prompts out; dolly, scitldr and cnn_dailymail cut them and have "
+                  "task.max_prompt_length"),
     **_other("use_vllm", "vllm_mode", "vllm_num_engines", "rollout.name", type="rollout=vllm",
              note="its engine shares the learner's GPU"),
     **_same("vllm_gpu_memory_utilization", type="rollout.gpu_memory_utilization=0.4", note="with rollout=vllm"),

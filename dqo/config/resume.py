@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from dqo.config import conf_dir
 from dqo.config.paths import has_moved
 from dqo.config.schema import Config, EvalConfig
 from dqo.config.typed import flat, plain
@@ -117,9 +118,20 @@ def with_saved_overrides(arguments: list[str]) -> list[str]:
                 f"the folder and type resume={run_dir}"
             )
     now = {argument.partition("=")[0] for argument in arguments}
-    saved = [text for text in _replayed(run) if text.partition("=")[0] not in now]
+    engine = _keys_of_another_learner(_typed(arguments, "learner"))
+    saved = [text for text in _replayed(run) if text.partition("=")[0] not in now | engine]
     here = arguments.index(f"resume={resume}")  # among the overrides, which options may not part
     return arguments[:here] + saved + arguments[here:]
+
+
+def _keys_of_another_learner(option: str | None) -> set[str]:
+    """The keys of an engine that the learner typed now does not have, such as ``learner.stage``: what was saved of them
+    says nothing about it."""
+    file = Path(conf_dir(), "learner", f"{option}.yaml")
+    if not file.is_file():  # none was typed, or the user's own
+        return set()
+    own = cast(DictConfig, OmegaConf.load(file))
+    return {key for key in ENGINE if key.removeprefix("learner.") not in own and key != "learner._target_"}
 
 
 def saved_overrides(run: Path) -> list[str]:

@@ -154,8 +154,8 @@ def _compares_within_group(config: Config) -> bool:
 
 
 def _critic(config: Config) -> None:
-    own = not config.advantage["_target_"].startswith("dqo.")
-    if len(config.critic) == 1 and "lam" not in config.advantage and not own:
+    ours = all(node["_target_"].startswith("dqo.") for node in (config.advantage, config.critic))
+    if ours and len(config.critic) == 1 and "lam" not in config.advantage:
         return  # no critic and none asked for: nothing is imported
     needs_values = says(config, "advantage", "needs_values", of="__call__")
     has_critic = not says(config, "critic", "estimates_nothing", of="loss")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import PreTrainedModel
 
-from dqo.critic.models.value_loss import NAMES, Clip, ValueLoss, scaled_rate
+from dqo.critic.models.value_loss import NAMES, Clip, Rate, ValueLoss
 from dqo.models.heads import ValueHead, head_width
 from dqo.ranges import LearningRate, Seed
 
@@ -35,16 +35,12 @@ class HeadCritic:
         seed: Seed,
     ):
         self._head = ValueHead(head_width(policy), seed=seed).to(device)
-        self._rates = {"own": learning_rate, "policy": policy_learning_rate}
+        self.rate = Rate(learning_rate, policy_learning_rate)
         self._coefficient, self._loss = vf_coef, ValueLoss(cliprange_value)
 
     def module(self) -> Module:
         """The layer."""
         return self._head
-
-    def rate(self, rate: float) -> float:
-        """The layer's learning rate where the policy's is ``rate``."""
-        return scaled_rate(rate, **self._rates)
 
     def loss(
         self, values_N: Float[Tensor, " sampled"], **others: Float[Tensor, " sampled"]

@@ -7,7 +7,7 @@ from torch.nn import Module
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dqo.critic.models.folder import CriticFolder
-from dqo.critic.models.value_loss import NAMES, Clip, ValueLoss, scaled_rate
+from dqo.critic.models.value_loss import NAMES, Clip, Rate, ValueLoss
 from dqo.errors import ConfigError
 from dqo.models.heads import ValueHead, head_width, with_value_head
 from dqo.models.probing import MODEL_ERRORS, model_fault, probe_precision
@@ -38,7 +38,7 @@ class ModelCritic:
         """Raises ConfigError for a folder that cannot be a critic of this policy."""
         self._policy, self._device, self._seed = policy, device, seed
         self._folder = None if path is None else CriticFolder(path, tokenizer)
-        self._rates = {"own": learning_rate, "policy": policy_learning_rate}
+        self.rate = Rate(learning_rate, policy_learning_rate)
         self.warmup, self.loss = warmup, ValueLoss(cliprange_value)
 
     def module(self) -> Module:
@@ -61,7 +61,3 @@ class ModelCritic:
                 "model with the policy's tokenizer"
             )
         return model.eval().requires_grad_(True)
-
-    def rate(self, rate: float) -> float:
-        """The critic's learning rate where the policy's is ``rate``."""
-        return scaled_rate(rate, **self._rates)

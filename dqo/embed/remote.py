@@ -3,7 +3,6 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import numpy as np
@@ -54,7 +53,7 @@ class Remote:
     ):
         """Raises ConfigError where the service is not there, refuses the token or does not know the model."""
         self._model, self._dimensions, self._prefix = model, dimensions, prefix
-        self._normalize, self._batch, self._calls = normalize_text, batch, calls
+        self._normalize, self._batch = normalize_text, batch
         self._service = Service(
             [base_url], calls, key="embed.base_url", stage="embed", token=token_variable,
             advice={404: f"does it know embed.model={model}? Type embed.model=NAME, or another embed.base_url"},
@@ -77,8 +76,7 @@ class Remote:
         batches = [distinct[start : start + self._batch] for start in range(0, len(distinct), self._batch)]
         if not batches:
             return self._probe_D.new_zeros(0, len(self._probe_D))
-        with ThreadPoolExecutor(min(len(batches), self._calls.concurrency)) as pool:
-            embeddings_ND = torch.cat([*pool.map(self._unit_embeddings, batches)])
+        embeddings_ND = torch.cat(self._service.side_by_side(self._unit_embeddings, batches))
         rows = {text: n for n, text in enumerate(distinct)}
         return embeddings_ND[[rows[text] for text in texts]]
 
@@ -100,7 +98,8 @@ class Remote:
 
     def _unit_embeddings(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
         request: dict[str, Any] = {
-            "model": self._model, "input": [self._prefix + text for text in texts], "encoding_format": "base64",
+            "model": self._model, "encoding_format": "base64",
+            "input": [self._prefix + text or " " for text in texts],  # OpenAI refuses an empty text
         }  # fmt: skip
         if self._dimensions is not None:
             request["dimensions"] = self._dimensions

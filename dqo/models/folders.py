@@ -62,7 +62,8 @@ def folder_fault(folder: Path) -> str | None:
     if (folder / "adapter_config.json").is_file():
         return "is an adapter (adapter_config.json); merge it into its model first"
     if not (folder / "config.json").is_file():
-        return "has no config.json"
+        inside = [name for name in ("model", "policy") if (folder / name / "config.json").is_file()]  # of dqo's runs
+        return f"has no config.json, but its folder {inside[0]} has one" if inside else "has no config.json"
     if any(folder.glob("*.safetensors")):
         return None
     pickles = [file.name for pattern in PICKLES for file in folder.glob(pattern)]

@@ -23,6 +23,8 @@ TRAINING = (
     ("credit to wrong", "credit_wrong_share", "{:.1%}"),
     ("entropy", "entropy", "{:.2f}"),
     ("kl", "kl", "{:.4f}"),
+    ("kl of answers", "objective/kl", "{:.3f}"),
+    ("critic explains", "critic/vf_explained_var", "{:.2f}"),
 )
 HELD_OUT = ("reward", "pass@1", "pass@10", "distinct_correct", "cosine_distance", "logdet", "distinct_4", "finished")
 BARS = "▁▂▃▄▅▆▇█"

@@ -86,7 +86,8 @@ def next_commands(run_dir: Path, steps: int, n: int, typed: Sequence[str] | None
     if typed is None:
         return commands
     kept = [text for text in typed if text.lstrip("+").partition("=")[0] not in OWN_KEYS and text != WITHOUT_ALPHA]
-    commands.append(("quality against diversity", shlex.join(["dqo-train", "-m", SWEEP, *kept])))
+    if "k=1" not in kept:  # alpha compares completions of one group
+        commands.append(("quality against diversity", shlex.join(["dqo-train", "-m", SWEEP, *kept])))
     commands.append(("a page with figures and completions", f"dqo-report {run}"))
     return commands
 

@@ -87,12 +87,13 @@ class Judge:
         mean_B, variance_B = (torch.full((len(rollouts.texts),), math.nan, dtype=torch.float64) for _ in range(2))
         failed_B = torch.zeros(len(rollouts.texts), dtype=torch.bool)
         for row, question in questions.items():
+            said = self._chat.unread.pop(question, "asked before")
             found = [self._scale.reward(score) for score in known[question] if score is not None]
             if found:
                 mean_B[row] = statistics.fmean(found)
                 variance_B[row] = statistics.variance(found) if len(found) > 1 else math.nan
             else:
-                self._tolerate(rollouts, row)
+                self._tolerate(rollouts, row, said)
                 mean_B[row], failed_B[row] = self._tolerance.fill, self._tolerance.masks
         parts = {PART: mean_B.float().view_as(valid_PK)}
         if self._repeats > 1:
@@ -147,14 +148,11 @@ class Judge:
         asked = json.dumps([*self._asked_by, question, number])
         return hashlib.sha256(asked.encode()).hexdigest()
 
-    def _tolerate(self, rollouts: Rollouts, row: int) -> None:
+    def _tolerate(self, rollouts: Rollouts, row: int, said: str) -> None:
         """Count a completion without a score, or raise."""
-        unread = self._chat.unread
-        said = one_line(unread.pop() if unread else "asked before") or "nothing readable"
-        unread.clear()
         problem = (
-            f"reward.base_url={self._chat.endpoint.base_url} gives no score for {rollouts.texts[row]!r:.80} ({said}); "
-            "raise reward.max_tokens, or type reward.on_unread=mask"
+            f"reward.base_url={self._chat.endpoint.base_url} gives no score for {rollouts.texts[row]!r:.80} "
+            f"({one_line(said) or 'nothing readable'}); raise reward.max_tokens, or type reward.on_unread=mask"
         )
         error = StageError("reward", problem, positions=[rollouts.prompts[row // rollouts.k].position])
         self._tolerance.raise_or_count(error, counts={UNREAD: 1})

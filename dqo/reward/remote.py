@@ -2,11 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -26,7 +25,7 @@ from dqo.wire import decode_rewards, encode_rollouts
 
 PART = "remote"
 MOST_CALLS = 64  # groups that are judged at a time
-SCORE, HEALTH = "/v1/score", "/health"  # of dqo-serve
+SCORE = "/v1/score"  # of dqo-serve
 
 
 class Form(StrEnum):
@@ -69,7 +68,7 @@ class Remote:
         }
         urls = [url] if isinstance(url, str) else url
         self._service = Service(urls, calls, key="reward.url", stage="reward", token="DQO_TOKEN", advice=advice)
-        self._service.probe(HEALTH if form == Form.dqo else "")
+        self._service.probe(SCORE if form == Form.dqo else "")  # dqo-serve says 405, or that the token is wrong
         self.calls_at_a_time = min(calls.concurrency, MOST_CALLS)
 
     def score(self, rollouts: Rollouts) -> Rewards:
@@ -100,7 +99,7 @@ class Remote:
             join([group_of(rollouts, rollouts, p) for p in range(start, min(start + size, count))])
             for start in range(0, count, size)
         ]
-        found = self._side_by_side(parts, self._scored)
+        found = self._service.side_by_side(self._scored, parts)
         kinds = {(tuple(sorted(rewards.parts)), rewards.correct_PK is None) for rewards in found}
         if len(kinds) > 1:
             named = " and ".join(sorted(", ".join(names) for names, _ in kinds))
@@ -119,7 +118,7 @@ class Remote:
         """``form=openrlhf``: ``batch`` texts a request."""
         rows = judged_PK.flatten().nonzero()[:, 0].tolist()
         parts = [rows[start : start + self._batch] for start in range(0, len(rows), self._batch)]
-        found = self._side_by_side(parts, lambda some: self._rewarded(rollouts, some))
+        found = self._service.side_by_side(lambda some: self._rewarded(rollouts, some), parts)
         total_B: Float[Tensor, " batch"] = torch.full((len(rollouts.texts),), math.nan)
         total_B[rows] = torch.tensor([reward for some in found for reward in some], dtype=torch.float32)
         part_PK = total_B.view_as(judged_PK)
@@ -137,13 +136,3 @@ class Remote:
             labels.append(label if label is None or isinstance(label, str) else json.dumps(label, default=str))
         body = json.dumps({"query": queries, "prompts": prompts, "labels": labels}).encode()
         return self._service.post(body, lambda reply: rewards_in(reply, len(rows)))
-
-    def _side_by_side(self, parts: Sequence[Any], ask: Callable[[Any], Any]) -> list[Any]:
-        """The answer to each part, in order. Requests of all calls together are as many as ``concurrency``."""
-        if len(parts) < 2:
-            return [ask(part) for part in parts]
-        pool = ThreadPoolExecutor(min(self._service.calls.concurrency, len(parts)))
-        try:
-            return [done.result() for done in [pool.submit(ask, part) for part in parts]]
-        finally:
-            pool.shutdown(cancel_futures=True)

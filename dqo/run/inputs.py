@@ -28,14 +28,17 @@ ELSEWHERE = ("model.", "embed.")  # groups that are compared by weights, templat
 
 
 def task_inputs(config: Config, task: Task) -> dict[str, Any]:
-    """The fingerprints of a task's rows, if the task says them, and of the files that other keys name."""
+    """The fingerprints of a task's rows, if the task says them, and of the files that other keys name; of the folder of
+    a critic or a reward model those of its weights."""
     ours = task.fingerprints() if isinstance(task, Fingerprinted) else {}
     compared = (*ELSEWHERE, "task.") if ours else ELSEWHERE
     files = {}
     for key, value in path_keys(config).items():
         for number, text in enumerate(value if isinstance(value, list) else [value], 1):
-            if not key.startswith(compared) and (file := file_of(text)).is_file():
-                files[f"{key} {number}"] = [str(file), _hash(file)]
+            place = file_of(text)
+            weights = sorted(place.glob("*.safetensors")) if key.startswith(("critic.", "reward.")) else []
+            if not key.startswith(compared) and (read := [place] if place.is_file() else weights):
+                files[f"{key} {number}"] = [str(place), _hash(*read)]
     return {**ours, **files}
 
 
@@ -87,8 +90,10 @@ def _keys(config: Config, name: str) -> list[str]:
     return ["model.chat_template", "model.path"]
 
 
-def _hash(file: Path) -> str:
-    digest = hashlib.blake2b(str(file.stat().st_size).encode(), digest_size=16)
-    with file.open("rb") as opened:
-        digest.update(opened.read(HASHED))
+def _hash(*files: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        digest.update(str(file.stat().st_size).encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(HASHED))
     return digest.hexdigest()

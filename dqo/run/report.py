@@ -118,8 +118,10 @@ def _credit_words(credit: Credit) -> str | None:
 def _update_words(config: Config) -> str:
     """Advantage and loss by their classes, and the loss's terms by name: "advantage Joint, loss Clip, term replay"."""
     advantage, loss = (node["_target_"].rpartition(".")[2] for node in (config.advantage, config.loss))
+    kl = config.advantage.get("kl_coef")
+    in_reward = f" with {kl:g} times the KL in the reward" if kl else ""
     terms = "".join(f", term {name}" for name in config.loss.get("terms") or {})
-    return f"advantage {advantage}, loss {loss}{terms}"
+    return f"advantage {advantage}{in_reward}, loss {loss}{terms}"
 
 
 def _rendered(session: Session, evaluation: Evaluation) -> str | None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -52,7 +53,8 @@ def run(job: Job) -> None:
     measured = scale | _measure(folder, held_out, device)
     _write(job.folder, lines, measured)
     print(_summary(measured))
-    print(f"the reward model is in {folder}; next: dqo-train reward=reward_model reward.path={folder} …")
+    train_with = f"reward=reward_model reward.path={folder} credit.gate=none"
+    print(f"the reward model is in {folder}; next: dqo-train {train_with} task=…")
 
 
 def _base(config: RmConfig) -> Base:
@@ -128,19 +130,23 @@ def _write(folder: Path, lines: Sequence[Mapping[str, Any]], measured: Mapping[s
 
 
 def _summary(measured: Mapping[str, Any]) -> str:
+    length = f"reward and length of the answer correlate by {_shown(measured['length_correlation'], 2)}"
     if "pairs" in measured:
         lines = [
             f"held out, {measured['pairs']} pairs: accuracy {measured['accuracy']:.3f} (the longer answer: "
             f"{measured['longer']:.3f}), nll {measured['nll']:.3f}, calibration error "
-            f"{measured['calibration_error']:.3f}, reward and length correlate by {measured['length_correlation']:.2f}"
+            f"{measured['calibration_error']:.3f}, {length}"
         ]
         lines += [
             f"  σ {each['confidence']:.2f}: right {each['right']:.2f} of {each['pairs']}" for each in measured["bins"]
         ]
         return "\n".join(lines)
     return (
-        f"held out, {measured['texts']} texts: correlation {measured['correlation']:.3f}, of ranks "
-        f"{measured['rank_correlation']:.3f}, mse {measured['mse']:.3f} (the mean: 1), slope {measured['slope']:.2f}, "
-        f"accuracy within a prompt {measured['accuracy']:.3f}, reward and length correlate by "
-        f"{measured['length_correlation']:.2f}"
+        f"held out, {measured['texts']} texts: correlation {_shown(measured['correlation'])}, of ranks "
+        f"{_shown(measured['rank_correlation'])}, mse {measured['mse']:.3f} (the mean: 1), slope "
+        f"{_shown(measured['slope'], 2)}, accuracy within a prompt {_shown(measured['accuracy'])}, {length}"
     )
+
+
+def _shown(value: float, digits: int = 3) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"

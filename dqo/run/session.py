@@ -58,7 +58,8 @@ def open_session(job: Job, stack: contextlib.ExitStack) -> Session:
     found = _checkpoint(config, config.resume, checkpoints) if config.resume and job.ownership else None
     checkpoint = distributed.broadcast(found)
     policy, task = load_policy(config, _saved_inputs(checkpoint) if checkpoint else None)
-    task.draw(0, 1)  # before any work: a task for evaluation alone refuses
+    if checkpoint is None:
+        task.draw(0, 1)  # before any work: a task for evaluation alone refuses. A resumed run would count it anew
     references = References()
     stages = make_stages(config, policy, task, references)
     close_stages(stages, stack)

@@ -86,7 +86,7 @@ class JudgeDiversity:
         counts, unscored = self._chat.counts, self._chat.unread
         if not any(counts.values()) and not self._kept:
             return
-        first = f" (the first: {one_line(unscored[0] or 'nothing readable')})" if unscored else ""
+        first = f" (the first: {one_line(next(iter(unscored.values())) or 'nothing readable')})" if unscored else ""
         log.info(
             "eval.judge: %d questions asked and %d answered before; %d without a score%s; tokens: %d read, %d written",
             counts["asked"], self._kept, len(unscored), first, counts["tokens read"], counts["tokens written"],

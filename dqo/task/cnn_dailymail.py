@@ -8,9 +8,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from dqo.errors import ConfigError
-from dqo.records import Prompt
-from dqo.stages import Verdict
 from dqo.task.reading.data_set import REFERENCES, DataSet, Numbered, held_out_rows, one_per_prompt, texts_of
 from dqo.task.reading.documents import Cutting, DocumentTask
 from dqo.task.reading.row import Row
@@ -28,6 +25,8 @@ SPACED = re.compile(r" +(?=[.,!?;:])")  # the highlights have "word ."
 class CnnDailyMail(DocumentTask):
     """Articles with the highlights that their editors wrote. For ``reward=rouge`` or a reward model: no summary is
     right or wrong, so ``reward=check`` is refused."""
+
+    option = "cnn_dailymail"
 
     def __init__(
         self,
@@ -50,13 +49,6 @@ class CnnDailyMail(DocumentTask):
             cutting,
             training=training,
             held_out=held_out_rows(_rows(evaluation), training, held_out),
-        )
-
-    def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
-        """Raises ConfigError."""
-        raise ConfigError(
-            "task=cnn_dailymail has no right answers, so reward=check cannot judge it; type reward=rouge, which "
-            "compares with the column references, or reward=reward_model reward.path=MODEL"
         )
 
 

@@ -7,8 +7,6 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
-from dqo.records import Prompt
-from dqo.stages import Verdict
 from dqo.task.reading.data_set import REFERENCES, DataSet, Numbered, one_per_prompt, split_by_hash, texts_of
 from dqo.task.reading.documents import Cutting, DocumentTask
 from dqo.task.reading.row import Row
@@ -25,6 +23,8 @@ Category = Literal[
 class Dolly(DocumentTask):
     """An instruction, for some kinds with a text that it is about, and a person's response. For a reward model or a
     judge: no response is right or wrong, so ``reward=check`` is refused."""
+
+    option = "dolly"
 
     def __init__(
         self,
@@ -50,14 +50,6 @@ class Dolly(DocumentTask):
         chosen = [row for row in rows if categories is None or row.columns["category"] in categories]
         training, evaluation = split_by_hash(chosen, held_out)
         super().__init__(tokenizer, context_length, rendering, cutting, training=training, held_out=evaluation)
-
-    def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
-        """Raises ConfigError."""
-        raise ConfigError(
-            "task=dolly has no right answers, so reward=check cannot judge it; type reward=reward_model "
-            "reward.path=MODEL, reward=judge reward.base_url=URL reward.model=NAME, or reward=rouge, which compares "
-            "with the column references"
-        )
 
 
 def _rows(numbered: Numbered) -> list[Row]:

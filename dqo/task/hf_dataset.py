@@ -6,7 +6,7 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
-from dqo.task.reading.arrow import hub_table
+from dqo.task.reading.arrow import hub_tables
 from dqo.task.reading.fields import Fields
 from dqo.task.reading.own import Choice, OwnPrompts
 from dqo.task.reading.settings import MessageRendering
@@ -38,7 +38,7 @@ class HfDataset(OwnPrompts):
         if not name:
             raise ConfigError("task=hf_dataset needs a data set of the hub; type task.name=ORG/NAME")
         splits = [split] if eval_split is None else [split, eval_split]
-        training, *evaluation = (Table(*hub_table(name, config, revision, each)) for each in splits)
+        training, *evaluation = (Table(*table) for table in hub_tables(name, config, splits, revision=revision))
         super().__init__(
             tokenizer, context_length, rendering, fields, choice, sources=[training], eval_sources=evaluation,
             place=training.name, eval_key="task.eval_split=NAME",

@@ -6,8 +6,6 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
-from dqo.records import Prompt
-from dqo.stages import Verdict
 from dqo.task.reading.data_set import REFERENCES, DataSet, Numbered, held_out_rows, one_per_prompt
 from dqo.task.reading.documents import Cutting, DocumentTask
 from dqo.task.reading.row import Row
@@ -21,6 +19,8 @@ BEFORE, AFTER = "Summarize the scientific paper below in one sentence.\n\n", "\n
 class SciTldr(DocumentTask):
     """Papers with one to five reference summaries each. For ``reward=rouge`` or a reward model: no summary is right or
     wrong, so ``reward=check`` is refused."""
+
+    option = "scitldr"
 
     def __init__(
         self,
@@ -44,13 +44,6 @@ class SciTldr(DocumentTask):
             cutting,
             training=training,
             held_out=held_out_rows(_rows(evaluation), training, held_out),
-        )
-
-    def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
-        """Raises ConfigError."""
-        raise ConfigError(
-            "task=scitldr has no right answers, so reward=check cannot judge it; type reward=rouge, which compares "
-            "with the column references, or reward=reward_model reward.path=MODEL"
         )
 
 

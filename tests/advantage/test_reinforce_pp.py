@@ -63,6 +63,8 @@ def test_equal_scores_leave_no_noise_to_be_blown_up():
     assert grouped(experience, Estimates(), alpha=1.0).advantages_BT.eq(0).all()
     assert not grouped.has_signal(experience, alpha=1.0)
     assert grouped.has_signal(replace(experience, credits_PK=torch.rand(2, 4)), alpha=1.0)
+    everywhere = experience_of([[0.1] * 4] * 2, [[0.3, 0.3, 0.3 + 1e-7, 0.3]] * 2)
+    assert reinforce_pp()(everywhere, Estimates(), alpha=1.0).advantages_BT.eq(0).all()
 
 
 def test_without_a_group_baseline_groups_are_compared_with_one_another():

@@ -82,7 +82,7 @@ TASKS = [
     of("dolly", "", "data/databricks-dolly-15k.jsonl: No such file", "type task.data_dir=FOLDER with"),
     of(
         "dolly", "task.held_out=1 task.max_prompt_length=32", "task=dolly has no right answers",
-        "type reward=reward_model reward.path=MODEL", files=DOLLY_FILE,
+        "type reward=rouge, ", files=DOLLY_FILE,
     ),
     of(
         "dolly", "task.held_out=3", "task.held_out=3: of 3 prompts some must be left", "type task.held_out=2",

@@ -35,6 +35,15 @@ def test_the_saved_command_line_joins_what_is_typed_which_wins(run):
     ]  # fmt: skip
 
 
+def test_what_was_typed_for_another_engine_is_left_out(run):
+    typed = ["learner=deepspeed_zero", "learner.stage=3", "learner.dtype=float32", f"run_dir={run}"]
+    OmegaConf.save(OmegaConf.create(typed), run / "overrides.yaml")
+    given = ["learner=torch_single", f"resume={run}"]
+    assert resume.with_saved_overrides(given) == ["learner=torch_single", "learner.dtype=float32", f"resume={run}"]
+    same = ["learner=deepspeed_zero", f"resume={run}"]
+    assert "learner.stage=3" in resume.with_saved_overrides(same)
+
+
 def test_of_a_checkpoint_in_it(run):
     given = [f"resume={run}/checkpoints/step_00010"]
     assert resume.with_saved_overrides(given)[0] == "task=concepts"

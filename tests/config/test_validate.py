@@ -10,6 +10,7 @@ from dqo.config.advice import advice
 from dqo.config.validate import validate
 from dqo.credit.dpp import Dpp
 from dqo.credit.none import NoCredit
+from dqo.critic.none import NoCritic
 from dqo.errors import ConfigError
 from dqo.records import Estimates, Experience
 from dqo.run.build import make
@@ -281,13 +282,26 @@ def test_an_advantage_of_ones_own_may_have_groups_of_two_and_a_renamed_credit_ma
         validate(with_class(checked(*JOINT, k=2), "credit", Renamed))
 
 
+class OwnCritic(NoCritic):
+    """Estimates something, and has no keys."""
+
+    def loss(self, values_N, **others):
+        return values_N.sum(), {}
+
+
+def test_a_critic_of_ones_own_asks_for_an_advantage_that_uses_it_too():
+    validate(with_class(checked("algorithm=ppo", "critic=none"), "critic", OwnCritic))
+    with pytest.raises(ConfigError, match=r"^critic: this advantage has no use for a critic's values"):
+        validate(with_class(checked(), "critic", OwnCritic))
+
+
 def test_a_run_on_own_data_without_a_gate_is_told_that_gibberish_is_paid():
     own = ("task=jsonl", "task.path=a.jsonl", *PYTHON)
     (line,) = advice(checked(*own))
     assert line == (
         "credit.gate=none and reward.correct_above=null: nothing says which completions are correct, so alpha=1 pays "
         "gibberish, too, for being different; type credit.gate=threshold credit.threshold=LOWEST_GOOD_REWARD, or "
-        "credit.gate=correct reward.correct_above=0.5"
+        "credit.gate=reference (a bar of its own for each prompt), or credit.gate=correct reward.correct_above=0.5"
     )
     (line,) = advice(checked("task=jsonl", "task.path=a.jsonl", "reward=check_and_python", *PYTHON_PART))
     assert "reward.correct_from=PART" in line
@@ -315,6 +329,14 @@ def test_a_kl_in_the_reward_and_in_the_loss_is_told_so():
     assert line.startswith("advantage.kl_coef=0.01 and beta=0.04: the KL to the initial model is in the reward and in")
     assert line.endswith("type beta=0, or advantage.kl_coef=0")
     assert advice(checked("algorithm=reinforce_pp")) == advice(checked(beta=0.04)) == []
+
+
+def test_a_group_of_one_without_another_baseline_is_told_that_it_teaches_nothing():
+    for options in ((), ("algorithm=rloo",), ("algorithm=reinforce_pp", "advantage.baseline=group")):
+        (line,) = advice(checked(*options, k=1, alpha=0.0))
+        assert line.startswith("k=1: ") and line.endswith("type k=8, or algorithm=ppo, or algorithm=reinforce_pp")
+    for options in (("algorithm=ppo",), ("algorithm=reinforce_pp",)):
+        assert advice(checked(*options, k=1, alpha=0.0)) == []
 
 
 def test_flowrl_with_other_weights_of_tokens_is_told_so():

@@ -2,9 +2,10 @@ import copy
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import LlamaConfig, LlamaForSequenceClassification, MistralConfig, MistralForCausalLM
 
 from dqo.errors import ConfigError
+from dqo.learner.update.packing import Form
 from tests.factories import make_experience, tiny_llama, word_tokenizer
 from tests.learner.builders import make_learner, model_critic
 
@@ -54,6 +55,22 @@ def test_a_language_model_gets_a_new_head(tmp_path):
     learner = make_learner(policy, critic=critic)
     values_BT = learner.estimate(make_experience(prompts=2, k=2).rollouts).values_BT
     assert values_BT is not None and values_BT.abs().max() > 0
+
+
+def test_policy_and_critic_take_the_form_that_both_can(tmp_path):
+    """The critic's sliding window rules shared prompts out; the policy computes the same without them."""
+    torch.manual_seed(2)
+    config = tiny_llama().config.to_dict()
+    for key in ("architectures", "model_type", "layer_types"):
+        config.pop(key, None)
+    sliding = MistralForCausalLM(MistralConfig(**config | {"sliding_window": 8})).eval()
+    policy, rollouts = tiny_llama(), make_experience(prompts=2, k=3).rollouts
+    critic = model_critic(policy, path=saved(sliding, tmp_path))
+    both = make_learner(policy, critic=critic, needs_old_logprobs=True, shared_prompt="auto")
+    alone = make_learner(tiny_llama(), needs_old_logprobs=True)
+    assert (both.form, alone.form) == (Form.PLAIN, Form.SHARED)
+    logprobs_BT, expected_BT = (learner.estimate(rollouts).old_logprobs_BT for learner in (both, alone))
+    torch.testing.assert_close(logprobs_BT, expected_BT, rtol=0, atol=1e-5)
 
 
 def test_what_cannot_be_a_critic_is_refused_in_one_line(tmp_path):

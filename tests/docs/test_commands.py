@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
 from dqo.config import gpu
 from dqo.run import launch
 from tests.docs.markdown import DOCUMENTS, HELP_TEXTS, ROOT, blocks, spans
+from tests.helpers.commands import type_in
 from tests.helpers.report_folders import write_eval, write_run
 
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
@@ -70,8 +70,7 @@ DIFFERENT = {str(typed): typed for typed in ALL if str(typed) not in NOT_COMPOSE
 def run(command: str, words: list[str], monkeypatch) -> int:
     """The exit code of a console script with these arguments."""
     module, _, function = SCRIPTS[command].partition(":")
-    monkeypatch.setattr(sys, "argv", [command, *words])
-    GlobalHydra.instance().clear()
+    type_in(command, words, monkeypatch)
     with pytest.raises(SystemExit) as ended:
         getattr(importlib.import_module(module), function)()
     return int(ended.value.code or 0)

@@ -77,6 +77,12 @@ def test_each_distinct_text_is_asked_for_once_in_batches():
     assert all((each["model"], each["dimensions"]) == ("mine", 8) for each in server.requests)
 
 
+def test_an_empty_text_is_sent_as_a_space_since_openai_refuses_it():
+    with http_server(embeds(), path="/v1") as server:
+        found_PKD = remote(server.url).encode(make_rollouts(["", "w3"], 2))
+    assert sorted(texts_of(server)) == [" ", "w3"] and found_PKD.isfinite().all()
+
+
 def test_it_is_dqo_serve_that_answers(monkeypatch):
     token = "a-token-of-tests"
     monkeypatch.setenv("DQO_TOKEN", token)

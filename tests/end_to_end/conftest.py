@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import run_in_process
+from tests.helpers.shared import shared_folder
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -22,7 +23,7 @@ SMALL = (
 def environment(tmp_path_factory) -> dict[str, str]:
     """One warm start for all runs of the session, and none of the user's."""
     ours = {
-        "PYTHONPATH": str(ROOT), "DQO_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT), "DQO_CACHE": str(shared_folder(tmp_path_factory, "cache")), "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     return {**os.environ, **ours}
@@ -65,13 +66,20 @@ def dqo(start):
 
 
 @pytest.fixture
-def dqo_here(environment, tmp_path, monkeypatch):
-    """The same without its processes, for what does not depend on them: shapes and types are checked."""
+def dqo_here(environment, tmp_path, monkeypatch, capsys):
+    """The same without its processes, for what does not depend on them: shapes and types are checked. What a test's own
+    ``capsys`` is to read is printed again."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DQO_CACHE", environment["DQO_CACHE"])
 
-    def run(*arguments: str) -> None:
-        assert run_in_process("train", list(arguments), monkeypatch) == 0
+    def run(*arguments: str, code: int = 0, command: str = "train") -> str:
+        capsys.readouterr()
+        ended = run_in_process(command, list(arguments), monkeypatch)
+        said = capsys.readouterr()
+        print(said.out, end="")
+        print(said.err, end="", file=sys.stderr)
+        assert ended == code, said.out + said.err
+        return said.out + said.err
 
     return run
 

@@ -48,14 +48,14 @@ def wait_for(process, folder: Path, prompts: int) -> None:
 
 
 @pytest.fixture
-def whole(dqo, tmp_path) -> dict[tuple[str, int], tuple[str, ...]]:
+def whole(dqo_here, tmp_path) -> dict[tuple[str, int], tuple[str, ...]]:
     """The completions of a run that nobody stopped."""
-    text = dqo(*EVAL, "run_dir=whole", command="eval")
+    text = dqo_here(*EVAL, "run_dir=whole", command="eval")
     assert "pass@1" in text and (tmp_path / "whole" / "eval.json").exists()
     return stored(tmp_path / "whole")
 
 
-def test_killed_stopped_and_complete(dqo, start, whole, tmp_path):
+def test_killed_stopped_and_complete(dqo_here, start, whole, tmp_path):
     """SIGKILL, then SIGTERM, then to the end: what one run without a stop gives, and what to type each time."""
     run = tmp_path / "run"
     first = start(*EVAL, "run_dir=run", command="eval")
@@ -70,17 +70,17 @@ def test_killed_stopped_and_complete(dqo, start, whole, tmp_path):
     assert second.returncode == 130
     assert text.strip().splitlines()[-1].endswith("stopped; finished prompts are kept; go on with dqo-eval resume=run")
     assert len(kept(run)) > before
-    dqo("resume=run", command="eval")
+    dqo_here("resume=run", command="eval")
     assert stored(run) == whole
-    assert "run is complete" in dqo("resume=run", command="eval")
+    assert "run is complete" in dqo_here("resume=run", command="eval")
 
 
-def test_two_ranks_sample_what_one_does_and_one_rank_goes_on_with_it(dqo, whole, tmp_path):
+def test_two_ranks_sample_what_one_does_and_one_rank_goes_on_with_it(dqo, dqo_here, whole, tmp_path):
     dqo(*EVAL, "run_dir=two", "nproc=2", command="eval")
     assert stored(tmp_path / "two") == whole
     parts = sorted((tmp_path / "two").glob("completions/*/part_*"))
     assert [part.stem for part in parts] == ["part_000_00000", "part_001_00000"]
     parts[1].unlink()
     (tmp_path / "two" / "eval.json").unlink()
-    dqo("resume=two", "nproc=1", command="eval")
+    dqo_here("resume=two", "nproc=1", command="eval")
     assert stored(tmp_path / "two") == whole

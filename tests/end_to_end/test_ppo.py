@@ -46,15 +46,15 @@ def test_a_killed_run_goes_on_bit_for_bit_and_leaves_the_policy_alone(dqo_here, 
         assert sorted(trained.keys()) == sorted(name for name, _ in model.named_parameters())
 
 
-def test_two_ranks_with_sharded_models_do_what_one_does_and_one_goes_on(dqo, tmp_path):
+def test_two_ranks_with_sharded_models_do_what_one_does_and_one_goes_on(dqo, dqo_here, tmp_path):
     pytest.importorskip("deepspeed")
     dqo(*PPO, *FP32, "learner=deepspeed_zero", "learner.stage=3", "nproc=2", "checkpoint.every=2", "run_dir=two")
-    dqo(*PPO, *FP32, "learner=torch_single", "run_dir=one")
+    dqo_here(*PPO, *FP32, "learner=torch_single", "run_dir=one")
     two, one = (next(row for row in lines(tmp_path / name) if "loss" in row) for name in ("two", "one"))
     assert two.keys() == one.keys()
     for key in ("reward", "loss", "grad_norm", "grad_norm/critic", "critic/vf_loss", "critic/vf_explained_var"):
         assert two[key] == pytest.approx(one[key], rel=1e-3, abs=1e-6), key
-    dqo("resume=two", "steps=3", "nproc=1", "learner=torch_single")
+    dqo_here("resume=two", "steps=3", "nproc=1", "learner=torch_single")
     assert [row["step"] for row in lines(tmp_path / "two") if "loss" in row] == [1, 2, 3]
 
 

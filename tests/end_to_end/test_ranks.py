@@ -34,7 +34,7 @@ def until(condition, process, *, seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
-def test_two_workers_do_what_one_does_and_one_goes_on_with_it(dqo, tmp_path):
+def test_two_workers_do_what_one_does_and_one_goes_on_with_it(dqo, dqo_here, tmp_path):
     """The first step: its prompts, completions, rewards and gradient do not depend on who has which group."""
     dqo(
         *SMALL,
@@ -44,7 +44,7 @@ def test_two_workers_do_what_one_does_and_one_goes_on_with_it(dqo, tmp_path):
         "run_dir=two",
         "checkpoint.every=2",
     )
-    dqo(*SMALL, "optim=adamw", "embed=fake", "learner.dtype=float32", "rollout.dtype=float32", "run_dir=one")
+    dqo_here(*SMALL, "optim=adamw", "embed=fake", "learner.dtype=float32", "rollout.dtype=float32", "run_dir=one")
     two, one = ([row for row in lines(tmp_path / name) if "loss" in row] for name in ("two", "one"))
     for row, other in zip(two, one, strict=True):
         assert row.keys() == other.keys()
@@ -123,9 +123,9 @@ def test_torchrun_starts_it_too(environment, tmp_path):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-def test_what_several_workers_cannot_do_is_said_before_anything_starts(dqo, tmp_path):
-    text = dqo(*SMALL, "nproc=2", "run_dir=run", code=2)
+def test_what_several_workers_cannot_do_is_said_before_anything_starts(dqo_here, tmp_path):
+    text = dqo_here(*SMALL, "nproc=2", "run_dir=run", code=2)
     assert "nproc=2: TorchSingle is one process; type learner=deepspeed_zero, or nproc=1" in text
-    text = dqo(*SMALL, *TWO, "prompts_per_step=3", "run_dir=run", code=2)
+    text = dqo_here(*SMALL, *TWO, "prompts_per_step=3", "run_dir=run", code=2)
     assert "prompts_per_step=3: 2 workers share them equally; type prompts_per_step=4" in text
     assert not (tmp_path / "run").exists()

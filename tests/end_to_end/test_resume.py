@@ -35,25 +35,25 @@ def modes_count() -> None:
     ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP CAP_DAC_OVERRIDE
 
 
-def test_a_resumed_run_equals_the_uninterrupted_one_after_a_full_disk_too(dqo, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_one_after_a_full_disk_too(dqo, dqo_here, tmp_path):
     exact = (
         *SMALL, "checkpoint.every=2", "eval.every=2", "checkpoint.final=false", "advantage=unbiased",
         "optim=adamw",  # a rate that falls to 0 over `steps` falls slower where `steps` grows
     )  # fmt: skip
-    dqo(*exact, "steps=4", "run_dir=whole")
-    dqo(*exact, "steps=2", "run_dir=parts")
+    dqo_here(*exact, "steps=4", "run_dir=whole")
+    dqo_here(*exact, "steps=2", "run_dir=parts")
     text = dqo("resume=parts", "steps=4", code=1, limits=no_large_files)
     assert "going on with other optim.steps=4 (was 2), steps=4 (was 2)" in text
     assert "File too large" in text and "error.txt" in text
     assert "the checkpoint after step 2 is kept; go on with dqo-train resume=parts" in text
-    dqo("resume=parts")  # to step 4, as was typed last
+    dqo_here("resume=parts")  # to step 4, as was typed last
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert lines(parts) == lines(whole) and len(lines(whole)) == 7
     for name in ("step_00001.parquet", "step_00004.parquet"):
         assert pq.read_table(parts / "completions" / name).equals(pq.read_table(whole / "completions" / name))
     assert (parts / "summary.json").read_text() == (whole / "summary.json").read_text()
-    assert "parts is complete; type steps=8 to train on" in dqo("resume=parts")
-    text = dqo("resume=parts", "steps=3", code=2)
+    assert "parts is complete; type steps=8 to train on" in dqo_here("resume=parts")
+    text = dqo_here("resume=parts", "steps=3", code=2)
     assert "steps=3: parts/checkpoints/step_00004 is after step 4; type steps=4 or more" in text
     assert yaml.safe_load((parts / "config.yaml").read_text())["steps"] == 4
 
@@ -86,12 +86,12 @@ def test_a_resumed_run_with_loras_dropout_equals_the_uninterrupted_one(dqo_here,
     assert all(line["sampling/importance_sampling_ratio/max"] < 1.01 for line in whole if "loss" in line)
 
 
-def test_one_owner_and_sigterm_saves(dqo, start, tmp_path):
+def test_one_owner_and_sigterm_saves(dqo_here, start, tmp_path):
     first, run = start(*LONG), tmp_path / "run"
     wait_for(run / "checkpoints" / "step_00001")
     config = (run / "config.yaml").read_bytes()
     for second in (LONG, ("resume=run",), (*LONG, "resume=auto")):
-        assert "run_dir=run is in use by process" in dqo(*second, code=2)
+        assert "run_dir=run is in use by process" in dqo_here(*second, code=2)
     assert (run / "config.yaml").read_bytes() == config
     first.send_signal(signal.SIGTERM)
     text = first.communicate(timeout=600)[0]
@@ -100,7 +100,7 @@ def test_one_owner_and_sigterm_saves(dqo, start, tmp_path):
     assert f"stopped after step {newest}; the checkpoint after step {newest} is kept; go on with dqo-train" in text
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step_{newest:05d}"]
     before = files_of(run)
-    assert "run_dir=run holds a run already (config.yaml); type resume=run to go on" in dqo(*LONG, code=2)
+    assert "run_dir=run holds a run already (config.yaml); type resume=run to go on" in dqo_here(*LONG, code=2)
     assert files_of(run) == {**before, run / ".lock": (run / ".lock").read_bytes()}
 
 
@@ -125,28 +125,28 @@ def test_a_folder_that_vanishes_ends_the_run(start, tmp_path):
     assert not run.exists() and list((tmp_path / "moved" / "checkpoints").glob("step_*"))
 
 
-def test_ended_before_its_first_checkpoint_it_starts_anew_by_its_own_presets(dqo, tmp_path):
+def test_ended_before_its_first_checkpoint_it_starts_anew_by_its_own_presets(dqo_here, tmp_path):
     presets = tmp_path / "my conf" / "experiment"
     presets.mkdir(parents=True)
     (presets / "mine.yaml").write_text("# @package _global_\nprompts_per_step: 1\n")
     mine = ("--config-dir", "my conf", *SMALL, "embed=fake", "rollout=fake", "warm_start=false", "experiment=mine")
-    assert "run holds no run yet: starting it" in dqo(*mine, "run_dir=run", "resume=auto")
+    assert "run holds no run yet: starting it" in dqo_here(*mine, "run_dir=run", "resume=auto")
     whole, run = lines(tmp_path / "run"), tmp_path / "run"
     (run / "summary.json").unlink()  # as a killed one has none
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "rew')
-    assert "run was ended before its first checkpoint: it starts anew" in dqo("resume=run")
+    assert "run was ended before its first checkpoint: it starts anew" in dqo_here("resume=run")
     assert lines(run) == whole
-    assert "run is complete" in dqo(*mine, "run_dir=run", "resume=auto")
-    assert "2 steps are done and there is no checkpoint" in dqo("resume=run", "steps=9", code=2)
+    assert "run is complete" in dqo_here(*mine, "run_dir=run", "resume=auto")
+    assert "2 steps are done and there is no checkpoint" in dqo_here("resume=run", "steps=9", code=2)
 
 
-def test_wrong_input_found_by_the_worker_leaves_a_folder_as_it_was(dqo, tmp_path):
+def test_wrong_input_found_by_the_worker_leaves_a_folder_as_it_was(dqo_here, tmp_path):
     wrong = (*SMALL, "reward=python", "reward.function=nowhere.score")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
     for folder in ("mine", "runs/deep/run"):
-        assert "there is no module nowhere" in dqo(*wrong, f"run_dir={folder}", code=2)
+        assert "there is no module nowhere" in dqo_here(*wrong, f"run_dir={folder}", code=2)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
     assert not (tmp_path / "runs").exists()
 

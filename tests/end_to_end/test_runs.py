@@ -62,16 +62,16 @@ def test_options_run_together(dqo_here, tmp_path, options):
     assert all((row["grad_norm"] > 0) == learns for row in steps)
 
 
-def test_warm_start_then_own_data_and_own_reward(dqo, tmp_path):
+def test_warm_start_then_own_data_and_own_reward(dqo_here, tmp_path):
     """dqo-sft writes a folder that model=hf reads; a jsonl file and a function of the user's do the rest."""
-    dqo("model=tiny", "task=concepts", "sft.steps=30", "run_dir=warm", command="sft")
+    dqo_here("model=tiny", "task=concepts", "sft.steps=30", "run_dir=warm", command="sft")
     rows = [{"prompt": f"{a} {b} park :", "must": a} for a, b in [("dog", "ball"), ("cat", "ball"), ("dog", "cat")]]
     (tmp_path / "my.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (tmp_path / "my_module.py").write_text(
         "def score(prompts, completions, must, **columns):\n"
         "    return [float(word in text.split()) for word, text in zip(must, completions)]\n"
     )
-    dqo(
+    dqo_here(
         "model=hf", "model.path=warm/policy", "task=jsonl", "task.path=my.jsonl", "task.held_out=1",
         "task.chat_template=false",
         "reward=python", "reward.function=my_module.score", "embed=fake", "steps=2", "prompts_per_step=2", "k=4",
@@ -107,8 +107,8 @@ def test_sigterm_ends_a_sweep_after_the_step_and_the_printed_command_goes_on(dqo
     assert (tmp_path / "sweep" / "1_alpha=1" / "summary.json").exists()
 
 
-def test_a_dry_run_shows_batch_memory_and_prompt_and_writes_nothing(dqo, tmp_path):
-    text = dqo(*SMALL, "dry_run=true", "run_dir=run", "embed=fake", "warm_start=false")
+def test_a_dry_run_shows_batch_memory_and_prompt_and_writes_nothing(dqo_here, tmp_path):
+    text = dqo_here(*SMALL, "dry_run=true", "run_dir=run", "embed=fake", "warm_start=false")
     assert "2 prompts × k=4 = 8 completions" in text and "memory:" in text and "the first prompt" in text
     assert not (tmp_path / "run").exists()
 

@@ -3,12 +3,21 @@
 import sys
 from pathlib import Path
 
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from dqo.cli import entry, worker
 from dqo.cli.commands import COMMANDS
 from dqo.run import launch
 from dqo.run.stopping import Stopping
+
+
+def type_in(script: str, arguments: list[str], monkeypatch) -> None:
+    """Make this the command line. Hydra composes a configuration twice, the first time for ``hydra.mode`` alone. Here
+    ``-m`` says which it is, as where that first time fails: 0.18 s a command in place of 0.30 s."""
+    monkeypatch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    GlobalHydra.instance().clear()
 
 
 def run_in_process(command: str, arguments: list[str], monkeypatch) -> int:
@@ -19,8 +28,7 @@ def run_in_process(command: str, arguments: list[str], monkeypatch) -> int:
         return worker.run(COMMANDS[name], folder, ownership, Stopping())
 
     monkeypatch.setattr(launch, "_run", run)
-    monkeypatch.setattr(sys, "argv", [f"dqo-{command}", *arguments])
-    GlobalHydra.instance().clear()
+    type_in(f"dqo-{command}", arguments, monkeypatch)
     try:
         entry.run(COMMANDS[command])
     except SystemExit as ended:

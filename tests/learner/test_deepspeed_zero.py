@@ -16,6 +16,7 @@ from dqo.errors import ConfigError
 from dqo.models.precision import Dtype
 from dqo.stages import Scoring
 from tests.factories import tiny_llama
+from tests.helpers.shared import made_once
 from tests.learner.builders import Plain, adamw, clip, make_learner
 
 pytest.importorskip("deepspeed")
@@ -47,7 +48,11 @@ FP32 = [  # each process draws dropout of its own
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
 def out(request, tmp_path_factory) -> Path:
     """What ``ranks`` wrote, on so many processes."""
-    folder = tmp_path_factory.mktemp(f"world{request.param}")
+    return made_once(tmp_path_factory, f"world{request.param}", functools.partial(run_ranks, count=request.param))
+
+
+def run_ranks(folder: Path, *, count: int) -> None:
+    """Run ``ranks`` on so many processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -58,18 +63,17 @@ def out(request, tmp_path_factory) -> Path:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    logs = [folder / f"{rank}.log" for rank in range(request.param)]  # a pipe that is full would stop a rank
+    logs = [folder / f"{rank}.log" for rank in range(count)]  # a pipe that is full would stop a rank
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.learner.ranks", str(folder)],
             cwd=ROOT, stdout=logs[rank].open("w"), stderr=subprocess.STDOUT,
-            env={**environment, "WORLD_SIZE": str(request.param), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**environment, "WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
-        for rank in range(request.param)
+        for rank in range(count)
     ]  # fmt: skip
     codes = [worker.wait(timeout=600) for worker in workers]
-    assert codes == [0] * request.param, [log.read_text() for log in logs]
-    return folder
+    assert codes == [0] * count, [log.read_text() for log in logs]
 
 
 def alone(**settings):

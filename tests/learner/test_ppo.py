@@ -350,6 +350,14 @@ def test_a_policy_whose_logits_are_capped_has_no_value_head():
         make_learner(policy, critic=head_critic(policy))
 
 
+def test_an_advantage_that_gives_no_returns_is_named(experience):
+    learner = learner_with("model")
+    estimates = learner.estimate(experience.rollouts)
+    targets = replace(ppo_targets(experience, estimates), returns_BT=None)
+    with pytest.raises(StageError, match=r"^\[advantage\] it gives no returns_BT"):
+        learner.update(experience, estimates, targets)
+
+
 def test_a_step_of_nothing_valid_leaves_the_critic_alone(experience):
     learner = learner_with("model", optim=Plain())
     nothing = replace(experience.rewards, valid_PK=torch.zeros_like(experience.rewards.valid_PK))

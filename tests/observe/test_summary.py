@@ -74,6 +74,11 @@ def test_the_next_sweep_of_a_run_without_credit_has_one(tmp_path):
     assert command == "dqo-train -m alpha=0,0.5,1,2 model=tiny"
 
 
+def test_groups_of_one_are_not_told_to_raise_alpha(tmp_path):
+    ((_, command),) = next_commands(tmp_path, 60, 10, ["algorithm=ppo", "k=1", "alpha=0"])
+    assert command.split()[0] == "dqo-report"
+
+
 def test_a_job_of_a_sweep_names_no_other_sweep(tmp_path):
     (tmp_path / "policy").mkdir()
     assert [command.split()[0] for _, command in next_commands(tmp_path, 60, 10, None)] == ["dqo-sample", "dqo-eval"]

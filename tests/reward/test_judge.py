@@ -176,3 +176,15 @@ def test_a_service_that_is_not_there_is_refused():
         pass
     with pytest.raises(ConfigError, match=rf"^reward.base_url={server.url} does not answer"):
         build(server)
+
+
+def test_what_the_judge_said_of_a_completion_is_shown_with_it(caplog):
+    def answer(number, request):
+        return says(f"no {judged_text(request)}")
+
+    groups = [make_rollouts([f"w{n}"], 1, prompts=PROMPTS[:1]) for n in range(8)]
+    with judge_server(answer) as server:
+        judge = build(server)
+        with ThreadPoolExecutor(4) as pool:
+            errors = [each.exception() for each in [pool.submit(judge.score, group) for group in groups]]
+    assert all(f"no score for 'w{n}' (no w{n})" in str(error) for n, error in enumerate(errors))

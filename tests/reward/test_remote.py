@@ -13,7 +13,10 @@ from dqo.reward.remote import Form, Remote
 from dqo.services import Calls
 from dqo.wire import ScoreReply, ScoreRequest, decode_rollouts, encode_rewards
 from tests.factories import make_rollouts, word_tokenizer
+from tests.helpers.composing import composed_serve
 from tests.helpers.http_server import Hangup, http_server
+from tests.helpers.serving import application, served
+from tests.helpers.toy_stages import EvenReward
 from tests.reward.tasks import PROMPTS, ROLLOUTS, FixedPrompts, prompt
 
 
@@ -212,6 +215,13 @@ def test_addresses_that_score_differently_are_noticed():
 def test_wrong_keys_are_refused_before_any_work(changes, message):
     with http_server(by_length) as server, pytest.raises(ConfigError, match=message):
         build(changes.pop("url", server), **changes)
+
+
+def test_a_wrong_token_of_dqo_serve_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setenv("DQO_TOKEN", "another")
+    app = application(composed_serve(), reward=EvenReward(), token="a-token-of-tests")
+    with served(app) as url, pytest.raises(ConfigError, match=r"refuses the key \(HTTP 401: .*\); set DQO_TOKEN in"):
+        build(url, form=Form.dqo)
 
 
 def test_no_address_is_refused():

@@ -72,6 +72,24 @@ def test_a_reward_file_edited_in_its_place_is_warned_of_and_another_file_elsewhe
     refuse_other_inputs(moved, task_inputs(moved, task), saved)
 
 
+@pytest.mark.parametrize(
+    ("option", "key"), [("algorithm=ppo", "critic.path"), ("reward=reward_model", "reward.path")]
+)
+def test_another_model_in_its_folder_is_warned_of_and_elsewhere_refused(tmp_path, caplog, option, key):
+    """With LoRA the frozen weights of a critic are read from there again, and those of a reward model always are."""
+    for name, seed in (("a", 0), ("b", 1)):
+        tiny_llama(seed=seed).save_pretrained(tmp_path / name)
+    one, other = (composed(option, f"{key}={tmp_path / name}") for name in ("a", "b"))
+    saved = task_inputs(one, CountingTask())
+    with pytest.raises(ConfigError, match=r"/b is not the same file as .*/a, with which .* type " + key + "=PATH"):
+        refuse_other_inputs(other, task_inputs(other, CountingTask()), saved)
+    refuse_other_inputs(one, task_inputs(one, CountingTask()), saved)
+    tiny_llama(seed=2).save_pretrained(tmp_path / "a")
+    assert not caplog.text
+    refuse_other_inputs(one, task_inputs(one, CountingTask()), saved)
+    assert f"{tmp_path / 'a'} was edited since the run was started" in caplog.text
+
+
 def test_files_of_a_task_that_says_nothing_of_its_data(tmp_path):
     (tmp_path / "words.txt").write_text("dog")
     config = composed().model_copy(update={"task": {"_target_": "mine.Task", "word_file": f"{tmp_path}/words.txt"}})

@@ -33,6 +33,8 @@ def test_the_update_is_advantage_and_loss_with_its_terms():
     config = composed("advantage=gdpo", "loss=replay")
     assert _update_words(config) == "advantage Gdpo, loss Clip, term replay"
     assert _update_words(composed()) == "advantage Joint, loss Clip"
+    with_critic = _update_words(composed("algorithm=ppo"))
+    assert with_critic == "advantage Gae with 0.05 times the KL in the reward, loss Clip"
 
 
 def test_the_line_of_a_step_counts_its_updates():

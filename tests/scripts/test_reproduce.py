@@ -59,7 +59,7 @@ def test_arms_and_folders_are_told_apart(module, tmp_path):
 def test_preparations_come_in_order_and_the_runs_use_them(module, tmp_path):
     matrix, jobs = module("reproduce_matrix"), module("reproduce_jobs")
     table = matrix.TABLES["scitldr"]
-    made = jobs.preparations(table, tmp_path)
+    made = jobs.preparations(table, [0], tmp_path)
     assert [job.name for job in made] == ["scitldr_pairs.jsonl", "scitldr_sft", "scitldr_rm"]
     assert not any(job.is_done for job in made)
     made[0].folder.parent.mkdir()
@@ -69,7 +69,7 @@ def test_preparations_come_in_order_and_the_runs_use_them(module, tmp_path):
     assert {f"reward.path={made[2].folder}/model", f"model.path={made[1].folder}/policy"} < {*run.arguments}
     for task in ("countdown", "concepts"):
         table = matrix.TABLES[f"algorithms_{task}"]
-        assert [job.arguments[-3] for job in jobs.preparations(table, tmp_path)] == ["seed=0", "seed=1", "seed=2"]
+        assert [job.arguments[-3] for job in jobs.preparations(table, [0, 2], tmp_path)] == ["seed=0", "seed=2"]
 
 
 def write_run(folder: Path, lines, after, before=None) -> None:
@@ -180,6 +180,15 @@ def test_the_table_of_gains(module, tmp_path, capsys):
     assert "| ppo, dpp | 0.5 → 0.71 | **+0.210 [+0.083 +0.337]** | 2.5 → 3 | – → – | 120 | 2 |" in printed
     assert "| ppo, dpp − ppo | +0.000 [+0.000 +0.000] | **+1.000 [+1.000 +1.000]** | – |" in printed
     assert "Without a finished run: rloo." in printed
+
+
+def test_the_measures_of_a_reward_model_are_printed(module, tmp_path):
+    bins = [{"confidence": 0.55, "right": 0.5, "pairs": 10}, {"confidence": 0.975, "right": 0.9, "pairs": 30}]
+    (tmp_path / "rm.json").write_text(json.dumps({"base": "MiniLM", "pairs": 40, "accuracy": 0.8, "bins": bins}))
+    assert module("reproduce_tables").measures(tmp_path / "rm.json").splitlines() == [
+        "| pairs | accuracy |", "|---|---|", "| 40 | 0.8 |", "",
+        "| confidence | 0.55 | 0.975 |", "|---|---|---|", "| right | 0.5 | 0.9 |", "| pairs | 10 | 30 |",
+    ]  # fmt: skip
 
 
 def test_the_grid_has_a_cell_for_each_alpha_and_k(module, tmp_path):

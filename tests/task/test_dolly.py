@@ -61,7 +61,9 @@ def test_demonstrations_are_responses(tmp_path):
 
 def test_no_response_is_right(tmp_path):
     subject = task(tmp_path)
-    with pytest.raises(ConfigError, match=r"reward=check cannot judge it; type reward=reward_model reward.path=MODEL"):
+    with pytest.raises(
+        ConfigError, match=r"reward=check cannot judge it; type reward=rouge, .* reward=reward_model reward.path=MODEL"
+    ):
         subject.check(subject.held_out()[0], "Trout", True)
 
 

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dqo import distributed
+from dqo.metrics.ties import TIE_TOLERANCE
 
 EPSILON = 1e-8  # added to a variance before its root divides; TRL's and verl's value
 
@@ -44,12 +45,15 @@ def estimated_advantages(
 def whitened(
     values_BT: Float[Tensor, "batch tokens"], counted_BT: Bool[Tensor, "batch tokens"], *, centred: bool
 ) -> Float[Tensor, "batch tokens"]:
-    """The counted values over their standard deviation (n - 1) on all ranks, ``centred`` minus their mean; 0.0 where
-    not counted. Fewer than two have the deviation 0. A collective."""
+    """The counted values' deviations from their mean over their standard deviation (n - 1), both on all ranks; without
+    ``centred`` the mean is added again. 0.0 where not counted. Fewer than two, and values that are equal but for
+    rounding, have no deviations. A collective."""
     values = values_BT[counted_BT].double()
     total, count = distributed.all_reduce_sum([float(values.sum()), len(values)])
     mean = total / max(count, 1)
     (squares,) = distributed.all_reduce_sum([float((values - mean).square().sum())])
-    scale = (squares / max(count - 1, 1) + EPSILON) ** -0.5
+    variance = squares / max(count - 1, 1)
+    is_tied = variance**0.5 <= TIE_TOLERANCE * max(1.0, abs(mean))
+    scale = 0.0 if is_tied else (variance + EPSILON) ** -0.5
     whitened_BT = (values_BT - mean) * scale + (0.0 if centred else mean)
     return whitened_BT.masked_fill(~counted_BT, 0.0)

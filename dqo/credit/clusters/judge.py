@@ -67,7 +67,7 @@ class SameByJudge:
         def answered(question: str, same: bool | None) -> None:
             answers[question] = same is not False
             if same is None:
-                self._count_unread()
+                self._count_unread(question)
             else:
                 self._remember(question, same)
 
@@ -80,8 +80,8 @@ class SameByJudge:
             del self._known[next(iter(self._known))]
         self._known[question] = same
 
-    def _count_unread(self) -> None:
-        said = self._chat.unread.pop()
+    def _count_unread(self, question: str) -> None:
+        said = self._chat.unread.pop(question, None)
         if not self.unread:
             log.warning(
                 "credit.by=judge: an answer has neither yes nor no (%s); such pairs count as the same and are counted "

@@ -42,7 +42,12 @@ class ValueLoss:
         return (weights_N * losses_N).sum(), means
 
 
-def scaled_rate(rate: float, *, own: float | None, policy: float) -> float:
-    """The critic's learning rate of a step, where the policy's is ``rate``: the schedule is the same. ``own``,
-    ``policy``: the two maxima; None: the policy's."""
-    return rate if own is None else rate * (own / policy)
+@dataclass(frozen=True)
+class Rate:
+    """The critic's learning rate of a step, where the policy's is ``rate``: the schedule is the same."""
+
+    own: float | None  # maximum of the critic's; None: the policy's
+    policy: float  # maximum of the policy's
+
+    def __call__(self, rate: float) -> float:
+        return rate if self.own is None else rate * (self.own / self.policy)

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from dqo import distributed
-from dqo.errors import ConfigError
+from dqo.errors import ConfigError, StageError
 from dqo.learner.update import saved_state
 from dqo.learner.update.compiling import compiled_graphs
 from dqo.learner.update.forms import probe
@@ -104,6 +104,8 @@ class Base(Passes):
     def update(self, experience: Experience, estimates: Estimates, targets: Targets) -> Mapping[str, float]:
         """The step's optimizer steps; returns its metrics. Raises StageError, before the optimizer's step, for a loss
         or a gradient that is not finite. A collective."""
+        if self.critic is not None and targets.returns_BT is None:
+            raise StageError("advantage", "it gives no returns_BT, which the critic is trained on (stages.Advantage)")
         rollouts, (rows, tokens), peak = experience.rollouts, counts(experience), Peak(self.device)
         whole = objective(self.loss, experience, estimates, targets, version=self.version, rows=rows, tokens=tokens)
         says = self.loss if len(self.models) == len(self.called) else None  # None: a model learns in policy's passes
@@ -132,8 +134,8 @@ class Base(Passes):
         self.version += 1
         if self.critic is None:
             return metrics
-        assert estimates.values_BT is not None and targets.returns_BT is not None
-        values = value_metrics(estimates.values_BT, targets.returns_BT, experience.counted_BT)
+        assert estimates.values_BT is not None and whole.returns_BT is not None
+        values = value_metrics(estimates.values_BT, whole.returns_BT, experience.counted_BT)
         return {**metrics, "learning_rate/critic": rates[CRITIC], **values}
 
     def score(self, rollouts: Rollouts) -> Tensor:
@@ -157,8 +159,8 @@ class Base(Passes):
         found = sorted(path.name for path in folder.iterdir() if path.is_dir())
         if found != sorted(self.models):
             raise ConfigError(
-                f"resume: {folder} has the models {', '.join(found) or '(none)'}, this run trains "
-                f"{', '.join(self.models)}: with another critic=, or by another version of dqo, was it written; resume "
+                f"resume: {folder} has the models {', '.join(found) or '(none)'}, and this run trains "
+                f"{', '.join(self.models)}: it was written with another critic=, or by another version of dqo; resume "
                 "with the same critic=, or start a new run with run_dir=ANOTHER_FOLDER"
             )
         for name in self.models:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 # What a compiler of kernels may raise besides: it starts programs and writes files.
 KERNEL_ERRORS = (*MODEL_ERRORS, OSError, SubprocessError)
+ROUNDING = 1e-5  # the least tolerance, as a share of the size: outputs that are all alike differ by float32's rounding
 GRADIENT_FACTOR = 10  # the tolerance of gradients over that of log-probabilities: rounding adds up in the backward pass
 
 
@@ -225,10 +226,10 @@ def _off(difference: float, *, values: bool) -> str:
 def _expected(
     model: PreTrainedModel, device: torch.device, share: float, *, values: bool
 ) -> tuple[Float[Tensor, "batch tokens"], float]:
-    """Log-probabilities or values of the sampled tokens of ``PROBE`` from one forward pass per row, on the CPU, and
-    ``share`` of the range of all tokens' log-probabilities, or of all values. Raises ConfigError for a model that
-    cannot be called."""
-    expected_BT, scale = torch.zeros_like(PROBE.logprobs_BT), 0.0
+    """Log-probabilities or values of the sampled tokens of ``PROBE`` from one forward pass per row, on the CPU, and how
+    far off they may be: ``share`` of the range of all tokens' log-probabilities, or of all values, at least their
+    rounding. Raises ConfigError for a model that cannot be called."""
+    expected_BT, tolerance = torch.zeros_like(PROBE.logprobs_BT), 0.0
     for b, length in enumerate(PROBE.lengths_B.tolist()):
         tokens_1T = PROBE.tokens_BT[b : b + 1, :length].to(device)
         try:
@@ -239,8 +240,9 @@ def _expected(
         outputs_TV = logits_TV if values else logits_TV.log_softmax(-1)
         picked_T1 = outputs_TV[:-1, :1] if values else outputs_TV[:-1].gather(1, tokens_1T[0, 1:, None])
         expected_BT[b, 1:length] = picked_T1[:, 0].cpu()
-        scale = max(scale, finite_range(outputs_TV))
-    return expected_BT.where(PROBE.sampled_BT, 0.0), share * scale
+        size = float(picked_T1.nan_to_num(0.0, 0.0, 0.0).abs().max())
+        tolerance = max(tolerance, share * finite_range(outputs_TV), ROUNDING * size)
+    return expected_BT.where(PROBE.sampled_BT, 0.0), tolerance
 
 
 def _probes(form: Form) -> list[MicroBatch]:

@@ -14,6 +14,7 @@ from torch.nn import Module
 from transformers import PreTrainedModel
 
 from dqo import distributed
+from dqo.contracts import says
 from dqo.errors import ConfigError
 from dqo.learner.update import saved_state
 from dqo.learner.update.budget import Budget
@@ -53,7 +54,7 @@ class Passes(abc.ABC):
         settings: LearnerSettings,
     ):
         self.policy, self.device, self.loss, self.optim, self.settings = policy, device, loss, optim, settings
-        self.critic = None if critic is None or getattr(critic, "estimates_nothing", False) else critic
+        self.critic = None if critic is None or says(type(critic), "estimates_nothing", of="loss") else critic
         self.bf16 = settings.dtype.on(device) == torch.bfloat16
         self.version = 0  # updates so far
         self.budget = Budget(settings.max_tokens_per_micro_batch, device)

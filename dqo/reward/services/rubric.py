@@ -49,8 +49,8 @@ class Rubric:
         try:
             one, other = (self._rendered(prompt, text) for text in ("one", "other"))
         except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
-            known = ", ".join(prompt.columns) or "none"
-            raise ConfigError(f"{KEY}={self._file}: {_one_line(error)}; the columns are {known}") from error
+            known = ", ".join(("prompt", "completion", *(f"columns.{name}" for name in prompt.columns), *self._numbers))
+            raise ConfigError(f"{KEY}={self._file}: {_one_line(error)}; a rubric can show {known}") from error
         if one == other:
             raise ConfigError(
                 f"{KEY}={self._file} does not show the completion; write {{{{ completion | json }}}} in it"

@@ -31,6 +31,7 @@ class Pair:
     prompt: str  # tells prompts apart
     chosen: Encoding
     rejected: Encoding
+    lengths: tuple[int, int]  # tokens of the two answers alone, whatever was cut of their prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class Scored:
 
     prompt: str
     answer: Encoding
+    length: int  # tokens of the answer alone
     score: float
 
 
@@ -62,8 +64,8 @@ class Examples:
             if not side:
                 prompts = len({row.prompt for row in self.rows})
                 raise ConfigError(
-                    f"rm.held_out={share}: of {prompts} prompts none is {what}; type rm.held_out=0.5, or "
-                    "rm.eval_path=FILE"
+                    f"rm.held_out={share}: of {prompts} prompts none is {what}; type "
+                    f"{'' if prompts == 1 else 'rm.held_out=0.5, or '}rm.eval_path=FILE"
                 )
         return Examples(rows=sides[0]), Examples(rows=sides[1])
 
@@ -108,12 +110,14 @@ class _Reader:
         if said[0] == said[1]:
             return None
         chosen, rejected = (self._rendered(prompt, answer, where) for prompt, answer in said)
-        return Pair(prompt=said[0][0].text, chosen=chosen, rejected=rejected)
+        lengths = (self._length(said[0][1]), self._length(said[1][1]))
+        return Pair(prompt=said[0][0].text, chosen=chosen, rejected=rejected, lengths=lengths)
 
     def scored(self, row: Mapping[str, Any], where: str) -> Scored:
         prompt, answer = self._said(row, self._columns.completion_column, where)
         score = _number(_value(row, self._columns.score_column, where), self._columns.score_column, where)
-        return Scored(prompt=prompt.text, answer=self._rendered(prompt, answer, where), score=score)
+        tokens = self._rendered(prompt, answer, where)
+        return Scored(prompt=prompt.text, answer=tokens, length=self._length(answer), score=score)
 
     def _said(self, row: Mapping[str, Any], column: str, where: str) -> Said:
         """Prompt and answer of one column. Messages without a prompt: the last is the answer to the others."""
@@ -139,6 +143,9 @@ class _Reader:
             raise ConfigError(f"{where}: the model's chat template refuses it ({first_line(error)})") from error
         self.cut += cut
         return tokens
+
+    def _length(self, answer: str) -> int:
+        return len(self._tokenizer.tokenize(answer))
 
 
 def _prompt(value: Any, column: str, where: str) -> Prompt:

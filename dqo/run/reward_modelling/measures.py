@@ -18,15 +18,14 @@ def pair_measures(pairs: Sequence[Pair], chosen_N: Tensor, rejected_N: Tensor) -
     """Of the rewards of held-out pairs, (N,) each:
 
     - ``accuracy``: share with a higher reward of the chosen answer, ties count half; ``longer``: of choosing the longer
-      one (in tokens);
+      one (in tokens, without the prompt);
     - ``nll``: mean -log σ(difference), nats; .693 knows nothing;
     - ``calibration_error``: the mean over pairs of |share right - mean σ(|difference|)| in their bin of ten
       (Guo et al., arXiv 1706.04599, of the confidence from .5 to 1), and ``bins``: confidence, share right, pairs;
-    - ``length_correlation``: Pearson's, of reward and tokens, over all answers.
+    - ``length_correlation``: Pearson's, of reward and tokens of the answer, over all answers.
     """
     difference_N = (chosen_N - rejected_N).double()
-    lengths = [[len(side["input_ids"]) for side in (pair.chosen, pair.rejected)] for pair in pairs]
-    lengths_N2 = torch.tensor(lengths, dtype=torch.float64)
+    lengths_N2 = torch.tensor([pair.lengths for pair in pairs], dtype=torch.float64)
     bins, error = _calibration(difference_N)
     return {
         "pairs": len(pairs),
@@ -46,11 +45,11 @@ def score_measures(rows: Sequence[Scored], rewards_N: Tensor) -> dict[str, Any]:
     - ``correlation`` (Pearson's) and ``rank_correlation`` (Spearman's, ties share their mean rank);
     - ``slope``: of the regression of scores on rewards: 1 is calibrated, below 1 too sure;
     - ``accuracy``: of ordering two answers of one prompt with different scores, NaN where there are none;
-    - ``length_correlation``: Pearson's, of reward and tokens.
+    - ``length_correlation``: Pearson's, of reward and tokens of the answer.
     """
     scores_N, rewards_N = torch.tensor([row.score for row in rows], dtype=torch.float64), rewards_N.double()
     centred_N = rewards_N - rewards_N.mean()
-    lengths_N = torch.tensor([len(row.answer["input_ids"]) for row in rows], dtype=torch.float64)
+    lengths_N = torch.tensor([row.length for row in rows], dtype=torch.float64)
     return {
         "texts": len(rows),
         "mse": (rewards_N - scores_N).square().mean().item(),

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from dqo.config.schema import ServeConfig
-from dqo.errors import StageError
+from dqo.errors import ServiceError, StageError
 from dqo.records import Rollouts
 from dqo.run.serving.batches import Busy, Lane, WorkFailed
 from dqo.run.serving.door import RETRY, Door
@@ -167,6 +167,8 @@ async def _answer(request: Request, lane: Lane[Item, Result], items: Sequence[It
         return work.result()
     except Busy:
         raise HTTPException(503, "too many texts wait; try again", RETRY) from None
+    except ServiceError as error:  # one that this service asks, such as a judge
+        raise HTTPException(503, error.message, RETRY) from error
     except StageError as error:
         raise HTTPException(422, error.message) from error
 

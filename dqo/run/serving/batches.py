@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from dqo.errors import StageError
+from dqo.errors import ServiceError, StageError
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +99,11 @@ class Lane(Generic[Item, Result]):
 
     async def _results(self, taken: Taken[Item, Result]) -> dict[_Request[Item, Result], dict[int, Result] | Exception]:
         """Each request's results, by index, or its error. An error of a batch need not be that of all its requests:
-        each is then tried alone."""
+        each is then tried alone, unless a service that the work asks was waited for in vain."""
         requests = dict.fromkeys(request for request, _ in taken)
         found = await self._done([request.items[index] for request, index in taken])
         if isinstance(found, Exception):
-            if len(requests) == 1:
+            if len(requests) == 1 or isinstance(found, ServiceError):
                 return dict.fromkeys(requests, found)
             alone = [[each for each in taken if each[0] is request] for request in requests]
             return {request: each for one in alone for request, each in (await self._results(one)).items()}

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dqo.errors import ConfigError
-from dqo.models.folders import first_line
+from dqo.models.folders import first_line, hub_answers
 from dqo.progress import elapsed
-from dqo.task.reading.files import hub_is_offline, repeated
+from dqo.task.reading.files import repeated
 
 if TYPE_CHECKING:
     import datasets
@@ -68,32 +68,52 @@ def saved_rows(path: Path, key: str, splits: Sequence[str]) -> Numbered:
         raise _unreadable(path, error, key) from error
 
 
-def hub_table(name: str, config: str | None, revision: str | None, split: str) -> tuple["datasets.Dataset", str]:
-    """A split of a data set of the hub, or of its copy in the cache of ``datasets``, and its place for messages. Raises
-    ConfigError within seconds where it is in neither."""
+def hub_tables(
+    name: str,
+    config: str | None,
+    splits: Sequence[str],
+    *,
+    revision: str | None = None,
+    folder: str | None = None,
+    files: str | None = None,
+) -> list[tuple["datasets.Dataset", str]]:
+    """Splits of a data set of the hub, or of its copy in the cache of ``datasets``, each with its place for messages.
+
+    ``folder``: the part of the repository that is read; None: all. ``files``: what ``task.data_dir`` needs instead;
+    None: the user has named the data set. Raises ConfigError within seconds where it is in neither.
+    """
     offline = hub_is_offline()
     import datasets
     from datasets.exceptions import DatasetsError
 
     try:
         with elapsed(f"reading the data set {name}"):
-            data = datasets.load_dataset(name, config, revision=revision, split=split)
+            tables = datasets.load_dataset(name, config, revision=revision, data_dir=folder, split=list(splits))
     except (*_errors(), DatasetsError, RuntimeError) as error:
-        reason = "the hub is out of reach" if offline else "the hub does not give it"
-        scripted = "scripts are no longer supported" in str(error)
-        advice = "task.revision=refs/convert/parquet task.config=NAME" if scripted else _typed(config, split)
-        raise ConfigError(
-            f"task.name={name}: {reason} ({first_line(error)}); type {advice}, or task=jsonl task.path=FILE of the "
-            "same rows"
-        ) from error
-    assert isinstance(data, datasets.Dataset)
-    refuse_repeated(data.column_names, name)
-    return data, f"{name} {split}"
+        key, reason = "" if files else "task.name=", "is out of reach" if offline else "does not give it"
+        typed = f"task.data_dir=FOLDER with {files}" if files else _typed(config, splits, str(error))
+        raise ConfigError(f"{key}{name}: the hub {reason} ({first_line(error)}); type {typed}") from error
+    for table in tables:
+        refuse_repeated(table.column_names, name)
+    return [(cast("datasets.Dataset", table), f"{name} {split}") for table, split in zip(tables, splits, strict=True)]
 
 
-def _typed(config: str | None, split: str) -> str:
-    """The keys to look at where the hub does not give a data set."""
-    return f"task.name=ORG/NAME, task.config={config or 'NAME'} and task.split={split} of a data set that is there"
+def hub_is_offline() -> bool:
+    """Whether ``datasets`` will read its cache alone: in offline mode, and where the hub does not answer. Without this
+    check, it would retry six times: 23 seconds before it opens the cache."""
+    import datasets.config  # imported here: it takes a second, and few runs read from the hub
+
+    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE or not hub_answers()
+    return datasets.config.HF_HUB_OFFLINE
+
+
+def _typed(config: str | None, splits: Sequence[str], said: str) -> str:
+    """The keys to look at where the hub does not give the user's data set."""
+    split = f"task.split={splits[0]}" + (f" and task.eval_split={splits[1]}" if len(splits) > 1 else "")
+    keys = f"task.name=ORG/NAME, task.config={config or 'NAME'} and {split} of a data set that is there"
+    if "scripts are no longer supported" in said:
+        keys = "task.revision=refs/convert/parquet task.config=NAME"
+    return f"{keys}, or task=jsonl task.path=FILE of the same rows"
 
 
 def table_rows(data: "datasets.Dataset", place: str) -> Numbered:

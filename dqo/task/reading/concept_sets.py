@@ -8,9 +8,8 @@ from typing import Any
 
 from dqo.errors import ConfigError
 from dqo.task.language.english import forms, words_of
-from dqo.task.reading.arrow import is_saved_dict
+from dqo.task.reading.arrow import hub_tables, is_saved_dict, table_rows
 from dqo.task.reading.data_set import aligned_lines
-from dqo.task.reading.files import read_hub
 from dqo.task.reading.tables import read_rows
 
 HUB = "allenai/common_gen"
@@ -64,8 +63,8 @@ def _read_split(folder: Path, split: str) -> list[Pair]:
 
 
 def _read_hub() -> tuple[list[Pair], list[Pair]]:
-    train, dev = read_hub(HUB, None, SPLITS, files=FILES)
-    return _pairs(train), _pairs(dev)
+    train, dev = (table_rows(*table) for table in hub_tables(HUB, None, SPLITS, files=FILES))
+    return _pairs(row for _, row in train), _pairs(row for _, row in dev)
 
 
 def _pairs(rows: Iterable[Mapping[str, Any]]) -> list[Pair]:

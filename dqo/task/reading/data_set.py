@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dqo.errors import ConfigError
-from dqo.task.reading.arrow import is_saved_dict
-from dqo.task.reading.files import read_hub, read_lines
+from dqo.task.reading.arrow import hub_tables, is_saved_dict, table_rows
+from dqo.task.reading.files import read_lines
 from dqo.task.reading.row import Row
 from dqo.task.reading.rows import fingerprint
 from dqo.task.reading.tables import iterated
@@ -44,11 +44,8 @@ class DataSet:
         if data_dir is not None:
             key = f"task.data_dir=FOLDER with {files}"
             return [self._in_folder(Path(data_dir).expanduser(), split, key) for split in splits]
-        found = read_hub(self.hub, self.subset, splits, files=files, revision=self.revision, folder=self.folder)
-        return [
-            ((f"{self.hub} {split}, row {number}", row) for number, row in enumerate(rows, 1))
-            for split, rows in zip(splits, found, strict=True)
-        ]
+        tables = hub_tables(self.hub, self.subset, splits, revision=self.revision, folder=self.folder, files=files)
+        return [table_rows(*table) for table in tables]
 
     def _in_folder(self, folder: Path, split: str, key: str) -> Numbered:
         path = folder / (split if is_saved_dict(folder) else self.files[split])

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from dqo import distributed
 from dqo.errors import ConfigError
 from dqo.records import Prompt
+from dqo.stages import Verdict
 from dqo.task.language.sentences import sentences, words_with_space
 from dqo.task.reading.row import Row
 from dqo.task.reading.rows import RowTask
@@ -35,8 +36,10 @@ class DocumentTask(RowTask):
     A prompt with more than ``max_prompt_length`` tokens loses whole sentences at the document's end or start; where not
     even one sentence fits, words, and where not even one word fits, characters. Left out are, and a warning says how
     many: a prompt that is too long without a document, one whose instruction alone is too long, and with ``cut=none``
-    any that is too long.
+    any that is too long. No answer is right or wrong: the column ``references`` holds what people wrote.
     """
+
+    option: str  # of the group task
 
     def __init__(
         self,
@@ -80,6 +83,14 @@ class DocumentTask(RowTask):
                 prompt.position for prompt in prompts if prompt.content != self._row(prompt.position).content
             )
         return prompts, end
+
+    def check(self, prompt: Prompt, text: str, finished: bool) -> Verdict:
+        """Raises ConfigError."""
+        raise ConfigError(
+            f"task={self.option} has no right answers, so reward=check cannot judge it; type reward=rouge, which "
+            "compares with the column references, reward=reward_model reward.path=MODEL, or reward=judge "
+            "reward.base_url=URL reward.model=NAME"
+        )
 
     def counters(self) -> dict[str, int]:
         """``cut_prompts``: training prompts drawn since the start whose document was cut. Thread-safe."""

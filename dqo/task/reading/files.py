@@ -1,14 +1,13 @@
-"""Readers of text and of the Hugging Face hub: plain lines, JSON lines, one JSON array. ``tables`` has the others."""
+"""Readers of text: plain lines, JSON lines, one JSON array. ``tables`` has the others."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dqo.errors import ConfigError
-from dqo.models.folders import hub_answers
 from dqo.task.reading.packed import ERRORS, unpacked
 
 JSON_KINDS = {
@@ -176,40 +175,3 @@ def repeated(names: Sequence[str]) -> str | None:
 def kind_of(value: Any) -> str:
     """The kind of a JSON value, for error messages: "an object", "a number", "null" …"""
     return "null" if value is None else JSON_KINDS[type(value)]
-
-
-def read_hub(
-    name: str,
-    subset: str | None,
-    splits: Sequence[str],
-    *,
-    files: str,
-    revision: str | None = None,
-    folder: str | None = None,
-) -> list[Iterable[dict[str, Any]]]:
-    """The rows of each split, from a data set on the hub or in the cache of ``datasets``, which stay on the disk until
-    they are iterated. ``folder``: the part of the repository that is read; None: all.
-
-    Raises ConfigError within seconds if the data set is in neither; the message names the ``files`` that
-    ``task.data_dir`` needs instead.
-    """
-    offline = hub_is_offline()
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    try:
-        loaded = datasets.load_dataset(name, subset, revision=revision, data_dir=folder)
-        return [cast(Iterable[dict[str, Any]], loaded[split]) for split in splits]
-    except (DatasetsError, OSError, ValueError, KeyError, RuntimeError) as error:  # no connection, subset or split
-        reason = "the hub is out of reach" if offline else f"the hub does not give {name}"
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{reason} ({first}); type task.data_dir=FOLDER with {files}") from error
-
-
-def hub_is_offline() -> bool:
-    """Whether ``datasets`` will read its cache alone: in offline mode, and where the hub does not answer. Without this
-    check, it would retry six times: 23 seconds before it opens the cache."""
-    import datasets.config  # imported here: it takes a second, and few runs read from the hub
-
-    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE or not hub_answers()
-    return datasets.config.HF_HUB_OFFLINE

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dqo.critic.models.value_loss import ValueLoss, scaled_rate
+from dqo.critic.models.value_loss import Rate, ValueLoss
 
 VALUES_N = torch.tensor([0.0, 0.5, 1.0, -1.0])
 OLD_N = torch.tensor([0.0, 0.0, 0.9, 0.0])
@@ -33,5 +33,5 @@ def test_without_clipping_the_loss_is_the_squared_error():
 
 
 def test_rates_follow_the_policys_schedule():
-    assert scaled_rate(0.3, own=None, policy=0.1) == 0.3
-    assert scaled_rate(0.05, own=1.0, policy=0.1) == pytest.approx(0.5)
+    assert Rate(own=None, policy=0.1)(0.3) == 0.3
+    assert Rate(own=1.0, policy=0.1)(0.05) == pytest.approx(0.5)

@@ -83,6 +83,14 @@ def test_the_form_of_a_critic_is_found_by_its_values():
     assert problem is not None and re.fullmatch(r"gives values that are \S+ off", problem)
 
 
+def test_a_critic_whose_values_differ_by_rounding_alone_takes_the_fastest_form():
+    """Tokens that the model was never trained on, such as those of single bytes, have one embedding."""
+    critic = critic_of("tied")
+    with torch.no_grad():
+        critic.get_input_embeddings().weight[:] = torch.randn(64, generator=torch.Generator().manual_seed(2))
+    assert fastest_form(critic, CPU, shared_prompt=True, bf16=False, values=True) is Form.SHARED
+
+
 def test_metrics_of_values_are_their_definitions():
     counted_BT = torch.tensor([[True, True, False], [True, True, True]])
     values_BT = torch.tensor([[1.0, 2.0, 99.0], [0.0, 1.0, 3.0]])

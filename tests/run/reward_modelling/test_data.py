@@ -70,6 +70,7 @@ def test_equal_answers_are_left_out_and_long_prompts_cut(tmp_path, caplog):
     assert "2 answers have more than 8 tokens with their prompt, which is cut" in caplog.text
     last = examples.rows[1]
     assert isinstance(last, Pair) and words(last.chosen) == "[CLS] c c d [SEP] yes so [SEP]"
+    assert last.lengths == (2, 1)  # of the answers alone: cut conversations are all as long
 
 
 def test_answers_to_one_prompt_are_on_one_side_and_the_split_is_the_same_for_ever(tmp_path):
@@ -79,6 +80,8 @@ def test_answers_to_one_prompt_are_on_one_side_and_the_split_is_the_same_for_eve
     assert [row.prompt for row in held_out.rows] == ["b", "b", "c", "c", "d", "d"]
     with pytest.raises(ConfigError, match=r"rm.held_out=1e-09: of 4 prompts none is held out; type rm.held_out=0.5"):
         read(tmp_path, *rows).split(1e-9)
+    with pytest.raises(ConfigError, match=r"of 1 prompts none is held out; type rm.eval_path=FILE"):
+        read(tmp_path, rows[0]).split(0.1)
 
 
 @pytest.mark.parametrize(

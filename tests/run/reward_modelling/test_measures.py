@@ -6,13 +6,11 @@ import torch
 from dqo.run.reward_modelling.data import Pair, Scored
 from dqo.run.reward_modelling.measures import correlation, pair_measures, score_measures
 
-
-def tokens(count: int) -> dict[str, list[int]]:
-    return {"input_ids": [0] * count}
+TOKENS = {"input_ids": [0] * 512}  # of conversations that are cut to one length: answers alone are compared
 
 
 def test_pairs():
-    pairs = [Pair(prompt="a", chosen=tokens(n), rejected=tokens(2)) for n in (1, 2, 3, 4)]
+    pairs = [Pair(prompt="a", chosen=TOKENS, rejected=TOKENS, lengths=(n, 2)) for n in (1, 2, 3, 4)]
     chosen_N, rejected_N = torch.tensor([2.0, 1.0, 0.0, 1.0]), torch.tensor([1.0, 1.0, 3.0, -2.0])
     found = pair_measures(pairs, chosen_N, rejected_N)
     assert found["accuracy"] == (1 + 0.5 + 0 + 1) / 4 and found["longer"] == (0 + 0.5 + 1 + 1) / 4
@@ -28,7 +26,7 @@ def test_pairs():
 
 def test_scored_texts():
     rows = [
-        Scored(prompt=prompt, answer=tokens(n + 1), score=score)
+        Scored(prompt=prompt, answer=TOKENS, length=n + 1, score=score)
         for n, (prompt, score) in enumerate([("a", 1.0), ("a", 3.0), ("b", 2.0), ("b", 2.0), ("b", 0.0)])
     ]
     rewards_N = torch.tensor([0.0, 1.0, 0.5, 0.7, 0.6])
@@ -45,7 +43,7 @@ def test_scored_texts():
 
 
 def test_what_is_undefined_is_nan():
-    alone = [Scored(prompt=prompt, answer=tokens(1), score=score) for prompt, score in (("a", 0.0), ("b", 1.0))]
+    alone = [Scored(prompt=prompt, answer=TOKENS, length=1, score=score) for prompt, score in (("a", 0.0), ("b", 1.0))]
     found = score_measures(alone, torch.tensor([1.0, 1.0]))
     assert (
         math.isnan(found["accuracy"]) and math.isnan(found["correlation"]) and math.isnan(found["length_correlation"])

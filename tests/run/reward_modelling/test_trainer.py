@@ -37,9 +37,10 @@ def test_what_is_better_gets_a_higher_reward_and_padding_does_not_count(kind):
     """A token is good, another is bad, beside tokens that say nothing."""
     good, bad = answer(5, 9), answer(6, 7, 8, 10)
     rows = (
-        [Pair(prompt="", chosen=good, rejected=bad)] * 64
+        [Pair(prompt="", chosen=good, rejected=bad, lengths=(1, 1))] * 64
         if kind == "pairs"
-        else [Scored(prompt="", answer=good, score=1.0), Scored(prompt="", answer=bad, score=-1.0)] * 32
+        else [Scored(prompt="", answer=good, length=1, score=1.0), Scored(prompt="", answer=bad, length=1, score=-1.0)]
+        * 32
     )
     trained, wanted = model(), RewardModelling(**settings(batch_size=8, epochs=4.0, learning_rate=1e-2))
     lines = train(trained, pair_tokenizer(), rows, settings=wanted, device=CPU, seed=0)
@@ -49,7 +50,7 @@ def test_what_is_better_gets_a_higher_reward_and_padding_does_not_count(kind):
 
 
 def test_equal_seeds_train_equal_models():
-    rows = [Pair(prompt="", chosen=answer(n), rejected=answer(n + 1, 5)) for n in range(4, 12)]
+    rows = [Pair(prompt="", chosen=answer(n), rejected=answer(n + 1, 5), lengths=(1, 1)) for n in range(4, 12)]
     weights = []
     for _ in range(2):
         trained = model()

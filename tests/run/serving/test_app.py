@@ -14,7 +14,7 @@ import torch
 
 from dqo.capabilities import Counting
 from dqo.embed.fake import Fake
-from dqo.errors import StageError
+from dqo.errors import ServiceError, StageError
 from dqo.records import Rewards
 from dqo.wire import decode_rewards, encode_rollouts
 from tests.factories import make_prompts, make_rollouts
@@ -258,3 +258,14 @@ def test_64_clients_get_their_own_answers():
     assert [len(each) for each in differences] == [3] * 64
     assert max(abs(difference) for each in differences for difference in each) < 1e-6
     assert sum(reward.groups) == 64 * 3 and max(reward.groups) == 8, "clients share batches, as large as allowed"
+
+
+def test_clients_wait_for_a_service_whose_own_judge_is_away():
+    class Away(Words):
+        def score(self, rollouts) -> Rewards:
+            raise ServiceError("reward", "the judge does not answer")
+
+    with served(application(composed_serve(), reward=Away())) as address:
+        reply = post(address, "/v1/score", encode_rollouts(make_rollouts(["w1"], 1)))
+    assert (reply.status_code, reply.json()) == (503, {"detail": "the judge does not answer"})
+    assert reply.headers["retry-after"] == "1"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dqo.errors import StageError
+from dqo.errors import ServiceError, StageError
 from dqo.run.serving.batches import Busy, Lane, WorkFailed
 
 
@@ -26,6 +26,8 @@ class Work:
         self.go.wait()
         if "bad" in items:
             raise StageError("reward", "bad cannot be judged")
+        if "away" in items:
+            raise ServiceError("reward", "the judge does not answer")
         if "fault" in items:
             raise KeyError("column")
         return [item.upper() for item in items]
@@ -129,3 +131,13 @@ def test_an_error_is_that_of_its_client_alone(caplog):
     assert isinstance(bad, StageError) and bad.message == "bad cannot be judged"
     assert all(isinstance(fault, WorkFailed) and "KeyError: 'column'" in str(fault) for fault in faults)
     assert sum("a batch failed" in record.message for record in caplog.records) == 1, "one traceback of each fault"
+
+
+def test_a_service_that_was_waited_for_in_vain_is_not_waited_for_by_each_request():
+    work = Work()
+    lane = lane_of(work, batch=8)
+
+    async def clients():
+        return await asyncio.gather(*(lane.ask([item]) for item in ("a", "away", "b")), return_exceptions=True)
+
+    assert [type(each) for each in run(lane, clients)] == [ServiceError] * 3 and len(work.batches) == 1

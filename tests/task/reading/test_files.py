@@ -1,4 +1,4 @@
-"""Readers of lines, JSON and the hub."""
+"""Readers of lines and JSON; the hub out of reach."""
 
 import gzip
 import json
@@ -7,7 +7,8 @@ import pytest
 
 from dqo.errors import ConfigError
 from dqo.task import commongen, gsm8k
-from dqo.task.reading.files import read_hub, read_json, read_lines
+from dqo.task.reading.arrow import hub_tables, table_rows
+from dqo.task.reading.files import read_json, read_lines
 from tests.factories import word_tokenizer
 from tests.task.builders import with_rendering
 
@@ -102,8 +103,8 @@ def test_hub_data_set(offline, tmp_path):
     folder.mkdir()
     for split in ("train", "test"):
         (folder / f"{split}.jsonl").write_text(json.dumps({"question": split, "answer": "#### 1"}) + "\n", "utf-8")
-    train, test = read_hub(str(folder), None, ["train", "test"], files="x")
-    assert list(train) == [{"question": "train", "answer": "#### 1"}]
-    assert list(test) == [{"question": "test", "answer": "#### 1"}]
+    train, test = (table_rows(*table) for table in hub_tables(str(folder), None, ["train", "test"], files="x"))
+    assert list(train) == [(f"{folder} train, row 1", {"question": "train", "answer": "#### 1"})]
+    assert list(test) == [(f"{folder} test, row 1", {"question": "test", "answer": "#### 1"})]
     with pytest.raises(ConfigError, match=r"type task.data_dir=FOLDER with x"):
-        read_hub(str(folder), None, ["dev"], files="x")
+        hub_tables(str(folder), None, ["dev"], files="x")
