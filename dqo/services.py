@@ -113,9 +113,9 @@ class Service:
         self._down_since: float | None = None  # of the whole service: since then nothing was answered
         self.repeated = 0  # requests made again, since the start
 
-    def probe(self, path: str = "") -> bytes | None:
+    def probe(self, path: str = "", *, refused: Sequence[int] = (401, 403)) -> bytes | None:
         """What each address answers to GET, the last one's; None: an error. Raises ConfigError where nothing answers,
-        and where the token is refused: before any work a service is not waited for."""
+        and for a status of ``refused``, such as a wrong token: before any work a service is not waited for."""
         import httpx2
 
         body = None
@@ -124,7 +124,7 @@ class Service:
                 reply = self._client.get(_joined(host.url, path), timeout=PROBE_SECONDS)
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                 raise ConfigError(self._no_answer(host, _said_by(error), "")) from error
-            if reply.status_code in (401, 403):
+            if reply.status_code in refused:
                 raise ConfigError(self._refusal(host, reply.status_code, _said(reply.status_code, reply.content)))
             body = reply.content if reply.is_success else None
         return body

@@ -18,8 +18,10 @@ class Command:
     holds: tuple[str, ...]  # if one of these exists, the folder holds a run and is not written over
     resumable: bool  # whether resume= goes on with its folder
     keeps: str = ""  # what a run that was stopped has kept; empty: its newest checkpoint
+    when_complete: str = ""  # what to type for a run that is done; empty: more steps
     multi_rank: bool  # whether it runs on several ranks, ``nproc`` or one per GPU; False: on one
     schema: str = "dqo.config.schema:Config"  # "module:class" of the resolved configuration
+    reads: tuple[str, ...] = ()  # the top-level keys and groups that it reads or refuses; empty: all
     # the key that arguments without "=" are values of: "policies", "runs"; None: there are none
     takes: str | None = None
     takes_several: bool = True  # of these values
@@ -52,8 +54,10 @@ COMMANDS = {
             name="rm",
             run="dqo.run.rm:run",
             schema="dqo.config.schema:RmConfig",
-            holds=("metrics.jsonl", "model"),
-            resumable=False,
+            reads=("rm", "model", "run_dir", "seed", "device", "checkpoint", "resume", "objective", "dry_run", "nproc"),
+            holds=("config.yaml", "metrics.jsonl", "checkpoints", "model"),
+            resumable=True,
+            when_complete="run_dir=ANOTHER_FOLDER to train anew",
             multi_rank=False,
         ),
         Command(
@@ -62,6 +66,7 @@ COMMANDS = {
             schema="dqo.config.schema:EvalConfig",
             holds=("config.yaml", "completions", "eval.json"),
             resumable=True,
+            when_complete="other eval.metrics= to measure more",
             keeps="finished prompts are kept",
             multi_rank=True,
             takes="policies",

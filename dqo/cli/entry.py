@@ -177,6 +177,16 @@ def _overrides() -> list[str]:
     return [*_search_path(), *typed]
 
 
+def _refuse_unread(command: Command, config: DictConfig) -> None:
+    """Raises ConfigError for a key of conf/train.yaml that the command does not read. A run that goes on was asked when
+    it was started, and has keys that were not typed (``task.date``)."""
+    for text in HydraConfig.get().overrides.task if command.reads and config.resume is None else ():
+        key, _, value = text.lstrip("+~").partition("=")
+        if re.split(r"[.@]", key)[0] not in command.reads:
+            ours = f"type {command.name}.{key}={value}" if key in config[command.name] else f"leave {key} out"
+            raise ConfigError(f"{key}={value}: dqo-{command.name} does not read {key}; {ours}")
+
+
 def _start(command: Command, config: DictConfig, stop: Path | None) -> int:
     from dqo.config import paths, policies, resume
     from dqo.config.schema import EvalConfig, SampleConfig
@@ -188,8 +198,9 @@ def _start(command: Command, config: DictConfig, stop: Path | None) -> int:
         raise ConfigError(f"resume={config.resume}: dqo-{command.name} starts anew each time; leave resume out")
     if config.objective is not None and command.name != "train":
         raise ConfigError(f"objective={config.objective}: dqo-train alone has one; leave objective out")
-    if config.dry_run and (command.takes or not command.has_folder):
+    if config.dry_run and (command.takes or command.reads or not command.has_folder):
         raise ConfigError(f"dqo-{command.name} has no dry run; leave dry_run out")
+    _refuse_unread(command, config)
     if not command.multi_rank and (workers.launched() or config.nproc not in (None, 1)):
         raise ConfigError(f"dqo-{command.name} is one process; start it without torchrun and without nproc")
     if settled := resume.settle(config, sweep=stop is not None):
@@ -206,7 +217,7 @@ def _start(command: Command, config: DictConfig, stop: Path | None) -> int:
         if changed:
             print(f"dqo-{command.name}: going on with other {', '.join(changed)}", file=sys.stderr)
         if resume.is_complete(resolved, changed):
-            more = "other eval.metrics= to measure more" if command.takes else f"steps={2 * resolved.steps} to train on"
+            more = command.when_complete or f"steps={2 * resolved.steps} to train on"
             print(f"dqo-{command.name}: {resolved.run_dir} is complete; type {more}")
             return 0
     overrides = [*_search_path(), *paths.with_overrides(HydraConfig.get().overrides.task, kept)]

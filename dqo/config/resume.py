@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dqo.config import conf_dir
 from dqo.config.paths import has_moved
-from dqo.config.schema import Config, EvalConfig
+from dqo.config.schema import Config, EvalConfig, RmConfig
 from dqo.config.typed import flat, plain
 from dqo.errors import ConfigError
 
@@ -246,11 +246,13 @@ def changes(config: DictConfig, resolved: Config) -> list[str]:
 
 
 def is_complete(config: Config, changed: Sequence[str]) -> bool:
-    """Whether nothing is left to do: summary.json, which a run writes last, has this number of steps, or dqo-eval has
-    written eval.json; and no changed key asks for more."""
+    """Whether nothing is left to do: summary.json, which a run writes last, has this number of steps, dqo-eval has
+    written eval.json or dqo-rm rm.json; and no changed key asks for more."""
     if isinstance(config, EvalConfig):
         run = Path(config.run_dir)
         return not changed and _is_newer(run / "eval.json", run / "config.yaml")
+    if isinstance(config, RmConfig):
+        return (run_of(str(config.resume)) / "rm.json").exists()
     summary = run_of(str(config.resume)) / "summary.json"
     if checkpoint_of(str(config.resume)) or any(_is_of(text.partition("=")[0], AT_THE_END) for text in changed):
         return False

@@ -68,7 +68,10 @@ class Remote:
         }
         urls = [url] if isinstance(url, str) else url
         self._service = Service(urls, calls, key="reward.url", stage="reward", token="DQO_TOKEN", advice=advice)
-        self._service.probe(SCORE if form == Form.dqo else "")  # dqo-serve says 405, or that the token is wrong
+        if form == Form.dqo:
+            self._service.probe(SCORE, refused=(401, 403, 404))  # dqo-serve says 405: the method is not GET
+        else:
+            self._service.probe()
         self.calls_at_a_time = min(calls.concurrency, MOST_CALLS)
 
     def score(self, rollouts: Rollouts) -> Rewards:

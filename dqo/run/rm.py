@@ -1,9 +1,11 @@
 """``dqo-rm``: train a reward model from preferences or scored texts, and measure it."""
 
+import hashlib
 import importlib.util
 import json
 import logging
 import math
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,16 +33,18 @@ log = logging.getLogger(__name__)
 
 
 def run(job: Job) -> None:
-    """Writes ``RUN_DIR/model``, ``rm.json`` (the measures) and ``metrics.jsonl`` (the training's lines)."""
+    """Writes ``RUN_DIR/model``, ``metrics.jsonl`` (the training's lines) and, last, ``rm.json`` (the measures)."""
     assert isinstance(job.config, RmConfig)
     config, settings, device = job.config, job.config.rm, make_device(job.config)
     if importlib.util.find_spec("accelerate") is None:
         raise ConfigError("dqo-rm needs the package accelerate; type pip install 'dqo-rl[rm]'")
     base = _base(config)
     learned, held_out, scale = _examples(config, base)
+    _refuse_other_examples(job.folder / "examples.json", learned, held_out)
     torch.manual_seed(config.seed)  # of the new head
     model = base.load()
     job.begin()
+    _note_examples(job.folder / "examples.json", learned, held_out)
     what = "pairs" if learned.are_pairs else "scored texts"
     log.info("dqo-rm: %s learns from %d %s, %d are held out", base.name, len(learned.rows), what, len(held_out.rows))
     if settings.lora_r:
@@ -48,10 +52,15 @@ def run(job: Job) -> None:
             model, rank=settings.lora_r, alpha=settings.lora_alpha,
             gradient_checkpointing=settings.gradient_checkpointing,
         )  # fmt: skip
-    lines = train(model, base.tokenizer, learned.rows, settings=settings, device=device, seed=config.seed)
+    checkpoints = job.folder / "checkpoints"
+    lines = train(
+        model, base.tokenizer, learned.rows, settings=settings, checkpoint=config.checkpoint, device=device,
+        seed=config.seed, folder=checkpoints,
+    )  # fmt: skip
     folder = _save(model, base.tokenizer, job.folder / "model")
     measured = scale | _measure(folder, held_out, device)
     _write(job.folder, lines, measured)
+    shutil.rmtree(checkpoints, ignore_errors=True)  # the model is written
     print(_summary(measured))
     train_with = f"reward=reward_model reward.path={folder} credit.gate=none"
     print(f"the reward model is in {folder}; next: dqo-train {train_with} task=…")
@@ -83,6 +92,28 @@ def _examples(config: RmConfig, base: Base) -> tuple[Examples, Examples, dict[st
     if learned.are_pairs != held_out.are_pairs:
         raise ConfigError("rm.eval_path: one file has pairs, the other scores; type rm.eval_path=null")
     return (learned, held_out, {}) if learned.are_pairs else _standardized(learned, held_out)
+
+
+def _refuse_other_examples(file: Path, learned: Examples, held_out: Examples) -> None:
+    """Raises ConfigError where a run that goes on would learn from other rows than it was started with, or from the
+    same ones rendered otherwise."""
+    if file.exists() and json.loads(file.read_text("utf-8")) != _about(learned, held_out):
+        raise ConfigError(
+            "resume: the rows of rm.path, or how the model's tokenizer renders them, are not those that the run was "
+            "started with; put them back, or start a new run with run_dir=ANOTHER_FOLDER"
+        )
+
+
+def _note_examples(file: Path, learned: Examples, held_out: Examples) -> None:
+    with replacing(file) as new:
+        new.write_text(json.dumps(_about(learned, held_out), indent=2) + "\n", "utf-8")
+
+
+def _about(learned: Examples, held_out: Examples) -> dict[str, int | str]:
+    return {
+        "learned": len(learned.rows), "held_out": len(held_out.rows),
+        "sha256": hashlib.sha256(repr((learned.rows, held_out.rows)).encode("utf-8", "surrogatepass")).hexdigest(),
+    }  # fmt: skip
 
 
 def _standardized(learned: Examples, held_out: Examples) -> tuple[Examples, Examples, dict[str, float]]:

@@ -40,8 +40,8 @@ def model(tmp_path_factory) -> Path:
     )  # fmt: skip
     llama = LlamaForCausalLM(config)
     with torch.no_grad():
-        llama.model.layers[0].self_attn.o_proj.weight.zero_()
-        llama.model.layers[0].mlp.down_proj.weight.zero_()
+        for layer in ("self_attn.o_proj", "mlp.down_proj"):
+            llama.get_parameter(f"model.layers.0.{layer}.weight").zero_()
         llama.model.embed_tokens.weight.copy_(torch.eye(len(names), 64))
         llama.lm_head.weight.zero_()
         for name, token in names.items():

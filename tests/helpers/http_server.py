@@ -35,7 +35,7 @@ class Hangup(Exception):
 
 @contextmanager
 def http_server(
-    answer: Answer, *, got: tuple[int, Any] = (404, {}), path: str = "", port: int = 0
+    answer: Answer, *, got: tuple[int, Any] = (405, {}), path: str = "", port: int = 0
 ) -> Iterator[HttpServer]:
     """Answers what is posted by ``answer``, and what is asked for by ``got``; a body of bytes is sent as it is. A
     client that is to try again does so after a millisecond."""

@@ -130,6 +130,12 @@ def pickled(folder) -> None:
     torch.save({}, folder / "pytorch_model.bin")
 
 
+def run_folder(folder) -> None:
+    """What dqo-rm writes the model into: the folder beside the one to name."""
+    (folder / "model").mkdir()
+    (folder / "config.json").rename(folder / "model" / "config.json")
+
+
 def without_tokenizer(folder) -> None:
     for file in folder.glob("*token*"):
         file.unlink()
@@ -141,7 +147,8 @@ def without_tokenizer(folder) -> None:
         (causal, r"is no sequence classifier \(LlamaForCausalLM\)"),
         (pickled, r"pytorch_model.bin is a pickle"),
         (without_tokenizer, "has no tokenizer; copy the files of the one it was trained with into"),
-        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json; type"),
+        (run_folder, "has no config.json, but its folder model has one; type"),
         (lambda folder: (folder / "config.json").write_text("{"), "its config.json cannot be read"),
         (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is an adapter with peft_type=None"),
         (lambda folder: edit_config(folder, auto_map={"AutoConfig": "evil.C"}, model_type="x"), "cannot be read"),

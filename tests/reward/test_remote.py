@@ -224,6 +224,14 @@ def test_a_wrong_token_of_dqo_serve_is_refused_before_any_work(monkeypatch):
         build(url, form=Form.dqo)
 
 
+def test_a_service_that_is_no_dqo_serve_is_refused_before_any_work():
+    with (
+        http_server(by_dqo, got=(404, {"detail": "Not Found"})) as server,
+        pytest.raises(ConfigError, match=r"\(HTTP 404: Not Found\); type reward.url=http://HOST:PORT of a dqo-serve$"),
+    ):
+        build(server, form=Form.dqo)
+
+
 def test_no_address_is_refused():
     settings = {
         "form": Form.dqo, "label_column": None, "batch": 1, "correct_above": None, "mask_truncated_completions": False,

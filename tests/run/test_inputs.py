@@ -72,9 +72,7 @@ def test_a_reward_file_edited_in_its_place_is_warned_of_and_another_file_elsewhe
     refuse_other_inputs(moved, task_inputs(moved, task), saved)
 
 
-@pytest.mark.parametrize(
-    ("option", "key"), [("algorithm=ppo", "critic.path"), ("reward=reward_model", "reward.path")]
-)
+@pytest.mark.parametrize(("option", "key"), [("algorithm=ppo", "critic.path"), ("reward=reward_model", "reward.path")])
 def test_another_model_in_its_folder_is_warned_of_and_elsewhere_refused(tmp_path, caplog, option, key):
     """With LoRA the frozen weights of a critic are read from there again, and those of a reward model always are."""
     for name, seed in (("a", 0), ("b", 1)):

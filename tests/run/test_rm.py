@@ -93,7 +93,11 @@ def test_a_reward_model_from_scored_texts(rm, tmp_path):
         (("rm.epoch=1",), "rm.epoch"),
         (("rm.held_out=0",), "rm.held_out"),
         (("rm.dtype=float16",), "rm.dtype"),
-        (("resume=run",), "dqo-rm starts anew each time; leave resume out"),
+        (("resume=run",), "resume=run: no run is there; type resume=FOLDER_OF_A_RUN"),
+        (("dry_run=true",), "dqo-rm has no dry run; leave dry_run out"),
+        (("learning_rate=1e-4",), "learning_rate=1e-4: dqo-rm does not read learning_rate; type rm.learning_rate=1e-4"),
+        (("alpha=2",), "alpha=2: dqo-rm does not read alpha; leave alpha out"),
+        (("task=gsm8k",), "task=gsm8k: dqo-rm does not read task; leave task out"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_is_written(rm, tmp_path, capfd, overrides, message):
@@ -104,6 +108,23 @@ def test_wrong_input_is_refused_before_anything_is_written(rm, tmp_path, capfd, 
     error = capfd.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_the_same_rows_alone(rm, tmp_path, monkeypatch, capfd):
+    write_rows(tmp_path, pairs(40))
+    assert rm(*LEARNING, "rm.epochs=1") == 0
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert run_in_process("rm", ["resume=run"], monkeypatch) == 0
+    assert "run is complete; type run_dir=ANOTHER_FOLDER to train anew" in capfd.readouterr().out
+    (tmp_path / "run" / "rm.json").unlink()
+    write_rows(tmp_path, pairs(41))
+    assert run_in_process("rm", ["resume=run"], monkeypatch) == 2
+    assert (
+        "resume: the rows of rm.path, or how the model's tokenizer renders them, are not those"
+        in capfd.readouterr().err
+    )
+    assert run_in_process("rm", ["resume=run", "rm.learning_rate=1e-4"], monkeypatch) == 2
+    assert "rm.learning_rate" in capfd.readouterr().err
 
 
 def test_a_built_model_without_files_is_refused(tmp_path, monkeypatch, capfd):

@@ -1,8 +1,9 @@
 """transformers' Trainer on preference pairs and on scored texts."""
 
+import json
 import logging
 import math
-import tempfile
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from dqo.config.schema import RewardModelling
+from dqo.config.schema import Checkpoint, RewardModelling
 from dqo.models.precision import Dtype
 from dqo.run.reward_modelling.data import Pair, Scored
 
@@ -37,16 +39,20 @@ def train(
     rows: Sequence[Pair | Scored],
     *,
     settings: RewardModelling,
+    checkpoint: Checkpoint,
     device: torch.device,
     seed: int,
+    folder: Path,
 ) -> list[dict[str, Any]]:
-    """Trains the model in place and returns what was logged: step, loss, learning rate, gradient norm."""
+    """Trains the model in place and returns what was logged: step, loss, learning rate, gradient norm. ``folder``: for
+    checkpoints; training goes on exactly from the newest one that is whole."""
     steps = math.ceil(math.ceil(len(rows) / settings.batch_size) * settings.epochs)
     arguments = TrainingArguments(
-        output_dir=str(Path(tempfile.gettempdir(), "dqo-rm")), # nothing is written
+        output_dir=str(folder), save_strategy="steps" if checkpoint.every else "no", save_steps=checkpoint.every or 1,
+        save_total_limit=checkpoint.keep_last,
         per_device_train_batch_size=settings.batch_size, num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate, lr_scheduler_type="cosine", warmup_steps=math.ceil(0.03 * steps),
-        logging_steps=max(1, steps // LINES), report_to="none", save_strategy="no", eval_strategy="no", seed=seed,
+        logging_steps=max(1, steps // LINES), report_to="none", eval_strategy="no", seed=seed,
         bf16=Dtype(settings.dtype).on(device) == torch.bfloat16, use_cpu=device.type == "cpu",
         gradient_checkpointing=settings.gradient_checkpointing, remove_unused_columns=False, label_names=[],
         dataloader_pin_memory=device.type == "cuda",
@@ -60,8 +66,25 @@ def train(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(_Lines())
-    trainer.train()
+    newest = _newest(folder)
+    if newest is not None:
+        log.info("going on from %s", newest)
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     return [line for line in trainer.state.log_history if "loss" in line]
+
+
+def _newest(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole: the Trainer writes its state last. One that a kill cut short is removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda each: int(each.name.rpartition("-")[2]), reverse=True)
+    for each in found:
+        try:
+            json.loads((each / TRAINER_STATE_NAME).read_text("utf-8"))
+        except (OSError, ValueError):
+            log.warning("%s was not written to its end and is removed", each)
+            shutil.rmtree(each)
+        else:
+            return each
+    return None
 
 
 class _Collator:

@@ -88,14 +88,15 @@ def hub_tables(
 
     try:
         with elapsed(f"reading the data set {name}"):
-            tables = datasets.load_dataset(name, config, revision=revision, data_dir=folder, split=list(splits))
+            loaded = datasets.load_dataset(name, config, revision=revision, data_dir=folder, split=list(splits))
     except (*_errors(), DatasetsError, RuntimeError) as error:
         key, reason = "" if files else "task.name=", "is out of reach" if offline else "does not give it"
         typed = f"task.data_dir=FOLDER with {files}" if files else _typed(config, splits, str(error))
         raise ConfigError(f"{key}{name}: the hub {reason} ({first_line(error)}); type {typed}") from error
+    tables = cast("list[datasets.Dataset]", loaded)  # one a split, since these are a list
     for table in tables:
         refuse_repeated(table.column_names, name)
-    return [(cast("datasets.Dataset", table), f"{name} {split}") for table, split in zip(tables, splits, strict=True)]
+    return [(table, f"{name} {split}") for table, split in zip(tables, splits, strict=True)]
 
 
 def hub_is_offline() -> bool:
