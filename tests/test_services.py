@@ -79,7 +79,9 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again_and_then_ends_the_work
 def test_a_service_that_is_down_is_waited_for_longer_than_retries(status, caplog):
     caplog.set_level(logging.INFO)
     with http_server(lambda number, request: (status, b"later") if number < 9 else echo(number, request)) as server:
-        assert ask(service(server, retries=0)) == 7
+        given = service(server, retries=0)
+        assert ask(given) == 7
+    assert given._down_since is None, "the next outage has its own patience"
     said = [record.message for record in caplog.records if record.name == "dqo.services"]
     assert said == [
         f"reward.url={server.url} does not answer (HTTP {status}: later); it is waited for, up to 30 s",

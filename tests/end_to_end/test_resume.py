@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import logging
 import os
 import resource
 import shutil
@@ -125,7 +126,8 @@ def test_a_folder_that_vanishes_ends_the_run(start, tmp_path):
     assert not run.exists() and list((tmp_path / "moved" / "checkpoints").glob("step_*"))
 
 
-def test_ended_before_its_first_checkpoint_it_starts_anew_by_its_own_presets(dqo_here, tmp_path):
+def test_ended_before_its_first_checkpoint_it_starts_anew_by_its_own_presets(dqo_here, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "dqo")
     presets = tmp_path / "my conf" / "experiment"
     presets.mkdir(parents=True)
     (presets / "mine.yaml").write_text("# @package _global_\nprompts_per_step: 1\n")
@@ -135,7 +137,8 @@ def test_ended_before_its_first_checkpoint_it_starts_anew_by_its_own_presets(dqo
     (run / "summary.json").unlink()  # as a killed one has none
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "rew')
-    assert "run was ended before its first checkpoint: it starts anew" in dqo_here("resume=run")
+    dqo_here("resume=run")
+    assert "run was ended before its first checkpoint: it starts anew" in caplog.text
     assert lines(run) == whole
     assert "run is complete" in dqo_here(*mine, "run_dir=run", "resume=auto")
     assert "2 steps are done and there is no checkpoint" in dqo_here("resume=run", "steps=9", code=2)

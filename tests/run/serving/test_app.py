@@ -141,7 +141,8 @@ def test_a_wrong_request_is_refused_in_one_line(url, path, body, status, said):
 
 def test_nothing_but_health_answers_without_the_token(url):
     assert httpx2.get(f"{url}/health").json() == {"status": "ok"}
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}):
+    wrong = ("Bearer wrong", TOKEN, f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}s", "Bearer")
+    for headers in ({}, *({"Authorization": each} for each in wrong)):
         for path in ("/", "/metrics", "/openapi.json", "/v1/models"):
             assert httpx2.get(url + path, headers=headers).status_code == 401
         reply = post(url, "/v1/score", b"{", headers)  # the body is not even parsed
