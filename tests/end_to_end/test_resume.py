@@ -71,7 +71,7 @@ def test_a_resume_with_another_eval_n_compares_only_what_does_not_depend_on_it(d
     assert summary["before"]["logdet"] is None and summary["before"]["pass@1"] is not None
     assert "n = 10 completions of each prompt against n = 32" in summary["not_compared"]
     evaluated = [line["eval/n"] for line in lines(tmp_path / "run") if "eval/n" in line]
-    assert evaluated == [10, 32, 32]
+    assert evaluated == [10, 32, 32, 32]  # step 2 too, which is due now
 
 
 def test_a_resumed_run_with_loras_dropout_equals_the_uninterrupted_one(dqo_here, tmp_path):
