@@ -113,15 +113,20 @@ class Service:
         self._down_since: float | None = None  # of the whole service: since then nothing was answered
         self.repeated = 0  # requests made again, since the start
 
-    def probe(self, path: str = "", *, refused: Sequence[int] = (401, 403)) -> bytes | None:
+    def probe(
+        self, path: str = "", *, refused: Sequence[int] = (401, 403), posted: bytes | None = None
+    ) -> bytes | None:
         """What each address answers to GET, the last one's; None: an error. Raises ConfigError where nothing answers,
-        and for a status of ``refused``, such as a wrong token: before any work a service is not waited for."""
+        and for a status of ``refused``, such as a wrong token: before any work a service is not waited for.
+        ``posted``: a request without work, sent where there is nothing to GET; what its answer says counts then."""
         import httpx2
 
         body = None
         for host in self._hosts:
             try:
                 reply = self._client.get(_joined(host.url, path), timeout=PROBE_SECONDS)
+                if posted is not None and reply.status_code == 404:
+                    reply = self._client.post(_joined(host.url, path), content=posted, timeout=PROBE_SECONDS)
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                 raise ConfigError(self._no_answer(host, _said_by(error), "")) from error
             if reply.status_code in refused:

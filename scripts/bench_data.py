@@ -1,12 +1,15 @@
 """Memory and time that a file of prompts needs, in memory and streamed from the disk: the table of docs/performance.md.
 
     python scripts/bench_data.py [--count 1000000] [--streaming false] [--template]
+    python scripts/bench_data.py --articles --count 287113 [--streaming false]
 
 One process measures one setting. Prompts have about 500 bytes. The file is written to a temporary folder (TMPDIR), and
-so is dqo's cache, which keeps the index. ``--template``: with a chat template.
+so is dqo's cache, which keeps the index. ``--template``: with a chat template. ``--articles``: task=cnn_dailymail on
+made-up articles of 4,400 characters; ``--streaming`` is then whether the training split counts as large.
 """
 
 import argparse
+import json
 import os
 import resource
 import tempfile
@@ -16,9 +19,13 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from dqo.task.cnn_dailymail import CnnDailyMail
 from dqo.task.jsonl import Jsonl
+from dqo.task.reading import sources
+from dqo.task.reading.documents import Cutting
 from dqo.task.reading.fields import Fields
 from dqo.task.reading.own import Choice
+from dqo.task.reading.rows import RowTask
 from dqo.task.reading.settings import MessageRendering
 
 CONTEXT = 1 << 20  # tokens: no prompt is too long
@@ -31,12 +38,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--streaming", choices=("true", "false"), default="true")
     parser.add_argument("--template", action="store_true")
+    parser.add_argument("--articles", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dqo-data-") as folder:
         os.environ["DQO_CACHE"] = f"{folder}/cache"
-        measure(
-            write(Path(folder), arguments.count), arguments.count, arguments.streaming == "true", arguments.template
-        )
+        path = (write_articles if arguments.articles else write)(Path(folder), arguments.count)
+        measure(path, arguments.count, arguments.streaming == "true", arguments.template, arguments.articles)
 
 
 def write(folder: Path, count: int) -> Path:
@@ -49,17 +56,38 @@ def write(folder: Path, count: int) -> Path:
     return path
 
 
-def task(path: Path, *, streaming: bool, template: bool) -> Jsonl:
+def write_articles(folder: Path, count: int) -> Path:
+    """The splits of CNN/DailyMail as JSON lines, 13,368 articles for validation. Returns the training split's file."""
+    texts = [" ".join(f"word{(i * 7 + j * j) % 1000}" for j in range(560)) + " “so”." for i in range(1000)]
+    for name, first, end in (("train", 0, count), ("validation", count, count + 13_368)):
+        with (folder / f"{name}.jsonl").open("w") as file:
+            for i in range(first, end):
+                line = {
+                    "article": f"{i} {texts[i % 1000]}",
+                    "highlights": f"{i} {texts[i % 1000][:290]} .",
+                    "id": str(i),
+                }
+                file.write(json.dumps(line) + "\n")
+    return folder / "train.jsonl"
+
+
+def task(path: Path, *, streaming: bool, template: bool, articles: bool) -> RowTask:
     words = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="<eos>")
     tokenizer.chat_template = TEMPLATE
+    rendering = MessageRendering(
+        seed=0, max_completion_length=10, chat_template=template, chat_template_kwargs=None, date=None,
+        merge_messages=False,
+    )  # fmt: skip
+    if articles:
+        sources.LARGE = 0 if streaming else path.stat().st_size
+        return CnnDailyMail(
+            tokenizer, CONTEXT, rendering=rendering, cutting=Cutting(max_prompt_length=512, cut="end"),
+            data_dir=str(path.parent), eval_split="validation", held_out=200,
+        )  # fmt: skip
     return Jsonl(
-        tokenizer, CONTEXT,
-        rendering=MessageRendering(
-            seed=0, max_completion_length=10, chat_template=template, chat_template_kwargs=None, date=None,
-            merge_messages=False,
-        ),
+        tokenizer, CONTEXT, rendering=rendering,
         fields=Fields(
             prompt_column="prompt", template=None, system_prompt=None, columns=None, answer_column=None,
             completion_column=None, tools_column=None,
@@ -68,13 +96,17 @@ def task(path: Path, *, streaming: bool, template: bool) -> Jsonl:
     )  # fmt: skip
 
 
-def measure(path: Path, count: int, streaming: bool, template: bool) -> None:
+def measure(path: Path, count: int, streaming: bool, template: bool, articles: bool) -> None:
     """Print one line of the table."""
+
+    def made_task() -> RowTask:
+        return task(path, streaming=streaming, template=template, articles=articles)
+
     before, own = peak(), anonymous()
-    seconds, made = timed(lambda: task(path, streaming=streaming, template=template))
+    seconds, made = timed(made_task)
     drawing, _ = timed(lambda: made.draw(count // 2, DRAWN))
     growth, kept = peak() - before, anonymous() - own
-    again, _ = timed(lambda: task(path, streaming=streaming, template=template))
+    again, _ = timed(made_task)
     cache = sum(file.stat().st_size for file in Path(os.environ["DQO_CACHE"]).rglob("*") if file.is_file())
     print(f"{count:,} prompts, {path.stat().st_size / 1e6:,.0f} MB, {streaming=}, {template=}")
     print(f"CPU time: the first start {seconds:.1f} s, the next {again:.1f} s, a prompt {1e6 * drawing / DRAWN:.0f} µs")

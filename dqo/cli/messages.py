@@ -39,6 +39,8 @@ def readable(error: BaseException, command: str) -> str:
         group, option = _group_and_option(found[1])
         return _no_option(group, option, re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE))
     if found := re.match(r"Error parsing override '([^'=]+)'\s+missing EQUAL", text):
+        if Path(found[1]).suffix in DATA:
+            return f"{found[1]} is no KEY=VALUE; type {'rm' if command == 'rm' else 'task=jsonl task'}.path={found[1]}"
         return f"{found[1]} has no value; type {found[1]}=VALUE"
     if found := re.match(r"LexerNoViableAltException: (.*)", text):
         return f"{found[1]}: what is typed is KEY=VALUE, as in alpha=1.0"
@@ -46,6 +48,8 @@ def readable(error: BaseException, command: str) -> str:
         if found[2] in GROUPS:  # one option is taken, so a list would be refused, too
             return f"{found[1]}: several options need a sweep; type -m {found[1]}{SEVERAL.get(found[2], '')}"
         return f"{found[1]}: several values need a sweep or a list; type -m {found[1]}, or {found[2]}=[{found[3]}]"
+    if (found := re.match(r"Error merging override (\+*)([^=]+)=(.*)", text)) and "DictConfig" in str(error.__cause__):
+        return f"{found[2]}={found[3]}: a value for each name is needed; type '{found[2]}={{NAME: VALUE}}'"
     if "does not support sweep type" in text:
         return f"{text}; an interval needs hydra/sweeper=optuna; type values, as in alpha=0,0.5,1"
     return text
@@ -100,6 +104,8 @@ def _unknown_key(key: str, command: str) -> str:
     from dqo.config.refusal import unknown_key
     from dqo.config.typed import flat, plain
 
+    if part := re.fullmatch(r"(?:reward@)?reward\.parts\.(\w+)(\..+)?", key):
+        return _missing_part(key, part[1], "OPTION" if part[2] else _typed_value(key))
     if options := _options_with(key):
         group = key.partition(".")[0]
         return f"unknown key {key}: it belongs to {group}={' | '.join(options)}; type {group}={options[0]} beside it"
@@ -107,7 +113,13 @@ def _unknown_key(key: str, command: str) -> str:
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         known = flat(plain(compose(command)))
     others = [f"{group}.{name}" for group in GROUPS for node in _options(group).values() for name in node]
-    return str(unknown_key(key, dict.fromkeys([*known, *others]), _typed_value(key)))
+    return str(unknown_key(key, dict.fromkeys([*known, *others]), _typed_value(key), command=command))
+
+
+def _missing_part(key: str, name: str, option: str | None) -> str:
+    """The line for a part of a sum of rewards that was not added."""
+    added = f"+reward@reward.parts.{name}={option or 'OPTION'} reward.reward_weights.{name}=1"
+    return f"unknown key {key}: the sum has no part {name} yet; type reward=weighted {added}"
 
 
 def _options_with(key: str) -> list[str]:

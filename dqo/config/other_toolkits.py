@@ -16,6 +16,11 @@ class Key:
     carries: bool = True
     note: str = ""
 
+    def with_value(self, value: str) -> str:
+        """What to type for the user's value: ``k=16``; for none, and for one that is not right here, the example."""
+        ours, _, example = self.type.partition("=")
+        return f"{ours}={value if value and self.carries else example}"
+
 
 def _same(*names: str, type: str, note: str = "") -> dict[str, Key]:
     """Names whose value is ours, too."""
@@ -183,6 +188,11 @@ KEYS: dict[str, Key] = {
     **_same("reward_model_path", "reward_pretrain", "reward_model.model.path", "rm_model_name_or_path",
             type="reward.path=FOLDER", note="with reward=reward_model"),
     **_other("reward_model", type="reward.path=FOLDER", note="with reward=reward_model"),
+    **_other("api_key", "openai_api_key",
+             note="a service's key would stand in config.yaml; type export OPENAI_API_KEY=… before the command"),
+    **_other("token", "auth_token", "hf_token",
+             note="a token would stand in config.yaml; type export DQO_TOKEN=… (dqo-serve and its clients) or export "
+                  "HF_TOKEN=… (the hub) before the command"),
     **_same("overlong_filtering", "mask_truncated", type="reward.mask_truncated_completions=true"),
     # the run
     **_same("output_dir", "save_path", "ckpt_path", "default_local_dir", "run_name", "experiment_name", "exp_name",
@@ -211,11 +221,37 @@ KEYS: dict[str, Key] = {
 }  # fmt: skip
 
 
-def named(key: str) -> tuple[str, Key] | None:
-    """The longest name in ``KEYS`` that ``key`` ends with, whole parts and in any spelling (``Batch-Size``)."""
+OF_RM: dict[str, Key] = {  # for dqo-rm, before those of KEYS
+    **_same("lr", "learning_rate", type="rm.learning_rate=1e-5"),
+    **_same("num_train_epochs", "num_epochs", "epochs", "max_epochs", "total_epochs", type="rm.epochs=1"),
+    **_same("batch_size", "train_batch_size", "per_device_train_batch_size", type="rm.batch_size=16",
+            note="pairs or texts of an optimizer step"),
+    **_other("gradient_accumulation_steps", "micro_train_batch_size", "micro_batch_size",
+             note="the rm.batch_size rows of an optimizer step are read in one pass; rm.gradient_checkpointing=true "
+                  "saves memory"),
+    **_same("max_len", "max_seq_length", "max_seq_len", "max_length", type="rm.max_length=1024"),
+    **_same("lora_rank", "peft.r", "lora.r", type="rm.lora_r=16"),
+    **_other("use_peft", "use_lora", "peft_config", type="rm.lora_r=16"),
+    **_other("bf16", "use_bf16", "fp16", type="rm.dtype=bfloat16"),
+    **_other("fp32", "tf32", type="rm.dtype=float32"),
+    **_same("torch_dtype", "precision", type="rm.dtype=bfloat16"),
+    **_other("enable_gradient_checkpointing", "use_gradient_checkpointing", type="rm.gradient_checkpointing=true"),
+    **_same("dataset", "dataset_name", "dataset_path", "train_dataset", "train_file", "train_files", "prompt_data",
+            "data_path", type="rm.path=pairs.jsonl"),
+    **_same("eval_dataset", "eval_file", "validation_file", "val_files", type="rm.eval_path=held_out.jsonl"),
+    **_same("prompt_key", "input_key", type="rm.prompt_column=prompt"),
+    **_same("chosen_key", type="rm.chosen_column=chosen"),
+    **_same("rejected_key", type="rm.rejected_column=rejected"),
+    **_same("label_key", "score_key", type="rm.score_column=score"),
+}  # fmt: skip
+
+
+def named(key: str, command: str = "train") -> tuple[str, Key] | None:
+    """The longest name in the command's table that ``key`` ends with: whole parts, in any spelling (``Batch-Size``)."""
+    table = KEYS | OF_RM if command == "rm" else KEYS
     parts = key.lower().replace("-", "_").split(".")
     names = (".".join(parts[first:]) for first in range(len(parts)))
-    return next(((name, KEYS[name]) for name in names if name in KEYS), None)
+    return next(((name, table[name]) for name in names if name in table), None)
 
 
 def in_our_words(key: str, value: str) -> str:
@@ -224,5 +260,4 @@ def in_our_words(key: str, value: str) -> str:
     found = named(key)
     if found is None or not found[1].type:
         return f"{key.replace('-', '_')}={value or 'VALUE'}"
-    ours, _, example = found[1].type.partition("=")
-    return f"{ours}={value if value and found[1].carries else example}"
+    return found[1].with_value(value)

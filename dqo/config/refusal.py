@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from dqo.config.other_toolkits import Key, in_our_words, named
+from dqo.config.other_toolkits import Key, named
 from dqo.errors import ConfigError
 
 LISTED = 20  # names that a message can hold
@@ -21,6 +21,13 @@ NEEDED = {  # the first word of pydantic's error type: what is needed, a placeho
     "string": ("text", "TEXT"),
     "list": ("a list", "[A,B]"),
     "dict": ("a value for each name", "{NAME:VALUE}"),
+}
+EXAMPLES = {  # of keys that have no default, by their names
+    "base_url": "http://HOST:8000/v1",
+    "function": "my_module.score",
+    "model": "NAME",
+    "path": "FOLDER",
+    "url": "http://HOST:8100",
 }
 BOUNDS = {"ge": "{} or more", "gt": "more than {}", "le": "at most {}", "lt": "below {}"}
 
@@ -47,23 +54,28 @@ def refusal(error: ValidationError, key: str, given: Any, hint: Any) -> ConfigEr
         null = ", or null" if NoneType in get_args(field.annotation) else ""
         if isinstance(given, list) and errors[0]["input"] is not given:  # it is in the list
             placeholder = f"[{placeholder}]"
+        if kind == "list_type" and isinstance(given, str | None):
+            placeholder = f"[{(given or '').strip('[]')}]"
         what, example = f"{needed}{null}", placeholder if example is None else example
     return ConfigError(f"{key}={_shown(given)}: {what}{'' if example is None else f'; type {key}={example}'}")
 
 
 def no_value(key: str) -> ConfigError:
     """The error for a key without a value."""
-    return ConfigError(f"{key} has no value; type {key}=…")
+    return ConfigError(f"{key} has no value; type {key}={EXAMPLES.get(key.rpartition('.')[2], '…')}")
 
 
-def unknown_key(key: str, known: Iterable[str], given: Any = None) -> ConfigError:
-    """The error for a key that does not exist: what another toolkit's key is called here, or the closest of the keys
-    that do exist. ``given``: its value, or keys within it; None: unknown."""
+def unknown_key(key: str, known: Iterable[str], given: Any = None, *, command: str = "train") -> ConfigError:
+    """The error for a key that does not exist: what another toolkit's key is called in ``command``, or the closest of
+    the keys that do exist. ``given``: its value, or keys within it; None: unknown."""
     while isinstance(given, Mapping) and given:  # +actor_rollout_ref.rollout.n=8
         name, given = next(iter(given.items()))
         key = f"{key}.{name}"
+    if key.startswith("parts.") and key.endswith("._target_"):  # +reward@parts.NAME=OPTION
+        place = f"reward.{key.removesuffix('._target_')}"
+        return ConfigError(f"unknown key {key}: parts of a sum of rewards are in reward; type +reward@{place}=OPTION")
     known = [*known]
-    if found := named(key):
+    if found := named(key, command):
         return ConfigError(f"unknown key {key}: {_elsewhere(*found, given)}")
     same = _same_name(key, known)
     return ConfigError(f"unknown key {key}{suggestion(key, known) if same is None else f'; did you mean {same}?'}")
@@ -82,7 +94,7 @@ def _elsewhere(name: str, key: Key, given: Any) -> str:
         return f"there is nothing like it here: {key.note}; leave it out"
     note = f" ({key.note})" if key.note else ""
     value = "" if given is None else _shown(given)
-    return f"other toolkits' {name} is {key.type.partition('=')[0]} here{note}; type {in_our_words(name, value)}"
+    return f"other toolkits' {name} is {key.type.partition('=')[0]} here{note}; type {key.with_value(value)}"
 
 
 def suggestion(name: str, known: list[Any]) -> str:
@@ -100,6 +112,8 @@ def _joined(key: str, name: object) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_shown, value))}]"
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
@@ -121,6 +135,12 @@ def _needed(error: ErrorDetails, field: FieldInfo) -> tuple[str, str]:
         } | context
         words = [text.format(_number(bounds[name])) for name, text in BOUNDS.items() if name in bounds]
         return f"{' and '.join(words)} is needed", _number(context[passed]) if passed in ("ge", "le") else "NUMBER"
+    if error["type"] == "string_pattern_mismatch":
+        return f"text of the form {context['pattern']} is needed", "TEXT"
+    if error["type"] == "too_short":
+        return f"{context['min_length']} or more entries are needed", "[A,B]"
+    if error["type"] == "too_long":
+        return f"at most {context['max_length']} entries are needed", "[A,B]"
     if found := NEEDED.get(error["type"].partition("_")[0]):
         return f"{found[0]} is needed", found[1]
     return error["msg"], "VALUE"

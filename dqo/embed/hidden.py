@@ -81,8 +81,10 @@ class Hidden(TextEncoder):
 
 def _load(path: str | None, packaged: str | None) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Raises ConfigError that names ``embed.path``."""
-    if path is None:
-        raise ConfigError("embed.path=null: whose hidden states? type embed.path=MODEL, for example this model.path")
+    if not path:
+        raise ConfigError(
+            "embed.path has no value: whose hidden states? type embed.path=MODEL, for example this model.path"
+        )
     source = Hf(
         path=path, revision=None, packaged=packaged, trust_remote_code=False, attn_implementation=Attention.AUTO,
         chat_template=None,

@@ -56,7 +56,9 @@ class Remote:
         self._normalize, self._batch = normalize_text, batch
         self._service = Service(
             [base_url], calls, key="embed.base_url", stage="embed", token=token_variable,
-            advice={404: f"does it know embed.model={model}? Type embed.model=NAME, or another embed.base_url"},
+            advice={
+                404: f"does it know embed.model={model}? Type embed.model=NAME, or embed.base_url=http://HOST:PORT/v1"
+            },
         )  # fmt: skip
         self._service.probe(MODELS)
         try:

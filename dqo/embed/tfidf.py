@@ -25,13 +25,16 @@ class Tfidf:
     def __init__(
         self,
         *,
-        ngrams: Annotated[list[Annotated[int, Field(ge=1, examples=[3])]], Field(min_length=2, max_length=2)],
+        ngrams: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2, examples=["[3,5]"])],
         features: Annotated[int, Field(ge=2, examples=[4096])],
         idf_file: str | None,
         normalize_text: list[Normalize],
     ):
         if ngrams[0] > ngrams[1]:
-            raise ConfigError(f"embed.ngrams={ngrams}: the shortest comes first; type embed.ngrams={ngrams[::-1]}")
+            raise ConfigError(
+                f"embed.ngrams=[{ngrams[0]},{ngrams[1]}]: the shortest comes first; type "
+                f"embed.ngrams=[{ngrams[1]},{ngrams[0]}]"
+            )
         self._normalize, self._features = normalize_text, features
         self._counts = HashingVectorizer(
             analyzer="char_wb",

@@ -22,8 +22,8 @@ class Format:
     def __init__(
         self,
         *,
-        pattern: str | None,
-        tags: list[Annotated[str, Field(pattern=r"^[\w-]+$")]] | None,
+        pattern: Annotated[str | None, Field(min_length=1, examples=["'<b>.*</b>'"])],
+        tags: Annotated[list[Annotated[str, Field(pattern=r"^[\w-]+$")]] | None, Field(examples=["[think,answer]"])],
         timeout: Seconds,
         on_error: OnError,
         correct_above: Annotated[float | None, Field(examples=[0.5])],
@@ -35,6 +35,10 @@ class Format:
             raise ConfigError(
                 f"reward.pattern and reward.tags: {given} given; type reward.tags=[think,answer], or "
                 "reward.pattern='REGULAR EXPRESSION'"
+            )
+        if tags and len({*tags}) < len(tags):
+            raise ConfigError(
+                f"reward.tags=[{','.join(tags)}]: each tag is expected once; type reward.tags=[think,answer]"
             )
         try:
             self._form = regex.compile(_form_of(tags) if tags else str(pattern), regex.DOTALL)

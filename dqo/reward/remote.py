@@ -17,6 +17,7 @@ from dqo.batching import group_of, join
 from dqo.errors import ConfigError, ServiceError, StageError
 from dqo.ranges import Count
 from dqo.records import Rewards, Rollouts
+from dqo.reward.scoring.bad_rows import no_column
 from dqo.reward.scoring.totals import judged_mask
 from dqo.reward.services.openrlhf import query_of, rewards_in
 from dqo.services import Calls, Service
@@ -26,6 +27,7 @@ from dqo.wire import decode_rewards, encode_rollouts
 PART = "remote"
 MOST_CALLS = 64  # groups that are judged at a time
 SCORE = "/v1/score"  # of dqo-serve
+NO_TEXTS = b'{"query": [], "prompts": [], "labels": []}'  # of OpenRLHF's form
 
 
 class Form(StrEnum):
@@ -56,14 +58,15 @@ class Remote:
         """Raises ConfigError for a column that the task's first prompt lacks, and where the service is not there."""
         columns = task.held_out()[0].columns
         if label_column is not None and label_column not in columns:
-            known = ", ".join(columns) or "none"
-            raise ConfigError(f"reward.label_column={label_column}: there is no such column; there are {known}")
+            raise no_column(label_column, columns, "reward.label_column")
         if not url:
             raise ConfigError("reward.url=[]: an address is needed; type reward.url=http://HOST:PORT")
         self._tokenizer, self._form, self._label_column, self._batch = tokenizer, form, label_column, batch
         self._correct_above, self._mask_truncated = correct_above, mask_truncated_completions
         advice = {
-            404: "type reward.url=http://HOST:PORT of a dqo-serve" if form == Form.dqo else "type the whole reward.url",
+            404: "type reward.url=http://HOST:PORT of a dqo-serve"
+            if form == Form.dqo
+            else "type the whole reward.url, as in reward.url=http://HOST:5000/get_reward",
             413: f"type reward.batch={max(1, batch // 2)}",
         }
         urls = [url] if isinstance(url, str) else url
@@ -71,7 +74,7 @@ class Remote:
         if form == Form.dqo:
             self._service.probe(SCORE, refused=(401, 403, 404))  # dqo-serve says 405: the method is not GET
         else:
-            self._service.probe()
+            self._service.probe(refused=(401, 403, 404), posted=NO_TEXTS)
         self.calls_at_a_time = min(calls.concurrency, MOST_CALLS)
 
     def score(self, rollouts: Rollouts) -> Rewards:

@@ -71,6 +71,11 @@ class RewardModel:
             path, key="reward.path", device=self._device, dtype=dtype.on(self._device), revision=revision,
             batch_tokens=batch_tokens,
         )  # fmt: skip
+        if activation is Activation.SOFTMAX and len(self._classifier.labels) == 1:
+            raise ConfigError(
+                "reward.activation=softmax: the model has one label, whose probability is always 1; type "
+                "reward.activation=none, or reward.activation=sigmoid"
+            )
         self._columns, self.part_weights = _chosen(labels, self._classifier)
         self._limit = self._longest(max_length)
         self._check_template(task.held_out()[0])
@@ -184,7 +189,9 @@ def _chosen(labels: Labels, classifier: Classifier) -> tuple[dict[str, int], dic
     weights = labels if isinstance(labels, dict) else {labels or 0: 1.0}
     columns = {label: _column(label, names) for label in weights}
     if len(set(columns.values())) < len(columns) or not columns:
-        raise ConfigError(f"reward.labels={labels}: different labels of {', '.join(names)} are needed")
+        raise ConfigError(
+            f"reward.labels={labels}: different labels of {', '.join(names)} are needed; type reward.labels={names[0]}"
+        )
     parts = {label: names[column] if isinstance(labels, dict) else PART for label, column in columns.items()}
     return {parts[x]: column for x, column in columns.items()}, {parts[x]: weights[x] for x in weights}
 
@@ -195,5 +202,7 @@ def _column(label: int | str, names: tuple[str, ...]) -> int:
     column = int(label) if str(label).isdecimal() else -1
     if not 0 <= column < len(names):
         known = ", ".join(f"{n} ({name})" for n, name in enumerate(names))
-        raise ConfigError(f"reward.labels={label}: the model has no such label; there are {known}")
+        raise ConfigError(
+            f"reward.labels={label}: the model has no such label; there are {known}; type reward.labels={names[0]}"
+        )
     return column

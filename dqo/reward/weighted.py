@@ -35,15 +35,29 @@ class WeightedSum:
         names = ", ".join(parts)
         if not parts:
             raise ConfigError(
-                "reward=weighted has no parts; name some in a file of yours, as reward/check_and_python.yaml does"
+                "reward=weighted has no parts; type +reward@reward.parts.short=length reward.parts.short.max=100 "
+                "reward.reward_weights.short=1, or name some in a file of yours, as reward/check_and_python.yaml does"
             )
         for name, part in parts.items():
             if not isinstance(part, Reward):
-                raise ConfigError(f"reward.parts.{name}={part}: an option of the group reward is needed")
+                raise ConfigError(
+                    f"reward.parts.{name}={part}: an option of the group reward is needed; type "
+                    f"+reward@reward.parts.{name}={part if isinstance(part, str) else 'OPTION'}"
+                )
+            if getattr(part, "judges_nothing", False):
+                raise ConfigError(f"reward.parts.{name}: reward=none judges nothing; leave the part {name} out")
         if set(reward_weights) != set(parts):
-            raise ConfigError(f"reward.reward_weights={reward_weights}: one number each for {names} is needed")
+            typed = " ".join(f"reward.reward_weights.{name}={reward_weights.get(name, 1)}" for name in parts)
+            more = [name for name in reward_weights if name not in parts]
+            raise ConfigError(
+                f"reward.reward_weights={reward_weights}: one number each for {names} is needed; type {typed}"
+                + (f" and leave out {', '.join(more)}" if more else "")
+            )
         if correct_from is not None and correct_from not in parts:
-            raise ConfigError(f"reward.correct_from={correct_from}: one of {names} is needed, or null")
+            raise ConfigError(
+                f"reward.correct_from={correct_from}: one of {names} is needed, or null; type "
+                f"reward.correct_from={next(iter(parts))}"
+            )
         self._parts, self.part_weights, self._correct_from = parts, reward_weights, correct_from
         self._mask_truncated = mask_truncated_completions
 

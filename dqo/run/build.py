@@ -2,8 +2,9 @@
 
 import inspect
 import os
+import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +77,12 @@ def make(node: Mapping[str, Any], key: str, available: Mapping[str, Any]) -> Any
     made = {name: _with_parts(value, f"{key}.{name}", available) for name, value in settings.items()}
     try:
         return cls(*(available[name] for name in wanted), **made)
+    except ConfigError as error:
+        if "." not in key:
+            raise
+        raise of_the_part(error, key, node) from error
     except Exception as error:
-        if cls.__module__.partition(".")[0] == "dqo" or isinstance(error, ConfigError):
+        if cls.__module__.partition(".")[0] == "dqo":
             raise
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
@@ -207,6 +212,12 @@ def _sync_check(config: Config, rollout: Checkable, learner: Learner) -> SyncChe
             "after weights were sent; add score (dqo.stages.Scoring), or type rollout=hf"
         )
     return SyncCheck(rollout, learner)
+
+
+def of_the_part(error: ConfigError, key: str, names: Iterable[str]) -> ConfigError:
+    """A stage names its keys ``reward.min``; its error where it is a part, whose keys are ``reward.parts.NAME.min``."""
+    group = key.partition(".")[0]
+    return type(error)(re.sub(rf"\b{group}\.(?=({'|'.join(names)})\b)", f"{key}.", str(error)))
 
 
 def _with_parts(value: Any, key: str, available: Mapping[str, Any]) -> Any:

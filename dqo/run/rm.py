@@ -78,8 +78,10 @@ def _examples(config: RmConfig, base: Base) -> tuple[Examples, Examples, dict[st
     """To learn from and held out, and how scores were scaled: less the mean of those to learn from, in units of their
     standard deviation."""
     settings = config.rm
-    if settings.path is None:
-        raise ConfigError("rm.path=null: what is to be learned from? type rm.path=FILE with chosen and rejected")
+    if not settings.path:
+        raise ConfigError(
+            "rm.path has no value: what is to be learned from? type rm.path=FILE with chosen and rejected"
+        )
     tokenizer, limit = base.tokenizer, base.longest(settings.max_length)
     examples = read_examples(settings.path, "rm.path", settings, tokenizer, limit=limit)
     if settings.eval_path is None:

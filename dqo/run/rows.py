@@ -8,6 +8,7 @@ from dqo.config.schema import Config
 from dqo.config.typed import arguments, nodes
 from dqo.errors import ConfigError
 from dqo.row_checks import ChecksRows, HasRows
+from dqo.run.build import of_the_part
 from dqo.stages import Task
 
 
@@ -39,7 +40,7 @@ def _bad_rows(config: Config, task: Task) -> set[int] | str:
         try:
             bad |= {*cls.bad_rows(rows, **settings)}
         except ConfigError as error:
-            return str(error)
+            return str(of_the_part(error, key, node))
     return bad
 
 

@@ -66,7 +66,7 @@ def _serve(job: Job, config: ServeConfig, app: Any, listener: socket.socket) -> 
     def stop(said: str) -> None:
         server.should_exit = True
 
-    listener.listen()
+    _listen(config, listener)
     host, port = listener.getsockname()[:2]
     log.info("listening on http://%s:%d (%s); Ctrl-C ends", f"[{host}]" if ":" in host else host, port, _what(config))
     with job.stopping.after_the_step(stop):  # a signal sets a flag; uvicorn answers what it has begun
@@ -117,12 +117,24 @@ def _bound(config: ServeConfig) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"host={config.host} port={config.port}: cannot be listened at ({why}); type port=0 for any free port, or "
-            "host=127.0.0.1"
-        ) from error
+        raise _no_listening(config, error) from error
     return listener
+
+
+def _listen(config: ServeConfig, listener: socket.socket) -> None:
+    """Raises ConfigError where another server, which was bound to the port, too, has listened first."""
+    try:
+        listener.listen()
+    except OSError as error:
+        raise _no_listening(config, error) from error
+
+
+def _no_listening(config: ServeConfig, error: OSError | UnicodeError) -> ConfigError:
+    why = getattr(error, "strerror", None) or error
+    return ConfigError(
+        f"host={config.host} port={config.port}: cannot be listened at ({why}); type port=0 for any free port, or "
+        "host=127.0.0.1"
+    )
 
 
 def _refuse_strangers(config: ServeConfig, listener: socket.socket, token: str | None) -> None:

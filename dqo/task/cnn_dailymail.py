@@ -1,16 +1,16 @@
 """``task=cnn_dailymail``: news articles → their highlights (Hermann et al. 2015, See et al. 2017)."""
 
 import re
-from collections.abc import Iterator
-from itertools import islice
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from itertools import starmap
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from dqo.task.reading.data_set import REFERENCES, DataSet, Numbered, held_out_rows, one_per_prompt, texts_of
-from dqo.task.reading.documents import Cutting, DocumentTask
-from dqo.task.reading.row import Row
+from dqo.task.reading.data_set import DataSet, held_out_rows, texts_of, training_rows
+from dqo.task.reading.documents import Cutter, Cutting, DocumentTask
+from dqo.task.reading.row import REFERENCES, Row
 from dqo.task.reading.settings import Rendering
 
 DATA = DataSet(
@@ -36,30 +36,29 @@ class CnnDailyMail(DocumentTask):
         rendering: Rendering,
         cutting: Cutting,
         data_dir: str | None,
-        train_rows: Annotated[int | None, Field(ge=1, examples=[50_000])],
         eval_split: Annotated[Literal["validation", "test"], Field(examples=["validation"])],
         held_out: Annotated[int, Field(ge=1, examples=[200])],
     ):
         train, evaluation = DATA.read(["train", eval_split], data_dir)
-        training = one_per_prompt(_rows(islice(train, train_rows)))
+        cutter = Cutter(tokenizer, context_length, rendering, cutting)
+        training = training_rows(train, _row, cutter)
         super().__init__(
             tokenizer,
             context_length,
             rendering,
-            cutting,
+            cutter,
             training=training,
-            held_out=held_out_rows(_rows(evaluation), training, held_out),
+            held_out=held_out_rows(starmap(_row, evaluation), training, held_out),
         )
 
 
-def _rows(numbered: Numbered) -> Iterator[Row]:
-    for source, fields in numbered:
-        article, highlights = (text.strip() for text in texts_of(fields, ["article", "highlights"], source))
-        summary = SPACED.sub("", " ".join(highlights.split()))
-        yield Row(
-            content=f"{BEFORE}{article}{AFTER}",
-            source=source,
-            columns={REFERENCES: [summary], "id": fields.get("id")},
-            demonstrations=(summary,),
-            document=(len(BEFORE), len(BEFORE) + len(article)),
-        )
+def _row(source: str, fields: Mapping[str, Any]) -> Row:
+    article, highlights = (text.strip() for text in texts_of(fields, ["article", "highlights"], source))
+    summary = SPACED.sub("", " ".join(highlights.split()))
+    return Row(
+        content=f"{BEFORE}{article}{AFTER}",
+        source=source,
+        columns={REFERENCES: [summary], "id": fields.get("id")},
+        demonstrations=(summary,),
+        document=(len(BEFORE), len(BEFORE) + len(article)),
+    )

@@ -7,9 +7,9 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
-from dqo.task.reading.data_set import REFERENCES, DataSet, Numbered, one_per_prompt, split_by_hash, texts_of
-from dqo.task.reading.documents import Cutting, DocumentTask
-from dqo.task.reading.row import Row
+from dqo.task.reading.data_set import DataSet, Numbered, one_per_prompt, split_by_hash, texts_of
+from dqo.task.reading.documents import Cutter, Cutting, DocumentTask
+from dqo.task.reading.row import REFERENCES, Row
 from dqo.task.reading.settings import Rendering
 
 DATA = DataSet(hub="databricks/databricks-dolly-15k", files={"train": "databricks-dolly-15k.jsonl"})
@@ -49,7 +49,8 @@ class Dolly(DocumentTask):
             )
         chosen = [row for row in rows if categories is None or row.columns["category"] in categories]
         training, evaluation = split_by_hash(chosen, held_out)
-        super().__init__(tokenizer, context_length, rendering, cutting, training=training, held_out=evaluation)
+        cutter = Cutter(tokenizer, context_length, rendering, cutting)
+        super().__init__(tokenizer, context_length, rendering, cutter, training=training, held_out=evaluation)
 
 
 def _rows(numbered: Numbered) -> list[Row]:

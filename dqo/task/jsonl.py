@@ -6,13 +6,12 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
-from dqo.task.reading.arrow import saved_table
 from dqo.task.reading.fields import Fields
 from dqo.task.reading.own import Choice, OwnPrompts
 from dqo.task.reading.places import files_of
 from dqo.task.reading.settings import MessageRendering
-from dqo.task.reading.sources import File, Source, Table
-from dqo.task.reading.tables import Form, is_folder
+from dqo.task.reading.sources import Source, source_of
+from dqo.task.reading.tables import Form
 
 Paths = Annotated[str | list[str] | None, Field(examples=["my.jsonl"])]
 
@@ -46,7 +45,4 @@ class Jsonl(OwnPrompts):
 
 
 def _sources(typed: str | list[str], key: str, splits: list[str], form: Form | None) -> list[Source]:
-    return [
-        Table(*saved_table(path, key, splits)) if is_folder(path, key=key) else File(path, key=key, form=form)
-        for path in files_of(typed, key=key, splits=splits)
-    ]
+    return [source_of(path, key=key, splits=splits, form=form) for path in files_of(typed, key=key, splits=splits)]

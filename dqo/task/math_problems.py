@@ -113,7 +113,10 @@ def _chosen(rows: Sequence[Row], subjects: Sequence[str] | None, levels: Sequenc
             chosen = [row for row in chosen if row.columns[name] in wanted]
             if not chosen:
                 there = ", ".join(map(str, sorted(found))) or "none"
-                raise ConfigError(f"task.{key}: no problem is of {', '.join(map(str, wanted))}; there are {there}")
+                raise ConfigError(
+                    f"task.{key}: no problem is of {', '.join(map(str, wanted))}; there are {there}; type "
+                    f"task.{key}={f'[{min(found)}]' if found else 'null'}"
+                )
     return list(chosen)
 
 

@@ -6,9 +6,9 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
-from dqo.task.reading.data_set import REFERENCES, DataSet, Numbered, held_out_rows, one_per_prompt
-from dqo.task.reading.documents import Cutting, DocumentTask
-from dqo.task.reading.row import Row
+from dqo.task.reading.data_set import DataSet, Numbered, held_out_rows, one_per_prompt
+from dqo.task.reading.documents import Cutter, Cutting, DocumentTask
+from dqo.task.reading.row import REFERENCES, Row
 from dqo.task.reading.settings import Rendering
 
 FILES = {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl"}
@@ -41,7 +41,7 @@ class SciTldr(DocumentTask):
             tokenizer,
             context_length,
             rendering,
-            cutting,
+            Cutter(tokenizer, context_length, rendering, cutting),
             training=training,
             held_out=held_out_rows(_rows(evaluation), training, held_out),
         )

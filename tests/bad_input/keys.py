@@ -100,6 +100,7 @@ COMMON = [
     case("+colour=red", "unknown key colour"),
     case("~k", "k has no value; type k="),
     case("alpha", "alpha has no value; type alpha=VALUE"),
+    case("my.jsonl", "my.jsonl is no KEY=VALUE; type task=jsonl task.path=my.jsonl"),
     case("--no-such-flag", "--no-such-flag"),
 ]
 

@@ -36,6 +36,10 @@ def adapter(folder: Path) -> None:
     (folder / "adapter_model.safetensors").unlink()
 
 
+def one_label(folder: Path) -> None:
+    save_last_word_classifier(folder, {"yes": [1.0]}, ["help"])
+
+
 def refusing_template(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ raise_exception('one turn alone') }}")
 
@@ -58,6 +62,8 @@ REWARDS = [
     model(f"{HELP} reward.batch_tokens=0", "reward.batch_tokens=0: 1 or more"),
     model(f"{HELP} reward.dtype=int8", "reward.dtype=int8: allowed are auto | float32"),
     model(f"{HELP} reward.activation=relu", "reward.activation=relu: allowed are none | sigmoid | softmax"),
+    model("reward.labels={}", "different labels of help, brevity are needed; type reward.labels=help"),
+    model(f"{HELP} reward.activation=softmax", "always 1; type reward.activation=none", spoil=one_label),
     model(f"{HELP} reward.model_device=gpu", "reward.model_device=gpu: there are policy, cpu", "=policy"),
     model(f"{HELP} reward.chat_template=x", "reward.chat_template"),
     model(HELP, "is no sequence classifier (LlamaForCausalLM)", spoil=causal),
@@ -81,11 +87,42 @@ REWARDS = [
     keys("reward=format", "reward.pattern and reward.tags: neither is given; type reward.tags=[think,answer]"),
     keys("reward=format reward.pattern=a reward.tags=[b]", "reward.pattern and reward.tags: both are given"),
     keys("reward=format reward.pattern='(a'", "reward.pattern=(a: is no regular expression (missing )"),
-    keys("reward=format reward.tags=['<b>']", "reward.tags"),
+    keys("reward=format reward.tags=['<b>']", "reward.tags=[<b>]: text of the form", "type reward.tags=[think,answer]"),
+    keys("reward=format reward.tags=[b,b]", "reward.tags=[b,b]: each tag is expected once"),
+    keys("reward=format reward.tags=b", "reward.tags=b: a list is needed, or null; type reward.tags=[think,answer]"),
+    keys("reward=format reward.pattern=", "reward.pattern=: text is needed, or null; type reward.pattern="),
     keys("reward=format reward.tags=[b] reward.timeout=0", "reward.timeout=0: more than 0"),
     keys("reward=overlong reward.cache=0", "reward.cache=0: 1 or more is needed, or null; type reward.cache=null"),
     keys("reward=overlong reward.cache=999", "reward.cache=999: is above max_completion_length=", "reward.cache=null"),
-    Case(typed=SUM, says=("reward.reward_weights={}: one number each for a is needed",)),
-    Case(typed=f"{SUM} reward.reward_weights.b=1", says=("reward.reward_weights={'b': 1", "one number each for a")),
+    Case(
+        typed=SUM, says=("reward.reward_weights={}: one number each for a is needed; type reward.reward_weights.a=1",)
+    ),
+    Case(
+        typed=f"{SUM} reward.reward_weights.b=1", says=("reward.reward_weights={'b': 1", "weights.a=1 and leave out b")
+    ),
+    Case(typed=f"{SUM} reward.reward_weights=[1]", says=("type 'reward.reward_weights={NAME: VALUE}'",)),
+    keys("reward=weighted +reward@reward.parts.a=none reward.reward_weights.a=1", "reward.parts.a: reward=none judges"),
+    keys(
+        "reward=weighted +reward@reward.parts.a=rouge reward.reward_weights.a=1",
+        "reward.parts.a.reference_column=references: there is no such column; there are concepts",
+        "type reward.parts.a.reference_column=",
+    ),
+    keys("reward=weighted", "has no parts; type +reward@reward.parts.short=length", "reward.reward_weights.short=1"),
+    keys("reward=weighted +reward@parts.a=check", "type +reward@reward.parts.a=OPTION"),
+    keys("reward=weighted +reward.parts.a=check reward.reward_weights.a=1", "type +reward@reward.parts.a=check"),
+    *(
+        keys(
+            f"reward=weighted {typed}", "no part a yet; type", f"+reward@reward.parts.a={option} reward.reward_weights"
+        )
+        for typed, option in (
+            ("reward.parts.a=check", "check"),
+            ("reward@reward.parts.a=check", "check"),
+            ("reward.parts.a.max=3", "OPTION"),
+        )
+    ),
+    keys(
+        "reward=weighted +reward@reward.parts.a=length reward.reward_weights.a=1",
+        "reward.parts.a.min=null and reward.parts.a.max=null: any length is right; type reward.parts.a.max=100",
+    ),
     Case(typed=f"{SUM} reward.reward_weights.a=much", says=("reward.reward_weights", "much")),
 ]

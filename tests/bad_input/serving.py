@@ -20,7 +20,7 @@ SERVING = [
     serve("port=65536", "port=65536: 0 or more and at most 65535 is needed", "type port=8100"),
     serve("port=http", "port=http: a whole number is needed", "type port=8100"),
     serve("serve=[]", "serve=[]: ", "type serve=[reward,embed]"),
-    serve("serve=[policy]", "serve=['policy']: allowed are reward | embed"),
+    serve("serve=[policy]", "serve=[policy]: allowed are reward | embed"),
     serve("reward=none", "reward=none judges nothing", "type reward=check, or serve=[embed]"),
     serve("max_texts=9000", "a request of so many texts never fits into waiting_texts=8192", "type max_texts=8192"),
     serve("batch_texts=0", "batch_texts=0: 1 or more", "type batch_texts=256"),
@@ -31,8 +31,8 @@ SERVING = [
     serve("resume=run", "resume=run: dqo-serve starts anew each time"),
     serve("-m seed=0,1", "-m: this command makes no sweep"),
     serve("tokens=8", "unknown key tokens"),
-    remote("", "embed.base_url has no value", "type embed.base_url=…"),
-    remote(NOWHERE, "embed.model has no value", "type embed.model=…"),
+    remote("", "embed.base_url has no value", "type embed.base_url=http://HOST:8000/v1"),
+    remote(NOWHERE, "embed.model has no value", "type embed.model=NAME"),
     remote(
         f"{NOWHERE} embed.model=x", f"{NOWHERE} does not answer", "start that service, or type another embed.base_url"
     ),
@@ -42,6 +42,7 @@ SERVING = [
     ),
     remote(f"{NOWHERE} embed.model=x embed.dimensions=0", "embed.dimensions=0: 1 or more", "null"),
     remote(f"{NOWHERE} embed.model=x embed.patience=-1", "embed.patience=-1: 0 or more", "type embed.patience=300.0"),
-    remote(f"{NOWHERE} embed.model=x embed.normalize_text=[spaces]", "embed.normalize_text=['spaces']: allowed are"),
-    remote(f"{NOWHERE} embed.model=x embed.token=abc", "unknown key embed.token", "did you mean embed."),
+    remote(f"{NOWHERE} embed.model=x embed.normalize_text=[spaces]", "embed.normalize_text=[spaces]: allowed are"),
+    remote(f"{NOWHERE} embed.model=x embed.token=abc", "unknown key embed.token", "type export DQO_TOKEN=…"),
+    serve("token=abc", "unknown key token", "type export DQO_TOKEN=…"),
 ]

@@ -70,7 +70,7 @@ TASKS = [
         says=("the hub is out of reach", "type task.data_dir=FOLDER with train.jsonl and dev.jsonl"),
     ),
     of("cnn_dailymail", "", "data/train.jsonl: No such file", "FOLDER with train.jsonl and validation.jsonl"),
-    of("cnn_dailymail", "task.train_rows=0", "task.train_rows=0", "type task.train_rows=50000"),
+    of("cnn_dailymail", "task.held_out=0", "task.held_out=0", "type task.held_out=200"),
     of(
         "cnn_dailymail", "", 'data/train.jsonl, line 2: "article" and "highlights" are needed as text',
         files=news(jsonl(NEWS, {"article": None}), jsonl(OTHER_NEWS)),

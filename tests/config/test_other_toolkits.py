@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from dqo.config import GROUPS, conf_dir
-from dqo.config.other_toolkits import KEYS, in_our_words, named
+from dqo.config.other_toolkits import KEYS, OF_RM, in_our_words, named
 from dqo.config.refusal import unknown_key
 from dqo.config.typed import flat, plain
 
@@ -90,6 +90,26 @@ def test_what_carries_no_value_and_has_no_key_says_why():
 )
 def test_a_key_typed_by_habit(ours, typed, value, says):
     assert re.search(says, str(unknown_key(typed, sorted(ours), value)))
+
+
+@pytest.mark.parametrize(
+    ("typed", "value", "says"),
+    [
+        ("rm.lr", "1e-4", "lr is rm.learning_rate here; type rm.learning_rate=1e-4"),
+        ("num_train_epochs", "2", "is rm.epochs here; type rm.epochs=2"),
+        ("per_device_train_batch_size", "8", "(pairs or texts of an optimizer step); type rm.batch_size=8"),
+        ("gradient_accumulation_steps", "8", "there is nothing like it here: the rm.batch_size rows"),
+        ("output_dir", "out", "type run_dir=out"),
+    ],
+)
+def test_a_key_typed_by_habit_at_dqo_rm(typed, value, says):
+    assert says in str(unknown_key(typed, [], value, command="rm"))
+
+
+def test_what_is_to_be_typed_at_dqo_rm_exists():
+    typed = [key.type for key in OF_RM.values() if key.type]
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        compose("rm", sorted({*typed}))
 
 
 def test_the_longest_name_counts():

@@ -84,7 +84,7 @@ def test_resume_refuses_another_model(folder, tmp_path):
 
 
 def test_what_cannot_be_used_is_refused(folder, tmp_path):
-    with pytest.raises(ConfigError, match=r"embed.path=null: whose hidden states\? type embed.path=MODEL"):
+    with pytest.raises(ConfigError, match=r"embed.path has no value: whose hidden states\? type embed.path=MODEL"):
         hidden(None)
     with pytest.raises(ConfigError, match=r"embed.path=.*: has no config.json; type embed.path=FOLDER"):
         hidden(tmp_path)

@@ -77,7 +77,7 @@ def test_resume_refuses_other_documents(tmp_path):
 
 
 def test_what_cannot_be_used_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"embed.ngrams=\[5, 3\]: .* type embed.ngrams=\[3, 5\]"):
+    with pytest.raises(ConfigError, match=r"embed.ngrams=\[5,3\]: .* type embed.ngrams=\[3,5\]"):
         stage(ngrams=[5, 3])
     with pytest.raises(ConfigError, match=r"embed.idf_file=.*missing.txt: .* type embed.idf_file=FILE, or null"):
         stage(idf_file=str(tmp_path / "missing.txt"))

@@ -170,7 +170,7 @@ def test_a_service_that_dies_and_comes_back_loses_no_reward(monkeypatch):
         ((500, b"no memory"), r"fails 2 times \(HTTP 500: no memory\)"),
         ((413, b""), r"refuses the request \(HTTP 413\); type reward.batch=32$"),
         ((401, b""), r"refuses the key \(HTTP 401\); set DQO_TOKEN in the environment$"),
-        ((404, b""), r"refuses the request \(HTTP 404\); type the whole reward.url$"),
+        ((404, b""), r"refuses the request \(HTTP 404\); type the whole reward.url, as in reward.url=http://HOST:5000"),
         ((503, b""), r"does not answer \(HTTP 503\), though it was waited for 0 s; start that service"),
     ],
 )
@@ -207,7 +207,10 @@ def test_addresses_that_score_differently_are_noticed():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label_column": "right"}, r"^reward.label_column=right: there is no such column; there are answer, id$"),
+        (
+            {"label_column": "right"},
+            r"^reward.label_column=right: there is no such column; there are answer, id; type reward.label_column=",
+        ),
         ({"url": "host:5000"}, r"^reward.url=host:5000: no URL; type reward.url=http://HOST:PORT$"),
         ({"url": "http://127.0.0.1:9"}, r"^reward.url=http://127.0.0.1:9 does not answer"),
     ],
@@ -222,6 +225,17 @@ def test_a_wrong_token_of_dqo_serve_is_refused_before_any_work(monkeypatch):
     app = application(composed_serve(), reward=EvenReward(), token="a-token-of-tests")
     with served(app) as url, pytest.raises(ConfigError, match=r"refuses the key \(HTTP 401: .*\); set DQO_TOKEN in"):
         build(url, form=Form.dqo)
+
+
+def test_a_wrong_path_of_an_openrlhf_server_is_refused_before_any_work():
+    with (
+        http_server(lambda number, request: (404, {"detail": "Not Found"}), got=(404, {})) as server,
+        pytest.raises(ConfigError, match=r"\(HTTP 404: Not Found\); type the whole reward.url, as in reward.url="),
+    ):
+        build(server)
+    assert server.requests == [{"query": [], "prompts": [], "labels": []}]
+    with http_server(lambda number, request: (200, {"rewards": []}), got=(404, {})) as server:
+        build(server)  # a path that knows POST alone and says 404 to GET
 
 
 def test_a_service_that_is_no_dqo_serve_is_refused_before_any_work():

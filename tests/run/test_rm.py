@@ -84,7 +84,7 @@ def test_a_reward_model_from_scored_texts(rm, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("rm.path=null",), "rm.path=null: what is to be learned from? type rm.path=FILE"),
+        (("rm.path=null",), "rm.path has no value: what is to be learned from? type rm.path=FILE"),
         (("rm.path=missing.jsonl",), "missing.jsonl: No such file"),
         (("rm.max_length=500",), "rm.max_length=500: the model reads at most 128 tokens; type rm.max_length=128"),
         (("rm.eval_path=scored.jsonl",), "rm.eval_path: one file has pairs, the other scores; type rm.eval_path=null"),

@@ -13,7 +13,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from dqo.errors import ConfigError
+from dqo.run.serve import _bound, _listen
 from tests.helpers.commands import run_in_process
+from tests.helpers.composing import composed_serve
 
 QUICK = ("task=concepts", "model=tiny", "embed=fake", "device=cpu", "port=0")
 
@@ -43,6 +46,15 @@ def test_a_port_that_is_taken_is_refused_before_a_model_is_read(serve):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, err = serve(f"port={taken.getsockname()[1]}", "model=hf", "model.path=no/such/model")
     assert code == 2 and "cannot be listened at (Address already in use); type port=0" in err
+
+
+def test_of_two_servers_that_are_bound_to_a_port_the_second_is_refused():
+    with _bound(composed_serve("port=0")) as first:
+        same = composed_serve(f"port={first.getsockname()[1]}")
+        with _bound(same) as second:
+            first.listen()
+            with pytest.raises(ConfigError, match=r"cannot be listened at \(Address already in use\); type port=0"):
+                _listen(same, second)
 
 
 SLOW = """

@@ -23,7 +23,8 @@ def check_column(rows: Rows, column: str, key: str) -> None:
 def no_column(name: str, columns: Mapping[str, Any], key: str) -> ConfigError:
     """The error for a column that is not there."""
     known = ", ".join(columns) or "none"
-    return ConfigError(f"{key}={name}: there is no such column; there are {known}")
+    typed = f"; type {key}={[*columns][-1]}" if columns else ""
+    return ConfigError(f"{key}={name}: there is no such column; there are {known}{typed}")
 
 
 def rows_to_leave_out(

@@ -85,6 +85,11 @@ def read_examples(
             f"{rows[0][0]}: has neither {settings.chosen_column} nor {settings.score_column}, but "
             f"{', '.join(rows[0][1])}; type rm.chosen_column=NAME rm.rejected_column=NAME, or rm.score_column=NAME"
         )
+    if pairs and {settings.completion_column, settings.score_column} <= rows[0][1].keys():
+        log.warning(
+            "%s: has pairs (%s, %s) and scores (%s); the pairs are learned; to learn the scores take the pairs out",
+            path, settings.chosen_column, settings.rejected_column, settings.score_column,
+        )  # fmt: skip
     if pairs:
         found = tuple(pair for where, row in rows if (pair := read.pair(row, where)) is not None)
     else:

@@ -18,6 +18,7 @@ from reasoning_gym.factory import DATASETS, create_dataset
 
 CHUNK = 500  # problems; the package's own default
 REMEMBERED = 2000  # problems: a group's completions are scored one by one
+COMPOSITE = "type 'task.settings={datasets: [{name: gcd, weight: 1}, {name: lcm, weight: 2}]}'"
 OURS = ("seed", "size")  # settings that number the problems
 
 _generator: tuple[str, Mapping[str, Any]] = ("", {})
@@ -42,7 +43,8 @@ def configure(name: str, settings: Mapping[str, Any]) -> str | None:
         _data(0)
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:  # what its checks raise
         typed = ", ".join(f"{key}={value}" for key, value in settings.items()) or "its defaults"
-        return f"task.settings: {name} refuses {typed} ({' '.join(str(error).split())}); type other values"
+        others = COMPOSITE if name == "composite" else "type other values"
+        return f"task.settings: {name} refuses {typed} ({' '.join(str(error).split())}); {others}"
     return None
 
 

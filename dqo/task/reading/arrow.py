@@ -56,6 +56,8 @@ def saved_table(path: Path, key: str, splits: Sequence[str]) -> tuple["datasets.
         split = _split([str(name) for name in data], splits, path, key)
         data, place = data[split], f"{place}/{split}"
     refuse_repeated(data.column_names, path)
+    if not len(data):
+        raise ConfigError(f"{place} has no rows; type {key}")
     return data, place
 
 

@@ -3,27 +3,38 @@ on."""
 
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dqo.errors import ConfigError
-from dqo.task.reading.arrow import hub_tables, is_saved_dict, table_rows
+from dqo.task.reading.arrow import hub_tables, is_saved_dict
+from dqo.task.reading.digests import fingerprint
 from dqo.task.reading.files import read_lines
-from dqo.task.reading.row import Row
-from dqo.task.reading.rows import fingerprint
-from dqo.task.reading.tables import iterated
+from dqo.task.reading.row import Row, joined
+from dqo.task.reading.sources import Source, Table, are_large, source_of
+from dqo.task.reading.streamed import Fitting, StreamedRows, indexed
 
 log = logging.getLogger(__name__)
 
 NAMES = (  # under which a split is found where upstream's file is not there: the layouts of repositories on the hub
     "{}.jsonl", "{}.jsonl.gz", "{}.json", "{}.parquet", "{}.csv", "{}-*.parquet", "data/{}-*.parquet", "{}/*.parquet",
 )  # fmt: skip
-REFERENCES = "references"  # the column with the texts that reward=rouge compares with
 
 Numbered = Iterable[tuple[str, Mapping[str, Any]]]  # rows, each with where it stands: "train.jsonl, line 3"
+MakeRow = Callable[[str, Mapping[str, Any]], Row]  # where the fields stand, the fields
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split, read when they are iterated."""
+
+    sources: Sequence[Source]
+
+    def __iter__(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        return chain.from_iterable(source.lines() for source in self.sources)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +47,8 @@ class DataSet:
     revision: str | None = None
     folder: str | None = None  # the part of the repository
 
-    def read(self, splits: Sequence[str], data_dir: str | None) -> list[Numbered]:
-        """The rows of each split, read when they are iterated: from a folder with upstream's files, the parquet files
+    def read(self, splits: Sequence[str], data_dir: str | None) -> list[Split]:
+        """The splits: from a folder with upstream's files, the parquet files
         of a repository or what ``datasets.save_to_disk`` wrote; None: from the hub. Raises ConfigError, with what to
         type."""
         files = " and ".join(self.files[split] for split in splits)
@@ -45,15 +56,15 @@ class DataSet:
             key = f"task.data_dir=FOLDER with {files}"
             return [self._in_folder(Path(data_dir).expanduser(), split, key) for split in splits]
         tables = hub_tables(self.hub, self.subset, splits, revision=self.revision, folder=self.folder, files=files)
-        return [table_rows(*table) for table in tables]
+        return [Split([Table(*table)]) for table in tables]
 
-    def _in_folder(self, folder: Path, split: str, key: str) -> Numbered:
+    def _in_folder(self, folder: Path, split: str, key: str) -> Split:
         path = folder / (split if is_saved_dict(folder) else self.files[split])
         if not path.exists():
             names = (sorted(folder.glob(name.format(split))) for name in NAMES)
             if paths := next((paths for paths in names if paths), None):
-                return chain.from_iterable(iterated(path, key=key) for path in paths)
-        return iterated(path, key=key)
+                return Split([source_of(path, key=key) for path in paths])
+        return Split([source_of(path, key=key)])
 
 
 def aligned_lines(first: Path, second: Path, *, key: str) -> list[tuple[int, str, str]]:
@@ -79,14 +90,25 @@ def one_per_prompt(rows: Iterable[Row]) -> list[Row]:
     found: dict[bytes, Row] = {}
     for row in rows:
         key = fingerprint(row)
-        found[key] = _joined(found[key], row) if key in found else row
+        found[key] = joined(found[key], row) if key in found else row
     return list(found.values())
 
 
-def held_out_rows(evaluation: Iterable[Row], training: Iterable[Row], count: int) -> list[Row]:
+def training_rows(split: Split, row: MakeRow, fitting: Fitting) -> Sequence[Row]:
+    """One row per prompt, as ``one_per_prompt`` makes it. The rows of a large split stay on the disk; those that do not
+    fit are then left out already."""
+    if not are_large(split.sources):
+        return one_per_prompt(row(*numbered) for numbered in split)
+    first = row(*next(iter(split)))  # differs where ``row`` makes other prompts of the same fields
+    return indexed(split.sources, lambda source, line, _: row(source, line), fitting, depends_on=[repr(first)]).once()
+
+
+def held_out_rows(evaluation: Iterable[Row], training: Sequence[Row], count: int) -> list[Row]:
     """``count`` rows of an evaluation split, the same for every seed, whose prompts differ and are not trained on. Logs
     how many are left out. Raises ConfigError if there are fewer than ``count``."""
-    trained, rows = {fingerprint(row) for row in training}, one_per_prompt(evaluation)
+    rows = one_per_prompt(evaluation)
+    is_streamed = isinstance(training, StreamedRows)
+    trained = training.sources_of(rows) if is_streamed else {fingerprint(row) for row in training}
     fresh = [row for row in rows if fingerprint(row) not in trained]
     if len(fresh) < len(rows):
         log.warning(
@@ -108,12 +130,3 @@ def split_by_hash(rows: Sequence[Row], held_out: int) -> tuple[list[Row], list[R
     chosen = sorted(range(len(rows)), key=lambda number: fingerprint(rows[number]))[:held_out]
     evaluation = set(chosen)
     return [row for number, row in enumerate(rows) if number not in evaluation], [rows[number] for number in chosen]
-
-
-def _joined(row: Row, other: Row) -> Row:
-    columns = row.columns
-    if REFERENCES in columns:
-        references = dict.fromkeys([*columns[REFERENCES], *other.columns[REFERENCES]])
-        columns = {**columns, REFERENCES: list(references)}
-    demonstrations = tuple(dict.fromkeys([*row.demonstrations, *other.demonstrations]))
-    return replace(row, columns=columns, demonstrations=demonstrations)

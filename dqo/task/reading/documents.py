@@ -15,6 +15,7 @@ from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
 from dqo.task.language.sentences import sentences, words_with_space
+from dqo.task.reading.rendering import Renderer
 from dqo.task.reading.row import Row
 from dqo.task.reading.rows import RowTask
 from dqo.task.reading.settings import Rendering
@@ -30,13 +31,76 @@ class Cutting:
     cut: Annotated[Literal["end", "start", "none"], Field(examples=["end"])]
 
 
+class Cutter:
+    """Leaves sentences out of the document of a prompt with more than ``max_prompt_length`` tokens: whole ones at the
+    document's end or start; where not even one sentence fits, words, and where not even one word fits, characters.
+
+    Methods are pure and may be called from any thread.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, context_length: int, rendering: Rendering, cutting: Cutting):
+        room = context_length - rendering.max_completion_length
+        self.limit, self.cut = cutting.max_prompt_length or room, cutting.cut
+        self.advice = (
+            "model=NAME of a model with a longer context, or a smaller max_completion_length"
+            if cutting.max_prompt_length is None
+            else "task.max_prompt_length=NUMBER"
+        )
+        self._renderer = Renderer(tokenizer, rendering)
+        self._fitting = dict[tuple[str, str], bool]()  # by the text around a document, which many rows share
+        if self.limit > room:
+            raise ConfigError(
+                f"task.max_prompt_length={self.limit}: with max_completion_length={rendering.max_completion_length} "
+                f"more than the model's context of {context_length}; type task.max_prompt_length={max(1, room)}"
+            )
+
+    def depends_on(self) -> list[str]:
+        """What ``fits`` depends on, as texts."""
+        return [*self._renderer.depends_on(), f"{self.limit} {self.cut}"]
+
+    def fits(self, row: Row) -> bool:
+        """Whether the prompt is short enough, or would be without its document."""
+        if row.document is None or self.cut == "none":
+            return self._is_short(row)
+        before, _, after = _parts(row)
+        if (before, after) not in self._fitting:
+            self._fitting[before, after] = self._is_short(replace(row, content=before + after))
+        return self._fitting[before, after]
+
+    def shortened(self, row: Row) -> Row:
+        """The row, with less of its document if the prompt is too long."""
+        if row.document is None or self.cut == "none" or self._is_short(row):
+            return row
+        before, document, after = _parts(row)
+        at_end = self.cut == "end"
+
+        def with_pieces(pieces: Sequence[str], count: int) -> Row:
+            kept = pieces[:count] if at_end else pieces[len(pieces) - count :]
+            return replace(row, content=f"{before}{''.join(kept).strip()}{after}")
+
+        def most(pieces: Sequence[str]) -> int:
+            """The number of pieces that fit, found in a few renderings."""
+
+            def length(count: int) -> int:
+                return len(self._renderer.tokens(with_pieces(pieces, count)))
+
+            return bisect_right(range(len(pieces)), self.limit, key=length) - 1
+
+        for pieces in (split(document) for split in (sentences, words_with_space, list[str])):
+            if count := most(pieces):
+                return with_pieces(pieces, count)
+        return with_pieces((), 0)
+
+    def _is_short(self, row: Row) -> bool:
+        return self._renderer.most_tokens(row) <= self.limit or len(self._renderer.tokens(row)) <= self.limit
+
+
 class DocumentTask(RowTask):
     """A task whose rows may have a document in a prompt that is one text (``Row.document``).
 
-    A prompt with more than ``max_prompt_length`` tokens loses whole sentences at the document's end or start; where not
-    even one sentence fits, words, and where not even one word fits, characters. Left out are, and a warning says how
-    many: a prompt that is too long without a document, one whose instruction alone is too long, and with ``cut=none``
-    any that is too long. No answer is right or wrong: the column ``references`` holds what people wrote.
+    Left out are, and a warning says how many: a prompt that is too long without a document, one whose instruction alone
+    is too long, and with ``cut=none`` any that is too long. No answer is right or wrong: the column ``references``
+    holds what people wrote.
     """
 
     option: str  # of the group task
@@ -46,33 +110,22 @@ class DocumentTask(RowTask):
         tokenizer: PreTrainedTokenizerBase,
         context_length: int,
         rendering: Rendering,
-        cutting: Cutting,
+        cutter: Cutter,
         *,
         training: Sequence[Row],
         held_out: Sequence[Row],
     ):
-        room = context_length - rendering.max_completion_length
-        self._limit, self._cut = cutting.max_prompt_length or room, cutting.cut
+        self._cutter = cutter
         self._cut_positions = set[int]()  # of training prompts
-        self._advice = (
-            "model=NAME of a model with a longer context, or a smaller max_completion_length"
-            if cutting.max_prompt_length is None
-            else "task.max_prompt_length=NUMBER"
-        )
-        if self._limit > room:
-            raise ConfigError(
-                f"task.max_prompt_length={self._limit}: with max_completion_length={rendering.max_completion_length} "
-                f"more than the model's context of {context_length}; type task.max_prompt_length={max(1, room)}"
-            )
         super().__init__(tokenizer, context_length, rendering, training=training, held_out=held_out, skip_long=True)
-        shortened = [self._shortened(row) for row in self._held_out]
+        shortened = [cutter.shortened(row) for row in self._held_out]
         changed = sum(row is not before for row, before in zip(shortened, self._held_out, strict=True))
         self._held_out = shortened
         if changed:
             log.warning(
                 "%d of %d held-out documents are cut at their %s: the prompts have more than %d tokens (task.cut, "
                 "task.max_prompt_length); training prompts are cut when they are drawn, and counted",
-                changed, len(shortened), self._cut, self._limit,
+                changed, len(shortened), cutter.cut, cutter.limit,
             )  # fmt: skip
 
     def draw(self, cursor: int, count: int) -> tuple[Sequence[Prompt], int]:
@@ -97,58 +150,23 @@ class DocumentTask(RowTask):
         return {"cut_prompts": len(self._cut_positions)}
 
     def _prompt(self, row: Row, position: int) -> Prompt:
-        return super()._prompt(self._shortened(row), position)
+        return super()._prompt(self._cutter.shortened(row), position)
 
     def _tokens(self, row: Row) -> tuple[int, ...]:
-        return super()._tokens(self._shortened(row))
+        return super()._tokens(self._cutter.shortened(row))
 
     def _rows_that_fit(self, rows: Sequence[Row], skip_long: bool | None) -> list[Row]:
-        fits = dict[tuple[str, str], bool]()  # by the text before and after the document: many rows have the same
-
-        def can_fit(row: Row) -> bool:
-            if row.document is None or self._cut == "none":
-                return self._is_short(row)
-            before, _, after = _parts(row)
-            if (before, after) not in fits:
-                fits[before, after] = self._is_short(replace(row, content=before + after))
-            return fits[before, after]
-
-        fitting = list(filter(can_fit, rows))
+        fitting = list(filter(self._cutter.fits, rows))
         if rows and not fitting:
-            raise ConfigError(f"all prompts have more than {max(0, self._limit)} tokens; type {self._advice}")
+            raise ConfigError(
+                f"all prompts have more than {max(0, self._cutter.limit)} tokens; type {self._cutter.advice}"
+            )
         if len(fitting) < len(rows):
             log.warning(
                 "%d of %d prompts have more than %d tokens and are left out",
-                len(rows) - len(fitting), len(rows), self._limit,
+                len(rows) - len(fitting), len(rows), self._cutter.limit,
             )  # fmt: skip
         return fitting
-
-    def _is_short(self, row: Row) -> bool:
-        return self._renderer.most_tokens(row) <= self._limit or len(self._renderer.tokens(row)) <= self._limit
-
-    def _shortened(self, row: Row) -> Row:
-        """The row, with less of its document if the prompt is too long."""
-        if row.document is None or self._cut == "none" or self._is_short(row):
-            return row
-        before, document, after = _parts(row)
-        at_end = self._cut == "end"
-
-        def with_pieces(pieces: Sequence[str], count: int) -> Row:
-            kept = pieces[:count] if at_end else pieces[len(pieces) - count :]
-            return replace(row, content=f"{before}{''.join(kept).strip()}{after}")
-
-        def most(pieces: Sequence[str]) -> int:
-            """The number of pieces that fit, found in a few renderings."""
-
-            def length(count: int) -> int:
-                return len(self._renderer.tokens(with_pieces(pieces, count)))
-
-            return bisect_right(range(len(pieces)), self._limit, key=length) - 1
-
-        for pieces in (split(document) for split in (sentences, words_with_space, list[str])):
-            if count := most(pieces):
-                return with_pieces(pieces, count)
-        return with_pieces((), 0)
 
 
 def _parts(row: Row) -> tuple[str, str, str]:

@@ -16,6 +16,8 @@ class Lengths:
     """Compares rows with the context. ``skip_long``: True leaves out the rows that are too long, False refuses them;
     None refuses them too, for a task without such a key. ``tokens``: of a row's prompt, if not the renderer's."""
 
+    advice = "model=NAME of a model with a longer context"
+
     def __init__(
         self,
         renderer: Renderer,
@@ -29,6 +31,10 @@ class Lengths:
         self._tokens = tokens or renderer.tokens
         self._context_length, self._max_completion_length = context_length, max_completion_length
         self._room = context_length - max_completion_length
+
+    def depends_on(self) -> list[str]:
+        """What ``fits`` depends on, as texts."""
+        return [*self._renderer.depends_on(), f"{self._context_length} {self._skip_long}"]
 
     def fitting(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that fit into the context; a warning says how many do not."""

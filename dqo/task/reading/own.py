@@ -1,10 +1,9 @@
 """The base class of tasks over a user's own prompts, held in memory or read from the disk whenever they are drawn."""
 
-import json
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Literal
 
@@ -14,20 +13,18 @@ from transformers import PreTrainedTokenizerBase
 from dqo.errors import ConfigError
 from dqo.records import Prompt
 from dqo.stages import Verdict
-from dqo.task.reading.digests import digest
 from dqo.task.reading.fields import Fields
 from dqo.task.reading.lengths import Lengths
 from dqo.task.reading.rendering import Renderer
 from dqo.task.reading.row import Content, Row
 from dqo.task.reading.rows import RowTask, fingerprint
 from dqo.task.reading.settings import MessageRendering
-from dqo.task.reading.sources import Source
+from dqo.task.reading.sources import Source, are_large
 from dqo.task.reading.streamed import StreamedRows, indexed
 
 log = logging.getLogger(__name__)
 
 MOST = 64  # prompts that are held out where no number is typed
-LARGE = 200_000_000  # bytes; the rows of smaller files take about three times their size in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +64,7 @@ class OwnPrompts(RowTask):
                 Renderer(tokenizer, rendering), tokenizer, context_length, rendering.max_completion_length,
                 choice.skip_long,
             )  # fmt: skip
-            training = self._indexed(sources, lengths, _what_fits(tokenizer, context_length, rendering, choice))
+            training = self._indexed(sources, lengths)
             if eval_sources:
                 evaluation = self._fields.read(list(islice(_lines(eval_sources), choice.held_out or MOST)))
             else:
@@ -97,8 +94,8 @@ class OwnPrompts(RowTask):
     def _content(self, text: str) -> Content:
         return self._fields.with_system_prompt(text, "the prompt")
 
-    def _indexed(self, sources: Sequence[Source], lengths: Lengths, depends_on: Sequence[str]) -> StreamedRows:
-        rows = indexed(sources, self._fields.row, lengths.fits, depends_on=[repr(self._fields), *depends_on])
+    def _indexed(self, sources: Sequence[Source], lengths: Lengths) -> StreamedRows:
+        rows = indexed(sources, self._fields.row, lengths, depends_on=[repr(self._fields)])
         self._fields.check(list(islice(_lines(sources), 1000)), list(rows.summary.names))
         return rows
 
@@ -140,15 +137,4 @@ def _streams(sources: Sequence[Source], choice: Choice) -> bool:
             f"task.streaming=true: {array.name} is one JSON array, which is read whole; write one object a line (jq -c "
             "'.[]' FILE > FILE.jsonl), or type task.streaming=false"
         )
-    large = sum(source.size for source in sources) > LARGE
-    return choice.streaming is True or (choice.streaming == "auto" and large and not array)
-
-
-def _what_fits(
-    tokenizer: PreTrainedTokenizerBase, context_length: int, rendering: MessageRendering, choice: Choice
-) -> list[str]:
-    """What the lengths of the prompts depend on."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    model = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    how = replace(rendering, seed=0, date=None)
-    return [digest([model, tokenizer.chat_template]).hex(), repr(how), f"{context_length} {choice.skip_long}"]
+    return choice.streaming is True or (choice.streaming == "auto" and are_large(sources))

@@ -1,8 +1,10 @@
 """From a row to the tokens of its prompt: chat template, tools, the date, one BOS."""
 
+import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, cast
@@ -11,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dqo.errors import ConfigError
 from dqo.models.templates import TEMPLATE_ERRORS
+from dqo.task.reading.digests import digest
 from dqo.task.reading.messages import Message, merged
 from dqo.task.reading.row import Row
 from dqo.task.reading.settings import MessageRendering, Rendering
@@ -29,7 +32,7 @@ class Renderer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rendering: Rendering):
-        self._tokenizer = tokenizer
+        self._tokenizer, self._rendering = tokenizer, rendering
         self._merges = isinstance(rendering, MessageRendering) and rendering.merge_messages
         self.wants_template = rendering.chat_template
         self.is_chat = bool(rendering.chat_template and tokenizer.chat_template)
@@ -77,6 +80,13 @@ class Renderer:
             return UNKNOWN
         normal = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
         return len(normal.encode()) + self._tokenizer.num_special_tokens_to_add() + 1  # 1: a space in front
+
+    def depends_on(self) -> list[str]:
+        """What the lengths of prompts depend on, as texts."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        model = backend.to_str() if backend is not None else json.dumps(self._tokenizer.get_vocab(), sort_keys=True)
+        how = replace(self._rendering, seed=0, date=None)
+        return [digest([model, self._tokenizer.chat_template]).hex(), repr(how)]
 
     def messages(self, row: Row) -> tuple[Message, ...]:
         """The row's conversation; a text is one message of the user."""

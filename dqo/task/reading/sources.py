@@ -2,18 +2,20 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from dqo.errors import ConfigError
-from dqo.task.reading.arrow import Numbered, table_row, table_rows
+from dqo.task.reading.arrow import Numbered, saved_table, table_row, table_rows
 from dqo.task.reading.files import BYTE_ORDER_MARK, object_of, raw_lines
 from dqo.task.reading.packed import is_packed
-from dqo.task.reading.tables import Form, form_of, iterated
+from dqo.task.reading.tables import Form, form_of, is_folder, iterated
 
 if TYPE_CHECKING:
     import datasets
+
+LARGE = 200_000_000  # bytes; the rows of smaller files take about three times their size in memory
 
 Line = dict[str, Any]
 
@@ -120,6 +122,18 @@ class Table(Source):
 
     def line(self, number: int, offset: int, spool: Path) -> tuple[str, Line]:
         return f"{self.name}, row {number}", table_row(self._data, number - 1)
+
+
+def source_of(path: Path, *, key: str, splits: Sequence[str] = (), form: Form | None = None) -> Source:
+    """A file, or a folder that ``datasets.save_to_disk`` has written, as ``tables.iterated`` reads it."""
+    if is_folder(path, key=key):
+        return Table(*saved_table(path, key, splits))
+    return File(path, key=key, form=form)
+
+
+def are_large(sources: Sequence[Source]) -> bool:
+    """Whether rows are better left on the disk. One JSON array can only be read whole."""
+    return sum(source.size for source in sources) > LARGE and not any(source.is_array for source in sources)
 
 
 def _as_json(line: Line, source: str) -> str:

@@ -73,6 +73,11 @@ def test_equal_answers_are_left_out_and_long_prompts_cut(tmp_path, caplog):
     assert last.lengths == (2, 1)  # of the answers alone: cut conversations are all as long
 
 
+def test_of_pairs_and_scores_the_pairs_are_learned(tmp_path, caplog):
+    assert read(tmp_path, PAIR | {"completion": "so", "score": 1.0}).are_pairs
+    assert "has pairs (chosen, rejected) and scores (score); the pairs are learned" in caplog.text
+
+
 def test_answers_to_one_prompt_are_on_one_side_and_the_split_is_the_same_for_ever(tmp_path):
     rows = [{"prompt": prompt, "chosen": "yes", "rejected": "no"} for prompt in ("a", "b", "c", "d") for _ in range(2)]
     learned, held_out = read(tmp_path, *rows).split(0.5)

@@ -6,7 +6,7 @@ import pytest
 
 from dqo.errors import ConfigError
 from dqo.stages import Verdict
-from dqo.task.reading.documents import Cutting, DocumentTask
+from dqo.task.reading.documents import Cutter, Cutting, DocumentTask
 from dqo.task.reading.row import Row
 from tests.factories import word_tokenizer
 from tests.task.builders import with_rendering
@@ -29,7 +29,9 @@ def task(*rows: Row, limit: int | None, cut: str = "end", held_out: Row | None =
     keys = with_rendering({}, max_completion_length=8)
     cutting = Cutting(max_prompt_length=limit, cut=cut)  # type: ignore[arg-type]
     held_out = held_out or row("Never cut.")
-    return Summaries(word_tokenizer(["word"]), 40, keys["rendering"], cutting, training=rows, held_out=[held_out])
+    tokenizer, rendering = word_tokenizer(["word"]), keys["rendering"]
+    cutter = Cutter(tokenizer, 40, rendering, cutting)
+    return Summaries(tokenizer, 40, rendering, cutter, training=rows, held_out=[held_out])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pyarrow
 import pytest
 
 from dqo.errors import ConfigError
-from dqo.task.reading import own
+from dqo.task.reading import sources
 from dqo.task.reading.rows import RowTask
 from dqo.task.reading.streamed import INDEX
 from tests.helpers.on_ranks import on_ranks
@@ -277,6 +277,6 @@ def test_large_files_are_streamed_unless_a_key_says_otherwise(tmp_path, monkeypa
     path = write(tmp_path, LINES)
     size = Path(path).stat().st_size
     for large, streaming, is_streamed in ((size - 1, "auto", True), (size, "auto", False), (1, False, False)):
-        monkeypatch.setattr(own, "LARGE", large)
+        monkeypatch.setattr(sources, "LARGE", large)
         made = task(path, streaming=streaming).fingerprints()["training rows"]
         assert ("streamed" in made) == is_streamed
