@@ -190,7 +190,7 @@ def _chosen(labels: Labels, classifier: Classifier) -> tuple[dict[str, int], dic
     columns = {label: _column(label, names) for label in weights}
     if len(set(columns.values())) < len(columns) or not columns:
         raise ConfigError(
-            f"reward.labels={labels}: different labels of {', '.join(names)} are needed; type reward.labels={names[0]}"
+            f"reward.labels={labels}: different labels of {', '.join(names)} are needed; type reward.labels=0"
         )
     parts = {label: names[column] if isinstance(labels, dict) else PART for label, column in columns.items()}
     return {parts[x]: column for x, column in columns.items()}, {parts[x]: weights[x] for x in weights}
@@ -203,6 +203,6 @@ def _column(label: int | str, names: tuple[str, ...]) -> int:
     if not 0 <= column < len(names):
         known = ", ".join(f"{n} ({name})" for n, name in enumerate(names))
         raise ConfigError(
-            f"reward.labels={label}: the model has no such label; there are {known}; type reward.labels={names[0]}"
+            f"reward.labels={label}: the model has no such label; there are {known}; type reward.labels=0"
         )
     return column

@@ -50,7 +50,7 @@ def test_the_files_hold_named_fp32_tensors_and_json(tmp_path):
 
 def test_a_checkpoint_of_another_version_says_that_a_new_run_is_needed(tmp_path):
     (tmp_path / "learner.json").write_text('{"version": 1}')
-    with pytest.raises(ConfigError, match=r"has the models \(none\), this run trains policy: .*run_dir="):
+    with pytest.raises(ConfigError, match=r"has the models \(none\), and this run trains policy: .*run_dir="):
         make().load(tmp_path)
 
 
@@ -61,7 +61,7 @@ def test_a_checkpoint_with_a_critic_goes_on_with_one_alone(tmp_path):
         folder = tmp_path / here
         folder.mkdir()
         saved.save(folder)
-        with pytest.raises(ConfigError, match=rf"^resume: .* has the models {here}, this run trains policy"):
+        with pytest.raises(ConfigError, match=rf"^resume: .* has the models {here}, and this run trains policy"):
             other.load(folder)
 
 
