@@ -53,7 +53,7 @@ class ReinforcePp(Penalized):
 
     def has_signal(self, experience: Experience, *, alpha: float) -> bool:
         """Whether the group's scores differ by more than rounding; with ``baseline=none`` whether any completion is
-        valid, since it is compared with those of other groups. Not a collective."""
+        valid, since equal scores of one group still differ from other groups' scores. Not a collective."""
         if self.baseline == ScoreBaseline.none:
             return bool(experience.rewards.valid_PK.any())
         return bool(self._scores(experience, experience.rewards.total_PK, alpha).any())

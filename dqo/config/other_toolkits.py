@@ -221,7 +221,7 @@ KEYS: dict[str, Key] = {
 }  # fmt: skip
 
 
-OF_RM: dict[str, Key] = {  # for dqo-rm, before those of KEYS
+OF_RM: dict[str, Key] = {  # what to type at dqo-rm; names that are missing here are looked up in KEYS
     **_same("lr", "learning_rate", type="rm.learning_rate=1e-5"),
     **_same("num_train_epochs", "num_epochs", "epochs", "max_epochs", "total_epochs", type="rm.epochs=1"),
     **_same("batch_size", "train_batch_size", "per_device_train_batch_size", type="rm.batch_size=16",

@@ -1,4 +1,5 @@
-"""What stages say of themselves, asked before they are made: by their classes, and by their keys."""
+"""Questions about a stage that its class and its keys answer before it is built, such as whether it says which
+completions are correct."""
 
 from collections.abc import Mapping
 from typing import Any

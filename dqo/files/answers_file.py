@@ -12,7 +12,8 @@ class AnswersFile:
     """Scores by the key of their question; None: the judge gave none. Scores are also written to a file as they come,
     but not None, so that a run that goes on asks again. Thread-safe.
 
-    Each rank writes its own file and reads those of all. Example of a line: ``{"key": "5f…", "score": 7}``.
+    Each rank writes a file of its own, and reads the files of all ranks at the start. Example of a line:
+    ``{"key": "5f…", "score": 7}``.
     """
 
     def __init__(self, folder: Path | None, others: Sequence[Path] = ()):

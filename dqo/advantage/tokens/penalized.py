@@ -1,4 +1,4 @@
-"""Base class of advantages whose rewards are those of tokens, the KL to the reference among them."""
+"""Base class of advantages that reward each token: minus its KL to the reference, and at the last token the score."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

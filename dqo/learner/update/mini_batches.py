@@ -16,7 +16,7 @@ from dqo.stages import Loss
 class MiniBatch:
     """What one optimizer step learns from on this rank. Example: 4 groups of 8, 2 mini-batches: 2 groups, 16 rows."""
 
-    objective: Objective  # whose weights and counts are those of the mini-batch, over all ranks
+    objective: Objective  # its token weights and counts are over this mini-batch on all ranks
     rows: list[int]  # that the policy's gradient depends on
     skipped: int  # number of valid rows that it does not depend on
     valid: list[int]  # all valid rows with a sampled token, of which a critic learns

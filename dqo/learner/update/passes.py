@@ -108,7 +108,7 @@ class Passes(abc.ABC):
     @abc.abstractmethod
     def _backward(self, name: str, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of ``loss`` of the model of this name. Losses add up over micro-batches and ranks. ``last``:
-        no micro-batch of this model follows in this step. All passes of the policy come before those of a critic."""
+        this was the model's last micro-batch before its optimizer step. The policy's passes come before a critic's."""
 
     @abc.abstractmethod
     def _optimize(self, rates: Mapping[str, float]) -> dict[str, float]:
