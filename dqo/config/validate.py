@@ -189,7 +189,7 @@ def mini_batches(config: Config) -> int:
 
 def _mini_batches(config: Config) -> None:
     parts = mini_batches(config)
-    if parts > config.prompts_per_step:
+    if isinstance(parts, int) and parts > config.prompts_per_step:  # the learner refuses what is no number
         raise ConfigError(
             f"num_mini_batches={parts}: mini-batches are whole groups, and a step has "
             f"prompts_per_step={config.prompts_per_step}; type num_mini_batches={config.prompts_per_step}, or "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dqo.embed.naming import is_fake
 from dqo.metrics.intervals import Interval, mean_interval, paired_interval
 from dqo.metrics.names import comparable, metric_of
 from dqo.report.records import Measured, Source
@@ -22,7 +23,6 @@ DIVERSITY = (
     "self_bleu_diversity", "distinct_4",
 )  # fmt: skip
 ENOUGH = 0.5  # of the prompts must have two correct answers before these are compared with one another
-FAKE = "fake"  # the encoder of embed=fake
 LONGEST = 48  # characters of a variant's name made of its settings
 PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0.0, "min_p": 0.0}
 
@@ -235,10 +235,10 @@ def _diversities(variants: Sequence[Variant]) -> list[str]:
         and metric_of(name).better == "higher" and name != COMPARED
         and all(not math.isnan(each.mean(name)) for each in variants)
     ]  # fmt: skip
-    is_fake = any(member.embedding == FAKE for member in _members(variants))
+    fake = any(is_fake(member.embedding) for member in _members(variants))
     few = any(each.mean(COMPARED) < ENOUGH for each in variants)
     for name in DIVERSITY:
-        blind = is_fake and "encoder" in metric_of(name).needs
+        blind = fake and "encoder" in metric_of(name).needs
         if name in names and not blind and not (few and name.endswith("/correct")):
             return [name, *(each for each in names if each != name)]
     return names
@@ -275,7 +275,7 @@ def _differences(points: Sequence[Measured], cells: Sequence[Measured]) -> list[
     for what, (get, meaning) in asked.items():
         values = sorted({shown(get(each)) for each in points})
         if len(values) > 1:
-            told.append(f"Not the same for all: {what} ({', '.join(values)}); {meaning}.")
+            told.append(f"Not the same for all: {what} ({' and '.join(values)}); {meaning}.")
     decodings = {tuple(sorted(each.decoding.items())) for each in points}
     if len(decodings) > 1:
         told.append("Not the same for all: temperature or filters of the sampling.")
@@ -286,7 +286,7 @@ def _differences(points: Sequence[Measured], cells: Sequence[Measured]) -> list[
         told.append("Not all policies were trained with the same seeds; differences may be those of the seeds.")
     if old := [each.name for each in points if not each.per_prompt]:
         told.append(f"Without intervals, since an older dqo kept no values by prompt: {', '.join(old)}.")
-    if any(each.embedding == FAKE for each in points):
+    if any(is_fake(each.embedding) for each in points):
         told.append("embed=fake: cosine distance, log det and Vendi score say nothing about meaning.")
     return told
 

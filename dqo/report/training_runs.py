@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dqo.embed.naming import encoder_name
 from dqo.metrics.intervals import PassCurve, pass_curve
 from dqo.report.files import flat, number, read_json, read_lines, read_text, read_yaml
 from dqo.report.records import Group, Measured, Run
@@ -64,7 +65,7 @@ def _evaluations(folder: Path, settings: Mapping[str, Any], summary: Mapping[str
 
 def _measured(folder: Path, settings: Mapping[str, Any], step: int, record: Mapping[str, Any]) -> Measured:
     n, answers, means = record["n"], record["answers"], record["metrics"]
-    encoder = settings.get("embed.model") or settings.get("embed._target_", "").rpartition(".")[2].lower()
+    embed = {key.removeprefix("embed."): value for key, value in settings.items() if key.startswith("embed.")}
     return Measured(
         name=folder.resolve().name,
         source=str(folder),
@@ -76,7 +77,7 @@ def _measured(folder: Path, settings: Mapping[str, Any], step: int, record: Mapp
         first_prompts=tuple((each["position"], each["prompt"]) for each in answers[:SHOWN_PROMPTS]),
         seed=record["seed"],
         length=settings.get("max_completion_length"),
-        embedding=encoder or None,
+        embedding=encoder_name(embed) if "_target_" in embed else None,
         means={key: number(value) for key, value in means.items()},
         per_prompt={key: [*map(number, values)] for key, values in record.get("per_prompt", {}).items()},
         intervals={},

@@ -15,6 +15,7 @@ from rich.console import Console
 import dqo
 from dqo.config.resume import saved_overrides
 from dqo.config.schema import EvalConfig
+from dqo.embed.naming import encoder_name
 from dqo.errors import ConfigError
 from dqo.evaluation import Measured, asks_encoder
 from dqo.files.atomic import replacing
@@ -115,7 +116,7 @@ def _record(
         "n": n,
         "prompts": max(len(each.prompts) for each in gathered),
         "seed": _common(about["seed"] for about in abouts),
-        "embedding": _encoder_name(config) if instruments.embed else None,
+        "embedding": encoder_name(config.embed) if instruments.embed else None,
         "partition": instruments.scorers.novelty.partition if "noveltybench" in instruments.families else None,
         "metrics": {
             name: {"better": metric_of(name).better, "kind": metric_of(name).kind, "text": describe(name)}
@@ -140,10 +141,6 @@ def _labels(gathered: Sequence[Gathered]) -> list[str]:
     return [
         each.cell.policy if counts[each.cell] == 1 else f"{each.source.name}/{each.cell.policy}" for each in gathered
     ]
-
-
-def _encoder_name(config: EvalConfig) -> str:
-    return str(config.embed.get("model") or config.embed["_target_"].rpartition(".")[2].lower())
 
 
 def _common(values: Iterable[Any]) -> Any:

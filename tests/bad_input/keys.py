@@ -14,7 +14,7 @@ COMMON = [
     case("k=1.5", "k=1.5: a whole number is needed", "type k=8"),
     case("k=null", "k=null: a whole number is needed", "type k=8"),
     case("k=", "k=: a whole number is needed", "type k=8"),
-    case("k=[1,2]", "k=[1, 2]: a whole number is needed", "type k=8"),
+    case("k=[1,2]", "k=[1,2]: a whole number is needed", "type k=8"),
     case("k=1,2", "k=1,2: several values", "type -m k=1,2, or k=[1,2]"),
     case("credit=dpp,vendi", "credit=dpp,vendi: several options need a sweep", "type -m credit=dpp,vendi"),
     case("loss=entropy,replay", "several options need a sweep", "docs/credits.md says how terms of the loss combine"),

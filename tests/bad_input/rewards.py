@@ -62,7 +62,7 @@ REWARDS = [
     model(f"{HELP} reward.batch_tokens=0", "reward.batch_tokens=0: 1 or more"),
     model(f"{HELP} reward.dtype=int8", "reward.dtype=int8: allowed are auto | float32"),
     model(f"{HELP} reward.activation=relu", "reward.activation=relu: allowed are none | sigmoid | softmax"),
-    model("reward.labels={}", "different labels of help, brevity are needed; type reward.labels=help"),
+    model("reward.labels={}", "different labels of help, brevity are needed; type reward.labels=0"),
     model(f"{HELP} reward.activation=softmax", "always 1; type reward.activation=none", spoil=one_label),
     model(f"{HELP} reward.model_device=gpu", "reward.model_device=gpu: there are policy, cpu", "=policy"),
     model(f"{HELP} reward.chat_template=x", "reward.chat_template"),

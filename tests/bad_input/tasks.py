@@ -72,7 +72,8 @@ TASKS = [
     of("cnn_dailymail", "", "data/train.jsonl: No such file", "FOLDER with train.jsonl and validation.jsonl"),
     of("cnn_dailymail", "task.held_out=0", "task.held_out=0", "type task.held_out=200"),
     of(
-        "cnn_dailymail", "", 'data/train.jsonl, line 2: "article" and "highlights" are needed as text',
+        "cnn_dailymail", "task.max_prompt_length=32",
+        'data/train.jsonl, line 2: "article" and "highlights" are needed as text',
         files=news(jsonl(NEWS, {"article": None}), jsonl(OTHER_NEWS)),
     ),
     of(

@@ -22,7 +22,7 @@ PYTHON, SHARED = ("reward=python", "reward.function=a.b"), ("rollout=vllm", "lea
         ((), "rollout.repetition_penalty", float("nan"), "a finite number is needed", "1.0"),
         ((), "rollout.temperature", 0, "0.001 or more and at most 1000 is needed", "1.0"),
         ((), "rollout.max_completion_length", 0, "1 or more and at most 1000000 is needed", "64"),
-        ((), "rollout.stop_tokens", "x", "a list is needed", "[A,B]"),
+        ((), "rollout.stop_tokens", "x", "a list is needed", "[x]"),
         ((), "rollout.batch_rows", 0, "1 or more is needed", "64"),
         (("rollout=fake",), "rollout.cut", 1.5, "0 or more and at most 1 is needed", "0.1"),
         (SHARED, "rollout.kv_cache_gb", 0, "1 or more is needed", "4"),

@@ -25,7 +25,7 @@ LARGEST = 2**63 - 1
         ("k", 4.0, "k=4.0: a whole number is needed; type k=8"),
         ("k", True, "k=true: a whole number is needed; type k=8"),
         ("k", None, "k=null: a whole number is needed; type k=8"),
-        ("k", [1, 2], "k=[1, 2]: a whole number is needed; type k=8"),
+        ("k", [1, 2], "k=[1,2]: a whole number is needed; type k=8"),
         ("steps", 0, "steps=0: 1 or more is needed; type steps=100"),
         ("steps", 2**63, f"steps={2**63}: 1 or more and at most {LARGEST} is needed; type steps=100"),
         ("seed", -1, "seed=-1: 0 or more is needed; type seed=0"),

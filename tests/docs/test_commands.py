@@ -115,6 +115,8 @@ def test_a_command_is_accepted(typed, machine, monkeypatch, capsys):
             assert run("dqo-train", [f"run_dir={name}"], monkeypatch) == 0
     if "resume=runs/eval_NAME" in words:
         assert run("dqo-eval", ["smollm2", "run_dir=runs/eval_NAME"], monkeypatch) == 0
+    if "resume=runs/rm" in words:
+        assert run("dqo-rm", ["rm.path=pairs.jsonl", "run_dir=runs/rm"], monkeypatch) == 0
     if typed.command == "dqo-report":  # it has no worker: the folders are read
         for name in (word for word in words if "=" not in word):
             write_eval(Path(name)) if "eval" in name else write_run(Path(name))

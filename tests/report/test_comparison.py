@@ -90,7 +90,7 @@ def test_other_prompts_are_not_compared_and_named(tmp_path):
 def test_another_n_leaves_the_metrics_that_do_not_depend_on_it(tmp_path):
     comparison = comparison_of(write_run(tmp_path / "a", alpha=0), write_run(tmp_path / "b", alpha=1, n=20))
     assert "cosine_distance" in comparison.diversities and "vendi" not in comparison.diversities
-    assert any("n (10, 20)" in warning for warning in comparison.warnings)
+    assert any("n (10 and 20)" in warning for warning in comparison.warnings)
 
 
 def test_lengths_and_seeds_that_differ_are_named(tmp_path):
@@ -119,6 +119,31 @@ def test_without_correctness_and_reward_there_is_no_quality(tmp_path):
     comparison = comparison_of(write_eval(tmp_path / "e", judged=False))
     assert comparison.quality is None and comparison.diversities[0] == "cosine_distance"
     assert comparison.best(0.1, "cosine_distance") is comparison.baseline
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"layers": 0}),
+        ({"normalize_text": ["case"]}, {"normalize_text": ["case", "space"]}),
+        ({"prompt": "query: "}, {"prompt": None}),
+        ({"model": None, "path": "a"}, {"model": None, "path": "b"}),
+    ],
+)
+def test_encoders_that_differ_in_one_setting_are_two(one, other, tmp_path):
+    encoder = {"_target_": "dqo.embed.sentence.Sentence", "model": "MiniLM", "batch_size": 64}
+    runs = [
+        write_run(tmp_path / f"{alpha}", alpha=alpha, settings={"embed": encoder | more})
+        for alpha, more in ((0, one), (1, other))
+    ]
+    assert sum("two encoders differ" in warning for warning in comparison_of(*runs).warnings) == 1
+
+
+def test_encoders_that_differ_in_speed_alone_are_one(tmp_path):
+    encoder = {"_target_": "dqo.embed.sentence.Sentence", "model": "MiniLM"}
+    older = write_run(tmp_path / "0", alpha=0, settings={"embed": encoder | {"batch_size": 8}})  # without today's keys
+    newer = write_run(tmp_path / "1", alpha=1, settings={"embed": encoder | {"batch_size": 64, "layers": None}})
+    assert not any("two encoders differ" in warning for warning in comparison_of(older, newer).warnings)
 
 
 def test_a_fake_encoder_is_not_the_first_diversity(tmp_path):
