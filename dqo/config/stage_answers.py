@@ -15,6 +15,32 @@ def says(config: Config, group: str, what: str, *, of: str) -> bool:
     return contracts.says(arguments(getattr(config, group), group)[0], what, of=of)
 
 
+def needs_values(config: Config) -> bool:
+    """Whether the advantage needs a critic's values. Of dqo's own advantages a key tells it, so that composing imports
+    no torch; so it is with the two below."""
+    if _is_ours(config.advantage):
+        return "lam" in config.advantage
+    return says(config, "advantage", "needs_values", of="__call__")
+
+
+def has_critic(config: Config) -> bool:
+    """Whether a critic is configured: dqo's own ``critic=none`` has no keys."""
+    if _is_ours(config.critic):
+        return len(config.critic) > 1
+    return not says(config, "critic", "estimates_nothing", of="loss")
+
+
+def pays_tokens(config: Config) -> bool:
+    """Whether the credit pays single tokens: of dqo's own the one that has steps."""
+    if _is_ours(config.credit):
+        return "steps" in config.credit
+    return hasattr(arguments(config.credit, "credit")[0], "assign_tokens")
+
+
+def _is_ours(node: Mapping[str, Any]) -> bool:
+    return str(node["_target_"]).startswith("dqo.")
+
+
 def term_that_says(config: Config, what: str) -> str | None:
     """The key of the first loss term whose class says ``what``."""
     from dqo import contracts  # imports torch

@@ -5,8 +5,16 @@ import sys
 from pathlib import Path
 
 from dqo.config.schema import COMPLETIONS, Config, EvalConfig, RmConfig, SampleConfig, ServeConfig
-from dqo.config.stage_answers import correct_example, says, silent_about_correct, term_that_says
-from dqo.config.typed import arguments, nodes
+from dqo.config.stage_answers import (
+    correct_example,
+    has_critic,
+    needs_values,
+    pays_tokens,
+    says,
+    silent_about_correct,
+    term_that_says,
+)
+from dqo.config.typed import nodes
 from dqo.errors import ConfigError
 from dqo.metrics.names import FAMILIES, METRICS, SCORERS, evaluation_metrics, find_family, metric_of, needs_correct
 
@@ -154,17 +162,12 @@ def _compares_within_group(config: Config) -> bool:
 
 
 def _critic(config: Config) -> None:
-    ours = all(node["_target_"].startswith("dqo.") for node in (config.advantage, config.critic))
-    if ours and len(config.critic) == 1 and "lam" not in config.advantage:
-        return  # no critic and none asked for: nothing is imported
-    needs_values = says(config, "advantage", "needs_values", of="__call__")
-    has_critic = not says(config, "critic", "estimates_nothing", of="loss")
-    if needs_values and not has_critic:
+    if needs_values(config) and not has_critic(config):
         raise ConfigError(
             "critic=none: this advantage needs a critic's values; type critic=model, or critic=head, which takes less "
             "memory, or algorithm=ppo"
         )
-    if has_critic and not needs_values:
+    if has_critic(config) and not needs_values(config):
         raise ConfigError(
             "critic: this advantage has no use for a critic's values; type algorithm=ppo (advantage=gae), or "
             "critic=none"
@@ -175,7 +178,7 @@ def _critic(config: Config) -> None:
             f"critic.warmup={warmup}: the policy would learn in none of steps={config.steps}; type critic.warmup=0, or "
             f"steps={warmup + config.steps}"
         )
-    if needs_values and config.alpha and hasattr(arguments(config.credit, "credit")[0], "assign_tokens"):
+    if needs_values(config) and config.alpha and pays_tokens(config):
         raise ConfigError(
             f"credit: this credit pays single tokens past the advantage, so with alpha={config.alpha:g} the critic "
             "would learn nothing of it; type credit=dpp, or algorithm=grpo, or alpha=0"

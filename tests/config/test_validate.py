@@ -1,5 +1,7 @@
 import itertools
+import pkgutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +9,9 @@ import torch
 from dqo.advantage.gdpo import Gdpo
 from dqo.advantage.joint import Joint
 from dqo.config.advice import advice
+from dqo.config.stage_answers import has_critic, needs_values, pays_tokens
 from dqo.config.validate import validate
+from dqo.contracts import says
 from dqo.credit.dpp import Dpp
 from dqo.credit.none import NoCredit
 from dqo.critic.none import NoCritic
@@ -293,6 +297,27 @@ def test_a_critic_of_ones_own_asks_for_an_advantage_that_uses_it_too():
     validate(with_class(checked("algorithm=ppo", "critic=none"), "critic", OwnCritic))
     with pytest.raises(ConfigError, match=r"^critic: this advantage has no use for a critic's values"):
         validate(with_class(checked(), "critic", OwnCritic))
+
+
+def options_of(group: str) -> list[str]:
+    return sorted(path.stem for path in Path("conf", group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("group", "by_keys", "by_class"),
+    [
+        ("advantage", needs_values, lambda cls: says(cls, "needs_values", of="__call__")),
+        ("critic", has_critic, lambda cls: not says(cls, "estimates_nothing", of="loss")),
+        ("credit", pays_tokens, lambda cls: hasattr(cls, "assign_tokens")),
+    ],
+)
+def test_keys_say_of_dqos_own_options_what_their_classes_say(group, by_keys, by_class):
+    answers = {}
+    for option in options_of(group):
+        config = checked(f"{group}={option}")
+        answers[option] = by_keys(config)
+        assert answers[option] == by_class(pkgutil.resolve_name(getattr(config, group)["_target_"])), option
+    assert {*answers.values()} == {True, False}
 
 
 def test_a_run_on_own_data_without_a_gate_is_told_that_gibberish_is_paid():
