@@ -50,7 +50,7 @@ test-math: ## the DPP library alone: needs torch and pytest, under a minute
 	$(if $(wildcard $(BIN)python),$(BIN)python,python3) -m pytest tests/dpp --noconftest --override-ini addopts=
 
 coverage: COV = --cov=dqo
-coverage: test ## the same, and the share of lines of dqo/ that they run (longer on Python 3.11)
+coverage: test ## the same, and the share of lines of dqo/ that they run (twice as long on Python 3.11)
 
 snapshots: setup ## write tests/config/snapshots/ anew, after a change of the configuration that is meant
 	$(BIN)python -m tests.config.test_snapshot

@@ -43,7 +43,8 @@ def preparations(table: Table, seeds: Sequence[int], runs: Path) -> list[Job]:
     jobs = []
     for made in (each for each in table.prepared if each.seed is None or each.seed in seeds):
         folder = runs / "prepared" / made.name
-        where = (f"run_dir={folder}", *(["resume=auto"] if made.arguments[0] == "train" else ())) if made.done else ()
+        resumed = ["resume=auto"] if made.arguments[0] in ("train", "rm") else []
+        where = (f"run_dir={folder}", *resumed) if made.done else ()
         arguments = _filled((*made.arguments, *where), runs)
         jobs.append(Job(table.name, made.name, 0, 1.0, folder, arguments, made.seconds, False, made.done, made.program))
     return jobs
