@@ -5,7 +5,7 @@ from tests.bad_input.keys import case
 
 ALGORITHMS: list[Case] = [
     case("algorithm=a2c", "algorithm=a2c: there is no such option", "ppo | reinforce_pp | rloo"),
-    case("advantage=gae", "critic=none: this advantage needs a critic's values", "or algorithm=ppo", process=True),
+    case("advantage=gae", "critic=none: this advantage needs a critic's values", "or algorithm=ppo"),
     case("critic=model", "critic: this advantage has no use for a critic's values", "or critic=none"),
     case("algorithm=ppo advantage=joint", "critic: this advantage has no use for", "type algorithm=ppo"),
     case("algorithm=ppo credit=dpp_steps", "credit: this credit pays single tokens", "type credit=dpp"),

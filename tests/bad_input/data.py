@@ -103,7 +103,7 @@ DATA = [
     lines("", "task=jsonl has no reward of its own", "type reward=python", typed="task.answer_column=null"),
     lines("", "task.template: ", "type task.template=", more=("task.template={{ prompt",)),
     lines("", "line 1: task.template fails", "the line has prompt, answer", more=("task.template={{ 1 / 0 }}",)),
-    lines("", "line 1: task.template fails: 'b' is undefined", more=("task.template={{ b }}",), process=True),
+    lines("", "line 1: task.template fails: 'b' is undefined", more=("task.template={{ b }}",)),
     lines("", "line 1: task.template fails", "__class__", more=("task.template={{ prompt.__class__.__mro__ }}",)),
     lines(
         "",

@@ -21,7 +21,7 @@ COMMON = [
     case("loss=[entropy,replay]", "one option of a group is taken", "docs/credits.md says how terms"),
     case("k=0", f"k=0: 1 {COUNT}", "type k=8"),
     case("k=1", "k=1: ", "pays completions for differing", "type k=8, or alpha=0"),
-    case("k=2 credit=dpp", "k=2: ", "type k=3 or more, or advantage=unbiased, or alpha=0", process=True),
+    case("k=2 credit=dpp", "k=2: ", "type k=3 or more, or advantage=unbiased, or alpha=0"),
     case("k=2 credit=dpp_correct", "k=2: ", "type k=3 or more, or advantage=unbiased, or alpha=0"),
     case("k=2 credit=dpp credit.quality=reward", "k=2: ", "type k=3 or more"),
     case("k=2 credit=distance credit.gate=threshold credit.threshold=0.5", "k=2: ", "type k=3 or more"),
@@ -182,7 +182,7 @@ GROUPS = [
     case("rollout=hf rollout.stop_tokens=[xyz]", "rollout.stop_tokens=['xyz']", "is not one token"),
     case("rollout=hf rollout.top_p=high", "rollout.top_p=high: a number is needed", "type rollout.top_p=1.0"),
     case("rollout=hf rollout.dtype=int8", "rollout.dtype=int8: allowed are auto | float32"),
-    case("reward=python", "reward.function has no value; type reward.function=", process=True),
+    case("reward=python", "reward.function has no value; type reward.function="),
     case(
         "reward=python reward.function=no_such.score credit.gate=none",
         "reward.function=no_such.score",

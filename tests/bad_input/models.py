@@ -140,7 +140,7 @@ MODELS = [
     model(lambda f: edit(f / "config.json", hidden_size=65), "The hidden size (65) is not a multiple"),
     model(lambda f: edit(f / "config.json", model_type="unheard_of"), "config.json", "unheard_of"),
     model(lambda f: f.joinpath("model.safetensors").unlink(), "has no *.safetensors weights"),
-    model(only_a_pickle, "pytorch_model.bin is a pickle, which can run code: save it as safetensors", process=True),
+    model(only_a_pickle, "pytorch_model.bin is a pickle, which can run code: save it as safetensors"),
     model(truncated, "the weights could not be read"),
     model(other_shape, "the weights have another shape: model.norm.weight has [3], its config says [64]"),
     model(without_a_tensor, "the weights lack 1 tensors, such as model.norm.weight"),
