@@ -73,6 +73,8 @@ bench: setup ## speed and memory against TRL, the engines' own calls and a bare 
 	$(BIN)python scripts/bench_metrics.py --json runs/bench/metrics.json
 	$(BIN)python scripts/bench_zero.py --json runs/bench/zero.json
 	$(BIN)python scripts/bench_busy.py --json runs/bench/busy.json
+	$(BIN)python scripts/bench_serve.py --json runs/bench/serve.json
+	for streaming in true false; do $(BIN)python scripts/bench_data.py --streaming $$streaming; done
 
 gpu-check: setup ## is this machine with a GPU all right? every engine, the quick start, speed, tests (at most 20 minutes, no network)
 	mkdir -p runs

@@ -201,7 +201,7 @@ SUMMARIES = Table(
     ),
     prepared=(
         Preparation(
-            "scitldr_pairs.jsonl", (str(DATA / "scitldr"), f"{PREPARED}/scitldr_pairs.jsonl", "--papers", "300"),
+            "scitldr_pairs.jsonl", (str(DATA / "scitldr"), f"{PREPARED}/scitldr_pairs.jsonl", "--papers", "600"),
             program=(str(Path(__file__).with_name("make_preferences.py")),), seconds=30,
         ),
         Preparation(

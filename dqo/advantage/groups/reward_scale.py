@@ -1,4 +1,4 @@
-"""Rewards over the run's standard deviation of rewards, so that alpha means the same for every reward."""
+"""Rewards in standard deviations from the mean of the run's rewards, so that alpha means the same for every reward."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -14,10 +14,10 @@ from dqo.records import Experience
 
 
 class NormalizeReward(StrEnum):
-    """What rewards are divided by."""
+    """In what rewards are measured."""
 
     none = "none"
-    running = "running"  # the standard deviation of the run's valid rewards so far
+    running = "running"  # standard deviations from the mean, both of the run's valid rewards so far
 
 
 class ScaledScores(ScaledCredit):
@@ -42,19 +42,23 @@ class ScaledScores(ScaledCredit):
         self._squares = state.get("reward_squares", 0.0)
 
     def scaled_rewards(self, experience: Experience) -> Float[Tensor, "prompts k"]:
-        """Total rewards, float64; with ``running`` over the standard deviation (n - 1) of the rewards of earlier steps,
-        where they differ; then counts this step's. The first step takes its own. A collective for ``running``."""
+        """Total rewards, float64; with ``running`` less the mean and over the standard deviation (n - 1) of the rewards
+        of earlier steps; then counts this step's. The first step takes its own, and so does one before which no two
+        rewards differed. Baselines of a group remove the mean anyway; a critic would first have to learn it, and where
+        a reward model has its zero says nothing. A collective for ``running``."""
         total_PK = experience.rewards.total_PK.double()
         if self.normalize_reward == NormalizeReward.none:
             return total_PK
-        earlier = self._std()
+        mean, std = self._mean, self._std()
         values = total_PK[experience.rewards.valid_PK]
         total, count = distributed.all_reduce_sum([float(values.sum()), len(values)])
         if count:
-            mean = total / count
-            (squares,) = distributed.all_reduce_sum([float((values - mean).square().sum())])
-            self._add(int(count), mean, squares)
-        return total_PK / (earlier or self._std() or 1.0)
+            centre = total / count
+            (squares,) = distributed.all_reduce_sum([float((values - centre).square().sum())])
+            self._add(int(count), centre, squares)
+        if not std:
+            mean, std = self._mean, self._std()
+        return (total_PK - mean) / (std or 1.0)
 
     def _add(self, count: int, mean: float, squares: float) -> None:
         """Joins the statistics of two samples (Chan et al.)."""

@@ -24,11 +24,11 @@ def scaled(scores: ScaledScores, rewards, valid=None):
     return scores.scaled_rewards(experience_of(rewards, CREDITS[: len(rewards)], valid))
 
 
-def test_rewards_are_divided_by_the_standard_deviation_of_the_steps_before():
+def test_rewards_are_measured_in_standard_deviations_from_the_mean_of_the_steps_before():
     scores = running()
     for number, rewards in enumerate(STEPS):
         before = torch.tensor(STEPS[: max(number, 1)], dtype=torch.float64)
-        expected = torch.tensor(rewards, dtype=torch.float64) / before.std()
+        expected = (torch.tensor(rewards, dtype=torch.float64) - before.mean()) / before.std()
         torch.testing.assert_close(scaled(scores, rewards), expected)
 
 
@@ -40,10 +40,10 @@ def test_masked_completions_do_not_count():
     torch.testing.assert_close(scaled(with_masked, STEPS[1]), scaled(without, STEPS[1]))
 
 
-def test_rewards_that_do_not_differ_stay_as_they_are():
+def test_rewards_that_do_not_differ_are_not_blown_up():
     scores = running()
-    assert scaled(scores, [[0.1, 0.1, 0.1]]).eq(torch.tensor(0.1)).all()
-    assert scaled(scores, [[0.1, 0.1, 0.1 + 1e-9]]).eq(torch.tensor(0.1)).all()
+    assert scaled(scores, [[0.1, 0.1, 0.1]]).abs().max() < 1e-12
+    assert scaled(scores, [[0.1, 0.1, 0.1 + 1e-9]]).abs().max() < 1e-8
     assert (scaled(scores, [[0.0, 2.0, 4.0]]).std() - 1).abs() < 0.5  # of the first step that has a deviation
 
 
@@ -71,8 +71,8 @@ def test_ranks_share_one_deviation(tmp_path):
     assert state == same
 
 
-def test_an_advantage_does_not_change_with_the_unit_of_the_reward():
-    """The same weight of the credit, whether rewards are shares or percent."""
+def test_an_advantage_does_not_change_with_the_unit_or_the_zero_of_the_reward():
+    """The same weight of the credit, whether rewards are shares or percent, and wherever a reward model has its 0."""
     kl = KlKeys(kl_coef=0.0, kl_estimator=KlEstimator.k1, kl_target=None, kl_horizon=1)
     keys = ScoreKeys(normalize_reward=NormalizeReward.running)
     advantages = [
@@ -82,12 +82,13 @@ def test_an_advantage_does_not_change_with_the_unit_of_the_reward():
     ]
     for make in advantages:
         found = []
-        for unit in (1.0, 100.0):
+        for unit, zero in ((1.0, 0.0), (100.0, 0.0), (1.0, -50.0)):
             advantage = make()
             for rewards in STEPS:
-                experience = experience_of([[unit * r for r in row] for row in rewards], CREDITS)
+                experience = experience_of([[unit * r + zero for r in row] for row in rewards], CREDITS)
                 values_BT = torch.zeros(experience.rollouts.tokens_BT.shape)
                 targets = advantage(experience, Estimates(values_BT=values_BT), alpha=2.0)
             found.append(targets.advantages_BT)
-        torch.testing.assert_close(*found)
+        for other in found[1:]:
+            torch.testing.assert_close(other, found[0])
         assert found[0].abs().max() > 0.1
