@@ -197,7 +197,8 @@ SUMMARIES = Table(
     settings=(
         *SCITLDR, f"model.path={PREPARED}/scitldr_sft/policy", "algorithm=ppo", "k=4", "reward=reward_model",
         f"reward.path={PREPARED}/scitldr_rm/model", f"reward.max_length={READ}",
-        "advantage.normalize_reward=running", "optim=adamw_linear", "steps=60", "learning_rate=3e-4",
+        "advantage.normalize_reward=running", "optim=adamw_linear", "steps=60", "learning_rate=1e-4",
+        "learner.max_tokens_per_micro_batch=8192",
     ),
     prepared=(
         Preparation(
