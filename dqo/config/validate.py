@@ -186,13 +186,15 @@ def _critic(config: Config) -> None:
 
 
 def mini_batches(config: Config) -> int:
-    """Parts of a step's batch: the learner's key, which follows the top level's unless it is typed."""
-    return config.learner.get("num_mini_batches", config.num_mini_batches)
+    """Parts of a step's batch: the learner's key, which follows the top level's unless it is typed. What is no number
+    there is refused with the learner's other keys, and does not count here."""
+    parts = config.learner.get("num_mini_batches")
+    return parts if isinstance(parts, int) else config.num_mini_batches
 
 
 def _mini_batches(config: Config) -> None:
     parts = mini_batches(config)
-    if isinstance(parts, int) and parts > config.prompts_per_step:  # the learner refuses what is no number
+    if parts > config.prompts_per_step:
         raise ConfigError(
             f"num_mini_batches={parts}: mini-batches are whole groups, and a step has "
             f"prompts_per_step={config.prompts_per_step}; type num_mini_batches={config.prompts_per_step}, or "
