@@ -15,8 +15,8 @@ class Joint(ScaledScores):
     group: its gradient shrinks more (0.64 of the norm at k = 4, 0 at k = 2) and changes direction a little. Dividing by
     the group's standard deviation gives prompts unequal weights. With ``normalize_credit=spread`` c_i is divided by the
     run's mean spread of credits, so that alpha means the same for every k, kernel and encoder; with
-    ``normalize_reward=running`` r_i is in standard deviations of the run's rewards, so that alpha means the same
-    for every reward.
+    ``normalize_reward=running`` r_i is in standard deviations from the mean of the run's rewards, so that alpha means
+    the same for every reward.
 
     Invalid completions get 0.0 and are left out of mean and standard deviation. A group's only valid completion gets
     0.0 too.

@@ -16,8 +16,8 @@ def says(config: Config, group: str, what: str, *, of: str) -> bool:
 
 
 def needs_values(config: Config) -> bool:
-    """Whether the advantage needs a critic's values. Of dqo's own advantages a key tells it, so that composing imports
-    no torch; so it is with the two below."""
+    """Whether the advantage needs a critic's values. dqo's own advantages, critics and credits are told apart by their
+    keys, here and in the next two functions, so that torch is imported for a user's own class alone."""
     if _is_ours(config.advantage):
         return "lam" in config.advantage
     return says(config, "advantage", "needs_values", of="__call__")

@@ -20,8 +20,8 @@ from dqo.metrics.names import FAMILIES, METRICS, SCORERS, evaluation_metrics, fi
 
 
 def validate(config: Config) -> None:
-    """Raises ConfigError for the first contradiction found. Imports no stage, except where ``_diversity`` has to ask
-    one; ``run.workers`` and ``run.build`` check what the stages' classes decide."""
+    """Raises ConfigError for the first contradiction found. Imports a stage, and torch with it, only where its class
+    has to be asked; ``run.workers`` and ``run.build`` check what the stages' classes decide."""
     _folder(config)
     _metrics(config)
     _scorers(config)

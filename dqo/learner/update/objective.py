@@ -50,8 +50,8 @@ class Objective:
 
     def of_part(self, part: Experience, *, rows: int, tokens: int) -> "Objective":
         """The objective of a mini-batch. ``part``: the step's experience, in which all other rows are invalid; ``rows``
-        and ``tokens``: its ``counts``. What a loss marked
-        (``capabilities.Marking``) was marked over the whole step and stays."""
+        and ``tokens``: its ``counts``. What a loss has marked in the whole step
+        (``capabilities.Marking``) stays marked."""
         valid_B = part.rewards.valid_PK.flatten()
         weights_BT = self.loss.token_weights(part.rollouts.sampled_BT, valid_B, rows=rows, tokens=tokens)
         return replace(self, weights_BT=weights_BT, tokens=tokens)
