@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dqo.answers.emptiness import is_empty
 from dqo.metrics.diversity import cosine_distance, distinct_n, logdet, vendi
 from dqo.metrics.lexical import compression_ratio, ead
 from dqo.metrics.modes import cover_at, effective_modes, pcmd, rarefaction
 from dqo.metrics.names import COVERED, DISTINCT_OF, evaluation_metrics, metric_of
 from dqo.metrics.overlap import self_bleu_diversity, self_rouge_diversity
 from dqo.metrics.quality import distinct_correct_of, pass_at
-from dqo.records import Answers, is_empty
+from dqo.records import Answers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ import string
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from dqo.records import Answers, is_empty
+from dqo.answers.emptiness import is_empty
+from dqo.records import Answers
 
 SAME_IN_OTHER_LANGUAGES = (
     "I am sorry, I cannot answer that.",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dqo.answers.emptiness import is_empty
 from dqo.embed.naming import is_fake
 from dqo.metrics.intervals import Interval, mean_interval, paired_interval
 from dqo.metrics.names import comparable, metric_of
@@ -23,6 +24,7 @@ DIVERSITY = (
     "self_bleu_diversity", "distinct_4",
 )  # fmt: skip
 ENOUGH = 0.5  # of the prompts must have two correct answers before these are compared with one another
+MANY_EMPTY = 0.1  # share of empty completions that is told
 LONGEST = 48  # characters of a variant's name made of its settings
 PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0.0, "min_p": 0.0}
 
@@ -158,7 +160,7 @@ def compare(source: Source) -> Comparison:
         keys=keys,
         quality=quality,
         diversities=tuple(_diversities(every)),
-        warnings=(*source.notes, *_unmeasured(source), *_left_out(others), *_differences(kept, cells)),
+        warnings=(*source.notes, *_unmeasured(source), *_left_out(others), *_differences(kept, cells), *_empty(kept)),
     )
 
 
@@ -261,6 +263,21 @@ def _left_out(others: Sequence[Measured]) -> list[str]:
         return []
     named = ", ".join(dict.fromkeys(f"{each.name} ({each.prompts} prompts)" for each in others))
     return [f"Not compared, since they have answered other held-out prompts: {named}."]
+
+
+def _empty(points: Sequence[Measured]) -> list[str]:
+    """Policies that often answer nothing: what is measured of the other answers alone does not show it."""
+    told = []
+    for each in points:
+        texts = [text for group in each.groups for text in group.texts]
+        empty = sum(map(is_empty, texts))
+        if not each.is_control and empty > MANY_EMPTY * len(texts):
+            told.append(
+                f"{each.name}: {empty} of {len(texts)} completions of the first prompts are empty. Diversity is of "
+                "the others alone, so a policy that answers nothing can look diverse; compare log det and Vendi score, "
+                "which fall with the number of answers, and look at the completions."
+            )
+    return told
 
 
 def _differences(points: Sequence[Measured], cells: Sequence[Measured]) -> list[str]:

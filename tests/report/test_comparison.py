@@ -146,6 +146,16 @@ def test_encoders_that_differ_in_speed_alone_are_one(tmp_path):
     assert not any("two encoders differ" in warning for warning in comparison_of(older, newer).warnings)
 
 
+@pytest.mark.parametrize(("empty", "told"), [(("", " "), 1), (("Oslo", "Rome"), 0)])
+def test_a_policy_that_often_answers_nothing_is_named(empty, told, tmp_path):
+    runs = [
+        write_run(tmp_path / "plain", alpha=0),
+        write_run(tmp_path / "silent", alpha=1, texts=empty * 4),
+    ]
+    warnings = [warning for warning in comparison_of(*runs).warnings if "are empty" in warning]
+    assert len(warnings) == told and all(warning.startswith("silent: ") for warning in warnings)
+
+
 def test_a_fake_encoder_is_not_the_first_diversity(tmp_path):
     fake = {"embed": {"_target_": "dqo.embed.fake.Fake", "dim": 64}}
     comparison = comparison_of(

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
-from dqo.records import Rollouts, is_empty
+from dqo.answers.emptiness import is_empty
+from dqo.records import Rollouts
 
 
 class Splitting(StrEnum):
