@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.helpers.commands import run_in_process
 
 ROOT = Path(__file__).parents[2]
-TINY = ("model=tiny", "task=concepts", "rollout=fake", "embed=fake", "warm_start=false", "eval.prompts=2")
+TINY = ("model=tiny", "task=cities", "rollout=fake", "embed=fake", "warm_start=false", "eval.prompts=2")
 OTHERS = ("steps=1", "k=4", "prompts_per_step=2", "log.tensorboard=false", "run_dir=run")
 IMPORTS = 5  # times an import of transformers that a case may take; launcher and worker each import it
 

@@ -47,7 +47,9 @@ COMMON = [
     case("rollout=hf rollout.temperature=0", "rollout.temperature=0: 0.001 or more", "type rollout.temperature=1.0"),
     case("learner.temperature=0", "learner.temperature=0: 0.001 or more", "type learner.temperature=1.0"),
     case("max_completion_length=0", "max_completion_length=0: 1 or more and", "type max_completion_length=64"),
-    case("max_completion_length=64", "more than the model's context of 64", "type max_completion_length=60"),
+    case(
+        "task=concepts max_completion_length=64", "more than the model's context of 64", "type max_completion_length=60"
+    ),
     case("model.context_length=3", "more than the model's context of 3", "type model=NAME"),
     case("ahead=2", "ahead=2: 0 or more and at most 1", "type ahead=0"),
     case("redraws=100000000", "redraws=100000000: 0 or more and at most 100", "type redraws=0"),
@@ -176,7 +178,7 @@ GROUPS = [
     case("~credit", "credit has no value; type credit="),
     case("model.hidden_size=100 model.heads=8", "model.hidden_size=100", "model.heads=8", "type model.heads=4"),
     case("model.layers=0", "model.layers=0: 1 or more", "type model.layers=4"),
-    case("task.held_out=501", "task.held_out=501", "type task.held_out="),
+    case("task=concepts task.held_out=501", "task.held_out=501", "type task.held_out="),
     case("task=cities task.phrasings=0", "task.phrasings=0: 1 or more and at most 24", "type task.phrasings="),
     case("rollout=hf rollout.top_p=0", "rollout.top_p=0: more than 0 and at most 1", "type rollout.top_p=1.0"),
     case("rollout=hf rollout.stop_tokens=[xyz]", "rollout.stop_tokens=['xyz']", "is not one token"),

@@ -72,7 +72,9 @@ REWARDS = [
     model(HELP, "its config.json cannot be read", spoil=lambda folder: (folder / "config.json").write_text("{")),
     model(HELP, "its chat template refuses the task's first prompt (one turn alone)", spoil=refusing_template),
     Case(typed="reward=reward_model reward.path=rm", says=("reward.correct_above=null: credit.gate=correct",)),
-    keys("reward=rouge", "reward.reference_column=references: there is no such column; there are concepts"),
+    keys(
+        "task=concepts reward=rouge", "reward.reference_column=references: there is no such column; there are concepts"
+    ),
     keys("reward=rouge reward.variant=rouge_3", "reward.variant=rouge_3: allowed are rouge_l | rouge_1 | rouge_2"),
     keys("reward=rouge reward.on_bad_answer=stop", "reward.on_bad_answer=stop: allowed are raise | skip | mask"),
     Case(
@@ -103,7 +105,7 @@ REWARDS = [
     Case(typed=f"{SUM} reward.reward_weights=[1]", says=("type 'reward.reward_weights={NAME: VALUE}'",)),
     keys("reward=weighted +reward@reward.parts.a=none reward.reward_weights.a=1", "reward.parts.a: reward=none judges"),
     keys(
-        "reward=weighted +reward@reward.parts.a=rouge reward.reward_weights.a=1",
+        "task=concepts reward=weighted +reward@reward.parts.a=rouge reward.reward_weights.a=1",
         "reward.parts.a.reference_column=references: there is no such column; there are concepts",
         "type reward.parts.a.reference_column=",
     ),

@@ -130,7 +130,9 @@ def test_a_run_writes_only_into_its_folder_and_respects_the_umask(tmp_path):
     environment |= {"HF_TOKEN": SECRET, "TMPDIR": str(tmp_path / "tmp"), "WANDB_API_KEY": f"{SECRET}{SECRET}"}
     (tmp_path / "tmp").mkdir()
     case = Case(
-        typed="log.tensorboard=true log.wandb=true checkpoint.every=1 rollout=hf warm_start=true sft.steps=2", says=()
+        typed="task=concepts rollout=hf warm_start=true sft.steps=2 checkpoint.every=1",
+        more=("log.tensorboard=true", "log.wandb=true"),
+        says=(),
     )
     done = subprocess.run(
         [sys.executable, "-m", "dqo.cli", "train", *case.arguments],

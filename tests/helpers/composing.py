@@ -7,7 +7,7 @@ from dqo.config.schema import Config, EvalConfig, SampleConfig, ServeConfig
 from dqo.config.typed import check
 
 SMALL = (
-    "model=tiny", "task=concepts", "rollout=fake", "embed=fake", "credit=dpp", "warm_start=false", "steps=1",
+    "model=tiny", "task=cities", "rollout=fake", "embed=fake", "credit=dpp", "warm_start=false", "steps=1",
     "prompts_per_step=2", "k=4", "eval.prompts=2", "eval.n=4", "device=cpu", "run_dir=run",
 )  # fmt: skip
 

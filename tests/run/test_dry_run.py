@@ -24,7 +24,8 @@ class Connected(Check):
 
 
 def test_a_dry_run_shows_batch_memory_and_prompt_and_closes_its_stages(tmp_path, capsys):
-    job = Job(config=with_class(composed(), "reward", Connected), folder=tmp_path, ownership=None, stopping=Stopping())
+    config = with_class(composed("task=concepts"), "reward", Connected)
+    job = Job(config=config, folder=tmp_path, ownership=None, stopping=Stopping())
     run(job)
     text = capsys.readouterr().out
     assert "2 prompts × k=4 = 8 completions" in text and "the first prompt, 4 tokens:" in text
@@ -47,7 +48,7 @@ def test_a_dry_run_of_a_warm_start_trains_nothing(tmp_path, capsys, monkeypatch)
     """It took the minutes of the warm start."""
     monkeypatch.setenv("DQO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("dqo.run.warm_start.DEMONSTRATIONS", 30)
-    config = composed("warm_start=true")
+    config = composed("task=concepts", "warm_start=true")
     run(Job(config=config, folder=tmp_path, ownership=None, stopping=Stopping()))
     assert "warm start: 800 steps on 30 demonstrations, before the first step" in capsys.readouterr().out
     assert not (tmp_path / "cache").exists()

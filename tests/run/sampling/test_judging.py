@@ -33,7 +33,7 @@ def group(*overrides: str, credit=None, texts=TEXTS, prompt=None, number=0, know
 
 
 def test_completions_are_judged_as_in_training():
-    judged = group()
+    judged = group("alpha=1.0")
     assert judged.completions == TEXTS
     assert [value if value == value else None for value in judged.rewards] == [1, 1, None, 0, 0, 0]
     assert judged.correct == (True, True, None, False, False, False)
