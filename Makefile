@@ -40,7 +40,7 @@ train: .venv/.train ## the quick start: SmolLM2-135M learns to recommend cities,
 	$(BIN)dqo-train
 
 PYTEST := $(BIN)python -m pytest -n logical --maxprocesses 4 --dist worksteal
-test: setup ## all tests that can run here (about half an hour on two CPU cores)
+test: setup ## all tests that can run here (35 to 45 minutes on two CPU cores)
 	$(PYTEST) $(COV)
 
 test-fast: setup ## the tests to run while working: all but those marked slow (2 minutes)

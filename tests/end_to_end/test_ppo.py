@@ -23,7 +23,7 @@ def test_a_killed_run_goes_on_bit_for_bit_and_leaves_the_policy_alone(dqo_here, 
         "advantage.kl_target=0.5", "advantage.kl_horizon=20",
     )  # fmt: skip
     killed = start(*exact, "run_dir=killed")
-    wait_for(tmp_path / "killed" / "checkpoints" / "step_00001")
+    wait_for(tmp_path / "killed" / "checkpoints" / "step_00001", killed)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert run_in_process("train", ["resume=killed", "algorithm=grpo"], monkeypatch) == 2

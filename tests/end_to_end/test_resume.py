@@ -89,7 +89,7 @@ def test_a_resumed_run_with_loras_dropout_equals_the_uninterrupted_one(dqo_here,
 
 def test_one_owner_and_sigterm_saves(dqo_here, start, tmp_path):
     first, run = start(*LONG), tmp_path / "run"
-    wait_for(run / "checkpoints" / "step_00001")
+    wait_for(run / "checkpoints" / "step_00001", first)
     config = (run / "config.yaml").read_bytes()
     for second in (LONG, ("resume=run",), (*LONG, "resume=auto")):
         assert "run_dir=run is in use by process" in dqo_here(*second, code=2)
@@ -107,7 +107,7 @@ def test_one_owner_and_sigterm_saves(dqo_here, start, tmp_path):
 
 def test_a_killed_launcher_leaves_no_worker_and_loses_no_step(dqo, start, tmp_path):
     first, run = start(*LONG), tmp_path / "run"
-    wait_for(run / "checkpoints" / "step_00002")
+    wait_for(run / "checkpoints" / "step_00002", first)
     first.kill()
     first.communicate(timeout=600)  # until the worker, which has the pipe open, has ended
     newest = len(list((run / "completions").iterdir()))
@@ -117,7 +117,7 @@ def test_a_killed_launcher_leaves_no_worker_and_loses_no_step(dqo, start, tmp_pa
 
 def test_a_folder_that_vanishes_ends_the_run(start, tmp_path):
     process, run = start(*LONG), tmp_path / "run"
-    wait_for(run / "checkpoints" / "step_00001")
+    wait_for(run / "checkpoints" / "step_00001", process)
     run.rename(tmp_path / "moved")
     text = process.communicate(timeout=600)[0]
     assert process.returncode == 1, text
@@ -261,7 +261,7 @@ def test_a_run_killed_after_its_reference_samples_equals_one_that_was_not(dqo_he
         "checkpoint.every=1", "checkpoint.final=false",
     )  # fmt: skip
     killed = start(*exact, "run_dir=killed")
-    wait_for(tmp_path / "killed" / "checkpoints" / "step_00001")
+    wait_for(tmp_path / "killed" / "checkpoints" / "step_00001", killed)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     before = (tmp_path / "killed" / "references.parquet").stat().st_ino

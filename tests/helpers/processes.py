@@ -1,6 +1,7 @@
 """Processes of a test: whether one still runs, and what it has written."""
 
 import contextlib
+import subprocess
 import time
 from pathlib import Path
 
@@ -20,9 +21,10 @@ def gone(pid: int, seconds: float = 5.0) -> bool:
     return not alive(pid)
 
 
-def wait_for(path: Path, seconds: float = 600.0) -> None:
-    """Until a process has written this path."""
+def wait_for(path: Path, writer: subprocess.Popen, seconds: float = 600.0) -> None:
+    """Until a process has written this path; an AssertionError at once if it ends before."""
     deadline = time.monotonic() + seconds
     while not path.exists():
+        assert writer.poll() is None, f"{path} was not written; exit code {writer.returncode}"
         assert time.monotonic() < deadline, path
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 ``python -m tests.learner.ranks OUT``, under torchrun's environment variables. DeepSpeed is kept out of pytest's
 process."""
 
+import gc
 import json
 import sys
 from dataclasses import replace
@@ -135,6 +136,7 @@ def learn_from(learner: Base, experience: Experience) -> dict[str, float]:
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # ZeRO-3 and a pass out of memory collect garbage, .8 s with all that the imports made
     if launched():
         distributed.init()
     for name, settings in CASES.items():
