@@ -28,6 +28,6 @@ CHOICES = [
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_two_steps_end(choice, tmp_path, capsys):
-    config = composed("steps=2", "task=cities", choice, *NEEDS.get(choice, ()))  # which has few rows to read
+    config = composed("steps=2", choice, *NEEDS.get(choice, ()))
     validate(config)
     run(Job(config=config, folder=tmp_path, ownership=None, stopping=Stopping()))

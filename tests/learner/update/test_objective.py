@@ -25,6 +25,7 @@ from tests.learner.builders import (
 )
 
 COEFFICIENT = 0.3
+ROUNDING = 3e-5  # of gradients with exemplars, which are up to 6.5; how much of it is seen depends on the machine
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_the_gradient_with_completions_of_others_is_the_definitions(experience, 
     loss = clip(terms={"own": Exemplars(given)})
     learner = make_learner(tiny_llama(), loss=loss, optim=recorder, budget=budget, shared_prompt=shared_prompt)
     report = learn(learner, experience)
-    assert_same(recorder.gradients[0], expected, atol=1e-5)
+    assert_same(recorder.gradients[0], expected, atol=ROUNDING)
     assert len(recorder.gradients) == 1
     plain = learn(make_learner(tiny_llama(), optim=Recorder(), budget=budget, shared_prompt=shared_prompt), experience)
     assert report["micro_batches"] > plain["micro_batches"]
@@ -179,7 +180,7 @@ def test_a_step_with_terms_that_runs_out_of_memory_has_the_same_gradient(experie
     learner = make_learner(policy, loss=clip(terms=terms), optim=got, budget=40)
     run_out_of_memory(policy.model.layers[0], at=4, backward=backward)
     assert learn(learner, experience)["update/out_of_memory"] == 1
-    assert_same(got.gradients[0], expected.gradients[0], atol=1e-5)
+    assert_same(got.gradients[0], expected.gradients[0], atol=ROUNDING)
 
 
 def test_terms_act_in_every_iteration_and_with_dropout(experience):
